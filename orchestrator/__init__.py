@@ -1,0 +1,1 @@
+"""Which stage runs when and where, what is changed between stages, and what is remembered."""

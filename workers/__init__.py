@@ -1,0 +1,1 @@
+"""How one stage is trained and evaluated on one machine."""
