@@ -53,7 +53,8 @@ def choose(
 def checked(table: Mapping[str, type], raw: Mapping[str, Any]) -> tuple[type, Any]:
     """(class, Config) of a section that passed the door before, e.g. from a LaneSpec."""
     cls, config, problems = choose(table, raw, "")
-    assert cls is not None and not problems, [str(problem) for problem in problems]
+    assert cls is not None
+    assert not problems, [str(problem) for problem in problems]
     return cls, config
 
 

@@ -21,7 +21,7 @@ def digest(value: Json) -> str:
 
 
 def derive_seed(*parts: Json) -> int:
-    """A 31-bit seed that depends on every part: seeds derive from (run seed, stage, edit number)."""
+    """A 31-bit seed that depends on every part: (run seed, stage, edit number)."""
     return int(digest(list(parts)), 16) % (2**31 - 1)
 
 
@@ -249,5 +249,5 @@ class InputError(RunError):
     """The user's input is wrong: says what, where, what is allowed and the cure (exit code 2)."""
 
 
-class Diverged(RunError):
+class DivergedError(RunError):
     """Replicas, or a rerun, disagree on what must be equal: training must stop."""
