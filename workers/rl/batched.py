@@ -1,0 +1,97 @@
+"""A batch of environments stepped together, as the RL lane sees it, and its finished episodes.
+
+Knows neither JAX nor RLlib: any engine that keeps the protocol can be trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Observations = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentTask:
+    """What an environment is set to for one task: all of it may change without a new build."""
+
+    start_floor: int = 0
+    achievements: tuple[str, ...] = ()
+    """Only these are rewarded; empty means the environment's own reward, health included."""
+    params: dict[str, int | float | bool] = field(default_factory=dict)
+
+
+class BatchedEnvironment(Protocol):
+    """``num_envs`` environments advanced by one call; the caller says which ones begin anew."""
+
+    num_envs: int
+    observation_shape: tuple[int, ...]
+    actions: int
+
+    def set_task(self, task: EnvironmentTask) -> None:
+        """Play this task from the next reset on."""
+
+    def seed(self, seed: int) -> None:
+        """Fix all randomness from the next reset on."""
+
+    def reset(self) -> Observations:
+        """Begin a new episode everywhere; observations [num_envs, ...], valid until the next
+        call."""
+
+    def step(
+        self, actions: NDArray[np.integer]
+    ) -> tuple[Observations, NDArray[np.float32], NDArray[np.bool_]]:
+        """Observations, rewards and ends after one step; ended ones wait for ``renew``."""
+
+    def renew(self, indices: NDArray[np.integer]) -> Observations:
+        """Begin a new episode in these environments only; observations of all of them."""
+
+    def outcome(self, index: int) -> dict[str, float]:
+        """Figures of the episode that just ended there (achievements, floor), before renew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A finished episode: its return, its length in steps, the environment's own figures."""
+
+    index: int
+    total: float
+    length: int
+    outcome: dict[str, float]
+
+
+class EpisodeLog:
+    """Adds up rewards and steps of each environment and closes episodes as they end."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._total = np.zeros(num_envs, np.float64)
+        self._length = np.zeros(num_envs, np.int64)
+
+    def add(
+        self,
+        environment: BatchedEnvironment,
+        rewards: NDArray[np.float32],
+        done: NDArray[np.bool_],
+    ) -> list[Episode]:
+        """Episodes that ended with this step; call before the environment renews them."""
+        self._total += rewards
+        self._length += 1
+        if not done.any():
+            return []
+        ended = [
+            Episode(
+                int(i), float(self._total[i]), int(self._length[i]), environment.outcome(int(i))
+            )
+            for i in np.flatnonzero(done)
+        ]
+        self._total[done] = 0.0
+        self._length[done] = 0
+        return ended
+
+    def clear(self) -> None:
+        """Forget the running episodes."""
+        self._total[:] = 0.0
+        self._length[:] = 0

@@ -1,0 +1,94 @@
+"""Settings of proximal policy optimisation for a lane; knows no Ray and no environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class PPOTraining:
+    """Proximal policy optimisation on environments in parallel (arXiv 1707.06347), by RLlib."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Step counts are environment steps summed over all environments."""
+
+        kind: str = "ppo"
+        num_envs: int = 64
+        """Environments stepped together, over all environment runners."""
+        rollout: int = 64
+        """Steps of each environment between two updates."""
+        steps_per_stage: int = 1_000_000
+        """Environment steps of one stage; a multiple of intervals * num_envs * rollout."""
+        intervals: int = 1
+        """Intervals a stage is split into; between two of them the model may be edited."""
+        epochs: int = 4
+        """Passes over a rollout at each update."""
+        minibatches: int = 8
+        """Minibatches a rollout is split into at each pass."""
+        lr: float = 2e-4
+        """Learning rate of Adam."""
+        gamma: float = 0.99
+        """Discount of rewards."""
+        gae_lambda: float = 0.8
+        """Decay of generalised advantage estimation (arXiv 1506.02438)."""
+        clip: float = 0.2
+        """The probability ratio is clipped to 1 plus or minus this."""
+        kl_coefficient: float = 0.0
+        """First weight of the penalty on the divergence from the old policy; 0 = no penalty."""
+        kl_target: float = 0.01
+        """Divergence the penalty's weight is steered towards."""
+        entropy: float = 0.01
+        """Weight of the entropy bonus."""
+        vf: float = 0.5
+        """Weight of the value loss, which is half the squared error."""
+        grad_clip: float = 1.0
+        """Largest global gradient norm."""
+        num_env_runners: int = 0
+        """Environment runner processes; 0 = in the worker itself."""
+        num_learners: int = 0
+        """Learner processes; 0 = in the worker itself."""
+        eval_episodes: int = 64
+        """Episodes an evaluation scores; at most eval_envs, one of each environment."""
+        eval_envs: int | None = None
+        """Environments an evaluation steps together; num_envs (one compilation less) if absent."""
+        eval_max_steps: int = 1000
+        """An episode still running after this many steps is scored as it stands."""
+
+        def __post_init__(self) -> None:
+            positive = (
+                "num_envs", "rollout", "steps_per_stage", "intervals", "epochs", "minibatches",
+                "eval_episodes", "eval_max_steps", "lr", "grad_clip", "clip",
+            )  # fmt: skip
+            for name in positive:
+                if getattr(self, name) <= 0:
+                    raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+            for name in ("gamma", "gae_lambda"):
+                if not 0.0 <= getattr(self, name) <= 1.0:
+                    raise ValueError(f"{name} = {getattr(self, name)} must be between 0 and 1")
+            batch = self.batch
+            if self.steps_per_stage % (self.intervals * batch):
+                raise ValueError(
+                    f"steps_per_stage = {self.steps_per_stage} must be a multiple of intervals * "
+                    f"num_envs * rollout = {self.intervals * batch}"
+                )
+            learners = max(1, self.num_learners)
+            if batch % (self.minibatches * learners):
+                raise ValueError(
+                    f"num_envs * rollout = {batch} must be a multiple of minibatches * learners "
+                    f"= {self.minibatches * learners}"
+                )
+            if self.num_envs % max(1, self.num_env_runners) or self.num_envs % learners:
+                raise ValueError(
+                    f"num_envs = {self.num_envs} must be a multiple of num_env_runners "
+                    f"({self.num_env_runners}) and of num_learners ({self.num_learners})"
+                )
+
+        @property
+        def batch(self) -> int:
+            """Environment steps of one update."""
+            return self.num_envs * self.rollout
+
+        @property
+        def updates_per_interval(self) -> int:
+            """Updates of one interval."""
+            return self.steps_per_stage // (self.intervals * self.batch)
