@@ -1,0 +1,51 @@
+"""``combine``: gather expert outputs back to their tokens and add them up, weighted.
+
+Letters: T tokens, K slots a token, S = T*K rows, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ops.permute import gather
+from ops.registry import define, differentiable
+
+
+def combine(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    """``y[t] = sum_k weights[t, k] * rows[position[t, k]]``, always summed in slot order.
+
+    ``position`` is the one ``permute`` gave (-1 = unused slot, adds nothing). Returns [T, O].
+    """
+    y_TO: Tensor = _OP(rows_SO, position_TK, weights_TK)
+    return y_TO
+
+
+def _reference(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return (gather(rows_SO, position_TK) * weights_TK.unsqueeze(-1)).sum(1)
+
+
+def _fake(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return rows_SO.new_empty((position_TK.shape[0], rows_SO.shape[1]))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_TO: Tensor) -> tuple[Any, ...]:
+    rows_SO, position_TK, weights_TK = ctx.saved_tensors
+    rows, width = rows_SO.shape
+    grad_weights = (gather(rows_SO, position_TK) * grad_TO.unsqueeze(1)).sum(-1)
+    slots_SO = (grad_TO.unsqueeze(1) * weights_TK.unsqueeze(-1)).reshape(rows, width)
+    # unused slots all write to one extra row that is cut off, so every kept row is written once
+    target_S = position_TK.reshape(-1).where(position_TK.reshape(-1) >= 0, rows)
+    grad_rows = rows_SO.new_zeros((rows + 1, width)).index_copy(0, target_S, slots_SO)
+    return grad_rows[:rows], None, grad_weights
+
+
+_OP = define(
+    "combine", "(Tensor rows, Tensor position, Tensor weights) -> Tensor", _reference, _fake
+)
+differentiable("combine", _backward, _setup_context)
