@@ -1,0 +1,16 @@
+"""Data sets by name: labelled images that streams cut into tasks."""
+
+from workers.streams.datasets.base import Dataset, Part
+from workers.streams.datasets.digits import Digits
+from workers.streams.datasets.image_folder import ImageFolder
+from workers.streams.datasets.mnist import FashionMnist, Mnist
+
+DATASETS: dict[str, type] = {
+    "digits": Digits,
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "image_folder": ImageFolder,
+}
+"""Data sets by name."""
+
+__all__ = ["DATASETS", "Dataset", "Digits", "FashionMnist", "ImageFolder", "Mnist", "Part"]

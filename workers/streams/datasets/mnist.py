@@ -1,0 +1,74 @@
+"""MNIST and Fashion-MNIST from idx files found on this machine; fetching is elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from workers.contract import InputError
+from workers.streams.datasets.base import Dataset, Part
+from workers.streams.idx import read_pair
+from workers.streams.places import SOURCES, cure, find, search_places
+from workers.tables import Problem
+
+
+class Mnist(Dataset):
+    """MNIST: 60000 + 10000 handwritten digits, 28x28 grey (`growstage data fetch mnist`)."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Dataset.Config):
+        """No settings; GROWSTAGE_DATA may name the folder that holds the files."""
+
+        kind: str = "mnist"
+
+    source = "mnist"
+    shape = (1, 28, 28)
+    classes = 10
+
+    @property
+    def label(self) -> str:
+        return self.source
+
+    def problems(self, path: str) -> list[Problem]:
+        if find(self.source) is not None:
+            return []
+        places = ", ".join(str(place) for place in search_places(self.source))
+        return [Problem(path, f"no {self.source} files in {places}", cure(self.source))]
+
+    @cached_property
+    def _parts(self) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+        paths = find(self.source)
+        if paths is None:
+            raise InputError(str(self.problems(f"data set {self.source}")[0]))
+        advice = f"delete it, then {cure(self.source)}"
+        train_x, train_y, test_x, test_y = (paths[file.role] for file in SOURCES[self.source].files)
+        parts: dict[Part, tuple[np.ndarray, np.ndarray]] = {
+            "train": read_pair(train_x, train_y, self.classes, advice),
+            "test": read_pair(test_x, test_y, self.classes, advice),
+        }
+        for part, file in (("train", train_x), ("test", test_x)):
+            found = parts[part][0].shape[1:]  # type: ignore[index]
+            if found != self.shape:
+                raise InputError(f"{file}: images are {found}, expected {self.shape}; {advice}")
+        return parts
+
+    def labels(self, part: Part) -> np.ndarray:
+        return self._parts[part][1]
+
+    def pixels(self, part: Part, index: np.ndarray) -> np.ndarray:
+        images: np.ndarray = self._parts[part][0][index]
+        return images
+
+
+class FashionMnist(Mnist):
+    """Fashion-MNIST: 60000 + 10000 garments, 28x28 grey (`growstage data fetch fashion_mnist`)."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Dataset.Config):
+        """No settings; GROWSTAGE_DATA may name the folder that holds the files."""
+
+        kind: str = "fashion_mnist"
+
+    source = "fashion_mnist"
