@@ -74,6 +74,8 @@ class LaneSpec:
     settings: dict[str, Json]
     threads: int = 1
     """CPU threads a worker of this lane may use."""
+    exact: bool = True
+    """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
 
 
 # ---------------------------------------------------------------- edits

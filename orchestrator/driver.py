@@ -1,0 +1,201 @@
+"""The driver: events in, journal first, then actions. Holds no decision of its own."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from orchestrator.config import RunConfig
+from orchestrator.controller import Controller, Policies, fold
+from orchestrator.events import (
+    Action,
+    Event,
+    FinishRun,
+    Record,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+)
+from orchestrator.journal import JOURNAL_FILE, Journal, read
+from orchestrator.policies import GROWTH
+from orchestrator.policies.growth import Progress
+from orchestrator.state import RunState
+from workers.contract import Edit, InputError
+from workers.tables import construct
+
+Listener = Callable[[Record], None]
+
+
+class Executor(Protocol):
+    """What performs actions and answers with events (Ray, or a script in tests)."""
+
+    def perform(self, action: Action) -> None: ...
+    def wait(self, timeout: float) -> list[Event]: ...
+    def close(self) -> None: ...
+
+
+class LanePolicies:
+    """The lanes' live policies; remembers what was decided, for the journal record."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.growth = {lane.name: construct(GROWTH, lane.growth) for lane in config.lanes}
+        self.decided: tuple[Edit, ...] = ()
+
+    def propose(self, lane: str, progress: Progress) -> tuple[Edit, ...]:
+        self.decided = self.growth[lane].propose(progress)
+        return self.decided
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error)
+    """The user or the cluster asked the driver to stop."""
+
+
+class Driver:
+    """Runs one run to its end, from whatever its journal says has happened."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        journal: Journal,
+        executor: Executor,
+        listeners: tuple[Listener, ...] = (),
+    ) -> None:
+        self.controller = Controller(config)
+        self.policies = LanePolicies(config)
+        self.journal = journal
+        self.executor = executor
+        self.listeners = listeners
+        records = (record for record, _ in read(journal.path))
+        self.state: RunState = fold(self.controller, records)[0]
+
+    def handle(self, event: Event) -> None:
+        """Decide, write the event down durably, then perform what was decided."""
+        self.policies.decided = ()
+        live: Policies = self.policies
+        self.state, actions = self.controller.decide(self.state, event, live)
+        record = Record(event=event, edits=self.policies.decided)
+        self.journal.append(record)
+        for listener in self.listeners:
+            listener(record)
+        for action in actions:
+            if isinstance(action, FinishRun):
+                self.handle(RunFinished(at=time.time(), status=action.status))
+                return
+            self.executor.perform(action)
+
+    def run(self, first: RunStarted | RunResumed) -> str:
+        """Go on until nothing is left; returns the run's status."""
+        try:
+            with _signals_raise():
+                self.handle(first)
+                while self.state.status == "running":
+                    for event in self.executor.wait(timeout=1.0):
+                        if self.state.status == "running":
+                            self.handle(event)
+        except Interrupted as reason:
+            if self.state.status == "running":
+                self.handle(RunInterrupted(at=time.time(), reason=str(reason)))
+        finally:
+            self.executor.close()
+        return self.state.status
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted in the main thread while the driver runs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def check_resources(config: RunConfig, cpus: float, gpus: float) -> None:
+    """Refuse lanes that could never be placed."""
+    impossible = [
+        f"  lanes.{lane.name}.resources: cpus = {lane.resources.cpus:g}, "
+        f"gpus = {lane.resources.gpus:g}"
+        for lane in config.lanes
+        if lane.resources.cpus > cpus or lane.resources.gpus > gpus
+    ]
+    if impossible:
+        raise InputError(
+            f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; these lanes can never be placed:\n"
+            + "\n".join(impossible)
+            + "\nlower the lane's resources, or give a larger cluster with --address"
+        )
+
+
+def begin(config: RunConfig, run_id: str, cpus: float, gpus: float) -> RunStarted:
+    """The first event of a new run."""
+    return RunStarted(
+        at=time.time(),
+        run_id=run_id,
+        name=config.name,
+        config=config.plain(),
+        config_digest=config.digest,
+        code_version=code_version(),
+        cpus=cpus,
+        gpus=gpus,
+    )
+
+
+def takeover(cpus: float, gpus: float) -> RunResumed:
+    """The first event of a driver that goes on with a run."""
+    return RunResumed(at=time.time(), code_version=code_version(), cpus=cpus, gpus=gpus)
+
+
+def first_record(run_dir: Path) -> RunStarted | None:
+    """What the journal in ``run_dir`` says the run is; None where there is no whole record yet."""
+    path = run_dir / JOURNAL_FILE
+    if not path.is_file():
+        return None
+    for record, _ in read(path):
+        if not isinstance(record.event, RunStarted):
+            raise InputError(f"{path}: does not begin with RunStarted; it is not a run's journal")
+        return record.event
+    return None
+
+
+def check_same_config(run_dir: Path, started: RunStarted, config: RunConfig) -> None:
+    """Refuse to go on with a journal that another config wrote."""
+    if started.config_digest != config.digest:
+        raise InputError(
+            f"{run_dir}: its journal belongs to config {started.config_digest}, this config is "
+            f"{config.digest}; give another --run-dir, or run the config the journal was made with"
+        )
+
+
+def resume_command(run_dir: Path) -> str:
+    """What to type to go on with an interrupted run."""
+    return f"growstage resume {shlex.quote(str(run_dir))}"
+
+
+def code_version() -> str:
+    """Commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("growstage")
+        except PackageNotFoundError:
+            return f"unknown (python {sys.version_info.major}.{sys.version_info.minor})"
