@@ -58,8 +58,8 @@ class ImageFolder(Dataset):
         channels = 1 if self.config.grey else 3
         if self.config.size is not None:
             return channels, self.config.size, self.config.size
-        with _opened(self._files["train"][0][0]) as image:
-            return channels, image.height, image.width
+        first = _opened(self._files["train"][0][0])
+        return channels, first.height, first.width
 
     @property
     def classes(self) -> int:
@@ -131,10 +131,9 @@ class ImageFolder(Dataset):
     def _decode(self, path: Path) -> np.ndarray:
         """Pixels of one image, uint8 [C, H, W]."""
         channels, height, width = self.shape
-        with _opened(path) as image:
-            pixels = image.convert("L" if channels == 1 else "RGB")
-            if self.config.size is not None and pixels.size != (width, height):
-                pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = _opened(path).convert("L" if channels == 1 else "RGB")
+        if self.config.size is not None and pixels.size != (width, height):
+            pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         if pixels.size != (width, height):
             raise InputError(
                 f"{path}: is {pixels.width}x{pixels.height}, the first image is {width}x{height}; "
@@ -146,8 +145,9 @@ class ImageFolder(Dataset):
 def _opened(path: Path) -> Image.Image:
     """The image, fully read; InputError naming the file where it is damaged."""
     try:
-        image = Image.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image = Image.open(file)
+            image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: is not a readable image ({error}); replace or delete the file"

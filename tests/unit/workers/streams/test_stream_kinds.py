@@ -1,0 +1,208 @@
+"""What each kind of stream promises about its tasks."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.choice import choose
+from workers.streams import STREAMS
+from workers.streams.rotated import rotate
+from workers.streams.sequence import padded, resized
+from workers.streams.split import class_range
+
+
+def build(kind: str, seed: int = 0, **options):
+    _, config, problems = choose(STREAMS, {"kind": kind, **options}, "stream")
+    assert not problems, [str(problem) for problem in problems]
+    return STREAMS[kind](config, seed)
+
+
+def datas(stream):
+    return [stream.load(task) for task in stream.tasks()]
+
+
+def rows(x: torch.Tensor) -> list[bytes]:
+    return sorted(row.numpy().tobytes() for row in x)
+
+
+# ---------------------------------------------------------------- split
+
+
+@pytest.mark.parametrize("order", ["label", "random"])
+@pytest.mark.parametrize("size", [1, 2, 5, 10])
+def test_split_covers_every_sample_once(order, size):
+    stream = build("split", seed=5, order=order, classes_per_task=size)
+    classes = [label for task in stream.tasks() for label in task.settings["classes"]]
+    assert sorted(classes) == list(range(10))
+    parts = datas(stream)
+    for task, data in zip(stream.tasks(), parts, strict=True):
+        wanted = set(task.settings["classes"])
+        assert set(data.train_y.tolist()) == set(data.test_y.tolist()) == wanted
+    (whole,) = datas(build("split", classes_per_task=10))
+    assert rows(torch.cat([data.train_x for data in parts])) == rows(whole.train_x)
+    assert rows(torch.cat([data.test_x for data in parts])) == rows(whole.test_x)
+
+
+def test_split_random_order_follows_the_seed():
+    orders = {tuple(t.name for t in build("split", s, order="random").tasks()) for s in range(5)}
+    assert len(orders) == 5
+    assert [task.name for task in build("split", 9).tasks()][:2] == ["classes 0,1", "classes 2,3"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"),
+    [
+        ([7], "class 7"),
+        ([0, 1], "classes 0,1"),
+        ([0, 1, 2, 3], "classes 0-3"),
+        ([1, 4, 5, 6, 9], "classes 1,4-6,9"),
+    ],
+)
+def test_class_range(classes, name):
+    assert class_range(classes) == name
+
+
+def test_digits_hold_out_a_fifth_of_each_class():
+    (data,) = datas(build("split", classes_per_task=10))
+    train, test = torch.bincount(data.train_y), torch.bincount(data.test_y)
+    assert int(train.sum() + test.sum()) == 1797
+    assert torch.equal(test, (train + test) // 5)
+    assert not set(rows(data.train_x)) & set(rows(data.test_x))
+
+
+# ---------------------------------------------------------------- permuted and rotated
+
+
+def test_permuted_moves_pixels_and_starts_with_the_identity():
+    plain = build("split", classes_per_task=10)
+    stream = build("permuted", tasks=3)
+    first, second, third = datas(stream)
+    (original,) = datas(plain)
+    assert torch.equal(first.train_x, original.train_x)
+    for moved in (second, third):
+        assert not torch.equal(moved.train_x, original.train_x)
+        assert torch.equal(moved.train_y, original.train_y)
+        assert torch.equal(
+            moved.train_x.flatten(1).sort().values, original.train_x.flatten(1).sort().values
+        )
+    assert not torch.equal(second.train_x, third.train_x)
+    order = second.train_x[:, 0].flatten(1).T
+    same = second.test_x[:, 0].flatten(1).T
+    pixels = {tuple(column.tolist()): i for i, column in enumerate(original.train_x.flatten(1).T)}
+    mapping = [pixels[tuple(column.tolist())] for column in order]
+    busy = [i for i, column in enumerate(order) if column.any()]
+    assert torch.equal(same[busy], original.test_x.flatten(1).T[[mapping[i] for i in busy]])
+
+
+@pytest.mark.parametrize("angle", [0, 90, 180, 270, 360, -90, 450])
+def test_quarter_turns_are_exact(angle):
+    x = torch.rand(3, 2, 5, 5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(rotate(x, angle), torch.rot90(x, (angle // 90) % 4, (2, 3)))
+
+
+def test_other_angles_turn_the_same_way_as_quarter_turns():
+    x = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(1)).mul(255).round().div(255)
+    near = rotate(x, 89.9999)
+    assert torch.allclose(near, torch.rot90(x, 1, (2, 3)), atol=0.01)
+
+
+def test_rotation_by_45_degrees_keeps_the_centre_and_blackens_corners():
+    x = torch.ones(1, 1, 9, 9)
+    turned = rotate(x, 45)
+    assert turned[0, 0, 4, 4] == 1
+    assert turned[0, 0, 0, 0] == turned[0, 0, 8, 8] == 0
+    levels = turned * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+
+
+def test_rotating_there_and_back_nearly_restores_a_smooth_image():
+    line = torch.linspace(-1, 1, 28)
+    smooth = torch.exp(-4 * (line[None] - 0.2) ** 2 - 4 * line[:, None] ** 2)[None, None]
+    assert (rotate(rotate(smooth, 30), -30) - smooth).abs().mean() < 0.01
+
+
+# ---------------------------------------------------------------- chunks
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    count=st.integers(1, 40),
+    seed=st.integers(0, 5),
+    kind=st.sampled_from(["chunks", "class_ordered"]),
+)
+def test_chunks_hold_every_sample_once(count, seed, kind):
+    separate = build(kind, seed, chunks=count, cumulative=False)
+    cumulative = build(kind, seed, chunks=count, cumulative=True)
+    picked = [separate.select(task, "train") for task in separate.tasks()]
+    sizes = [len(index) for index in picked]
+    assert max(sizes) - min(sizes) <= 1
+    assert np.array_equal(np.sort(np.concatenate(picked)), np.arange(1442))
+    for t, task in enumerate(cumulative.tasks()):
+        wanted = np.sort(np.concatenate(picked[: t + 1]))
+        assert np.array_equal(cumulative.select(task, "train"), wanted)
+
+
+def test_chunks_are_random_and_class_ordered_ones_are_not():
+    for data in datas(build("chunks", cumulative=False)):
+        assert len(set(data.train_y.tolist())) == 10
+        assert len(set(data.test_y.tolist())) == 10
+    ordered = datas(build("class_ordered"))
+    for data in ordered:
+        assert len(set(data.train_y.tolist())) <= 3
+        assert len(set(data.test_y.tolist())) == 10
+    assert all(
+        int(before.train_y.max()) <= int(after.train_y.min()) for before, after in pairwise(ordered)
+    )
+
+
+# ---------------------------------------------------------------- random labels
+
+
+def test_random_labels_change_labels_only_and_test_on_training_samples():
+    first, second = datas(build("random_labels", tasks=2))
+    assert torch.equal(first.train_x, second.train_x)
+    assert len(first.train_y) == 768
+    for data in (first, second):
+        assert torch.equal(data.train_x, data.test_x)
+        assert torch.equal(data.train_y, data.test_y)
+        counts = torch.bincount(data.train_y, minlength=10).double()
+        assert float(((counts - 76.8) ** 2 / 76.8).sum()) < 33.7  # chi-square, 9 df, p = 1e-4
+    agreement = (first.train_y == second.train_y).double().mean()
+    assert 0.05 < float(agreement) < 0.16
+
+
+# ---------------------------------------------------------------- one data set after another
+
+
+@pytest.mark.parametrize(("shared", "outputs", "lowest"), [(True, 10, 0), (False, 20, 10)])
+def test_datasets_share_labels_or_have_their_own(shared, outputs, lowest):
+    stream = build("datasets", datasets=["digits", "digits"], shared_labels=shared)
+    first, second = datas(stream)
+    assert stream.outputs == outputs
+    assert int(first.train_y.min()) == 0
+    assert int(second.train_y.min()) == lowest
+    assert [task.name for task in stream.tasks()] == ["digits", "digits (2)"]
+    assert [task.domain for task in stream.tasks()] == ["digits", "digits"]
+
+
+def test_padding_centres_and_resizing_scales():
+    x = torch.ones(2, 1, 2, 2)
+    frame = padded(x, 5, 4)
+    assert frame.shape == (2, 1, 5, 4)
+    assert torch.equal(frame[:, :, 1:3, 1:3], x)
+    assert float(frame.sum()) == float(x.sum())
+    assert resized(x, 2, 2) is x
+    assert torch.equal(resized(x, 6, 4), torch.ones(2, 1, 6, 4))
+
+
+def test_datasets_are_brought_to_a_common_size():
+    for fit in ("pad", "resize"):
+        stream = build("datasets", datasets=["digits"], fit=fit, size=12)
+        assert stream.input_shape == (1, 12, 12)
+        (data,) = datas(stream)
+        assert data.test_x.shape[1:] == (1, 12, 12)
+    assert build("datasets", datasets=["digits"], fit="resize", size=4).problems() == []
