@@ -1,0 +1,49 @@
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH ?= cpu
+
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench docs chaos constraints
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/growstage run configs/quickstart.toml
+
+test: setup
+	$(BIN)/python -m pytest -m 'not ray and not craftax and not browser'
+	$(BIN)/python -m pytest -m 'ray or craftax or browser'
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not ray and not craftax and not browser'
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: setup
+	$(BIN)/python benchmarks/bench_orchestration.py
+
+chaos: setup
+	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest tests/integration/test_kill.py
+
+docs: setup
+	$(BIN)/growstage list > docs/tables.txt
+
+constraints: setup
+	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==' > constraints.txt

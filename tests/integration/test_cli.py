@@ -1,0 +1,213 @@
+"""The command line as people and tools use it: contracts, exit codes, one clear error each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Finished
+
+Call = Callable[..., Finished]
+
+TINY = """
+name = "tiny"
+[stream]
+kind = "split"
+dataset = "digits"
+tasks = 2
+[model]
+head = { kind = "moe", hidden = [16] }
+[training]
+epochs = 2
+intervals = 2
+[growth]
+kind = "periodic"
+[[lanes]]
+method = "finetune"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def test_help_is_fast() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "orchestrator", "--help"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 1.0
+
+
+def test_plan_as_json(growstage: Call, tiny: Path) -> None:
+    done = growstage("plan", tiny, "--json", "--set", "lanes.0.seeds=[0, 1]")
+    assert done.code == 0, done.err
+    lanes = done.json["lanes"]
+    assert [lane["lane"] for lane in lanes] == ["finetune-s0", "finetune-s1"]
+    stages = lanes[0]["stages"]
+    assert [stage["experts"] for stage in stages] == [1, 2]
+    assert stages[1]["waits_for"] == stages[0]["id"]
+    assert 0 < stages[0]["parameters"] < stages[1]["parameters"]
+
+
+def test_plan_and_list_for_people(growstage: Call, tiny: Path) -> None:
+    assert "classes" in growstage("plan", tiny).out
+    listed = growstage("list", "--json").json
+    assert {"streams", "datasets", "environments", "methods", "growth", "heads"} <= set(listed)
+    assert all(text for table in listed.values() for text in table.values())
+    assert growstage("list", "nonsense").code == 2
+
+
+def test_data_list(growstage: Call) -> None:
+    names = [row["name"] for row in growstage("data", "list", "--json").json]
+    assert {"digits", "mnist", "fashion_mnist"} <= set(names)
+
+
+WRONG = {
+    "unknown key": ("training.epoch=3", "training.epoch", "unknown key"),
+    "wrong type": ("training.batch=many", "training.batch", "'many'"),
+    "unknown name": ("lanes.0.method=oblivion", "lanes.0.method.kind", "finetune"),
+    "unknown data set": ("stream.dataset=cifar", "stream.dataset.kind", "fashion_mnist"),
+    "bad value": ("training.warmup=3", "training", "warmup"),
+    "unknown initialiser": ("growth.initialiser=magic", "growth.initialiser", "clone_split"),
+    "too many experts": ("model.max_experts=1", "growth", "max_experts"),
+    "no such lane": ("lanes.7.method=joint", "--set", "lanes.7.method"),
+    "negative": ("checkpoint_every=-1", "checkpoint_every", "-1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_config_is_refused(growstage: Call, tiny: Path, case: str) -> None:
+    setting, *words = WRONG[case]
+    done = growstage("plan", tiny, "--set", setting)
+    assert done.code == 2
+    for word in words:
+        assert word in done.err
+    assert "Traceback" not in done.err
+
+
+def test_all_mistakes_at_once(growstage: Call, tiny: Path) -> None:
+    settings = ("training.epoch=3", "lanes.0.method=oblivion", "stream.kind=river")
+    done = growstage("plan", tiny, *(part for item in settings for part in ("--set", item)))
+    assert done.code == 2
+    for place in ("training.epoch", "lanes.0.method.kind", "stream.kind"):
+        assert place in done.err
+
+
+def test_unreadable_files(growstage: Call, tmp_path: Path) -> None:
+    assert growstage("plan", tmp_path / "none.toml").code == 2
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = [")
+    done = growstage("plan", broken)
+    assert done.code == 2
+    assert "not valid TOML" in done.err
+    assert growstage("show", tmp_path).code == 2
+    assert growstage("resume", tmp_path).code == 2
+
+
+def test_missing_data_file(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    done = growstage(
+        "plan", tiny, "--set", 'stream.dataset={kind="image_folder", path="/nowhere/at/all"}'
+    )
+    assert done.code == 2
+    assert "/nowhere/at/all" in done.err
+
+
+def test_impossible_resources(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    done = growstage("run", tiny, "--run-dir", tmp_path / "r", "--set", "resources.gpus=64")
+    assert done.code == 2
+    assert "can never be placed" in done.err
+
+
+def test_unwritable_run_folder(growstage: Call, tiny: Path) -> None:
+    done = growstage("run", tiny, "--run-dir", "/proc/growstage")
+    assert done.code == 2
+    assert "--run-dir" in done.err
+
+
+def test_tracking_server_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    done = growstage(
+        "run", tiny, "--run-dir", tmp_path / "r", "--tracking-uri", f"http://127.0.0.1:{port}",
+        timeout=90,
+    )  # fmt: skip
+    assert done.code == 2
+    assert str(port) in done.err
+
+
+def test_cluster_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    done = growstage(
+        "run", tiny, "--run-dir", tmp_path / "r", "--address", "127.0.0.1:1",
+        timeout=120, RAY_gcs_rpc_server_reconnect_timeout_s="2",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "127.0.0.1:1" in done.err
+
+
+@pytest.mark.ray
+def test_run_show_lineage_and_foreign_journals(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "one"
+    done = growstage("run", tiny, "--run-dir", run_dir, "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert result["status"] == "done"
+    lane = result["lanes"][0]
+    assert (lane["lane"], lane["method"], lane["seed"]) == ("finetune-s0", "finetune", 0)
+    assert len(lane["matrix"]) == len(lane["tasks"]) == 2
+    assert len(lane["initial"]) == 2
+    assert lane["stages"][1]["parent"] == lane["stages"][0]["id"]
+    assert len(lane["stages"][1]["edits"]) == 1
+    assert result["journal_offset_tracked"] == (run_dir / "journal.jsonl").stat().st_size
+    assert growstage("show", run_dir, "--json").json == result
+    assert "finetune-s0" in growstage("show", run_dir).out
+
+    uri = f"sqlite:///{run_dir.parent / 'mlflow.db'}"
+    path = growstage("lineage", lane["stages"][1]["id"], "--tracking-uri", uri, "--json")
+    assert path.code == 0, path.err
+    text = json.dumps(path.json)
+    for fact in (lane["stages"][0]["id"], result["config_digest"]):
+        assert fact in text
+    assert growstage("lineage", "no-such-model", "--tracking-uri", uri).code == 2
+
+    other = growstage("run", tiny, "--run-dir", run_dir, "--set", "training.epochs=3")
+    assert other.code == 2
+    assert "another --run-dir" in other.err
+
+    again = growstage("resume", run_dir)
+    assert again.code == 0
+    assert "nothing to go on with" in again.err
+
+    checkpoint = Path(lane["stages"][0]["checkpoint"]["uri"])
+    lines = (run_dir / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    saved = [i for i, text in enumerate(lines) if b'"CheckpointSaved"' in text]
+    (run_dir / "journal.jsonl").write_bytes(b"".join(lines[: saved[1] + 1]))
+    model = checkpoint / "model.safetensors"
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(bytes(data))
+    damaged = growstage("resume", run_dir)
+    assert damaged.code == 1
+    assert "damaged or foreign" in damaged.out + damaged.err
+
+
+def test_read_only_run_folder(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere; test_unwritable_run_folder covers the message")
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    assert growstage("run", tiny, "--run-dir", folder / "run").code == 2
