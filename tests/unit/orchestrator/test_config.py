@@ -1,0 +1,99 @@
+"""The door: merging, defaults, expansion over seeds, digests."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.config import ConfigError, check, merge, override, restore
+from tests.fakes import TINY, tiny
+from workers.contract import InputError
+
+
+def test_lane_section_is_laid_over_the_default() -> None:
+    config = tiny(lanes=[{"method": "finetune", "training": {"batch": 7}}])
+    assert config.lanes[0].training.batch == 7
+    assert config.lanes[0].training.intervals == 2
+
+
+def test_other_kind_replaces_the_default() -> None:
+    assert merge({"kind": "a", "x": 1}, {"kind": "b", "y": 2}, None) == {"kind": "b", "y": 2}
+    assert merge({"kind": "a", "x": 1}, {"x": 3}, None) == {"kind": "a", "x": 3}
+    assert merge({"kind": "a", "x": 1}, "b", None) == {"kind": "b"}
+    nested = {"head": {"kind": "moe", "hidden": [1]}}
+    assert merge(nested, {"head": {"kind": "mlp"}}, "classifier") == {
+        "kind": "classifier",
+        "head": {"kind": "mlp"},
+    }
+
+
+def test_one_lane_per_seed_with_its_own_name() -> None:
+    config = tiny(lanes=[{"method": "replay", "seeds": [3, 5]}])
+    assert [lane.name for lane in config.lanes] == ["replay-s3", "replay-s5"]
+    assert [lane.seed for lane in config.lanes] == [3, 5]
+
+
+def test_same_name_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="two lanes are called 'finetune-s0'"):
+        tiny(lanes=[{"method": "finetune"}, {"method": "finetune"}])
+
+
+def test_final_experts_fill_the_model_and_the_policy() -> None:
+    config = tiny(growth={"kind": "periodic", "add": 2}, model={"experts": 2, **TINY["model"]})
+    assert config.lanes[0].model.max_experts == 10
+    assert config.lanes[0].growth.max_experts == 10
+    assert tiny().lanes[0].model.max_experts == 1
+
+
+def test_growth_by_steps_needs_a_limit() -> None:
+    with pytest.raises(ConfigError, match="growth by steps needs"):
+        tiny(growth={"kind": "periodic", "unit": "steps", "every": 10})
+
+
+def test_engine_and_kinds_must_fit() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny(stream={"kind": "craftax"})
+    paths = {problem.path for problem in caught.value.problems}
+    assert paths >= {"lanes.0.training.kind", "lanes.0.model.kind"}
+
+
+def test_digest_depends_on_values_not_on_spelling() -> None:
+    assert tiny().digest == tiny(training={"epochs": 1.0, "intervals": 2}).digest
+    assert tiny().digest != tiny(training={"epochs": 2, "intervals": 2}).digest
+
+
+def test_restore_gives_the_same_config() -> None:
+    config = tiny(growth="periodic", lanes=[{"method": "replay", "seeds": [0, 1]}])
+    assert restore(config.plain()) == config
+
+
+def test_restore_refuses_what_another_version_wrote() -> None:
+    plain = tiny().plain()
+    plain["lanes"][0]["training"]["momentum_of_old"] = 1
+    with pytest.raises(ConfigError, match="momentum_of_old"):
+        restore(plain)
+
+
+def test_no_lanes() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        check({"name": "x"}, "x")
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("a.b=3", {"a": {"b": 3}}),
+        ("a.b=text", {"a": {"b": "text"}}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("l.0.m=true", {"l": [{"m": True}]}),
+    ],
+)
+def test_override(item: str, expected: dict[str, object]) -> None:
+    raw: dict[str, object] = {"l": [{}]} if item.startswith("l.") else {}
+    override(raw, item)
+    assert raw == expected
+
+
+@pytest.mark.parametrize("item", ["novalue", "=3", "a.b.c=1"])
+def test_override_that_makes_no_sense(item: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        override({"a": 3}, item)

@@ -1,0 +1,64 @@
+"""Checkpoints: atomic, digested by content, refused when damaged or foreign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers import checkpoint
+from workers.contract import InputError
+
+TENSORS = {
+    "model": {"w": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0)},
+    "rng": {"torch": torch.get_rng_state()},
+}
+
+
+def write(path: Path, **changes: object):  # type: ignore[no-untyped-def]
+    return checkpoint.write(str(path), {**TENSORS, **changes}, {"a": [1]}, seq=3, stage="s")  # type: ignore[dict-item]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    ref = write(tmp_path / "deep" / "c")
+    saved = checkpoint.read(ref)
+    assert saved.state == {"a": [1]}
+    assert torch.equal(saved.tensors["model"]["w"], TENSORS["model"]["w"])
+    assert checkpoint.describe(ref.uri) == ref
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["c"]
+
+
+def test_equal_contents_give_equal_digests(tmp_path: Path) -> None:
+    assert write(tmp_path / "a").digest == write(tmp_path / "b").digest
+    other = write(tmp_path / "c", model={"w": torch.ones(2, 3)})
+    assert other.digest != write(tmp_path / "a").digest
+
+
+def test_written_twice_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "c", model={"w": torch.ones(1)})
+    ref = write(tmp_path / "c")
+    assert torch.equal(checkpoint.read(ref).tensors["model"]["w"], TENSORS["model"]["w"])
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_damage_is_found(tmp_path: Path, name: str) -> None:
+    ref = write(tmp_path / "c")
+    file = tmp_path / "c" / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="damaged or foreign"):
+        checkpoint.read(ref)
+
+
+def test_missing_and_foreign_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no state\.json"):
+        checkpoint.describe(str(tmp_path))
+    (tmp_path / "state.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match="another program or version"):
+        checkpoint.describe(str(tmp_path))
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        checkpoint.describe(str(tmp_path))
