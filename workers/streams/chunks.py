@@ -27,7 +27,7 @@ class Chunks(DatasetStream):
         chunks: int = 10
         """Number of chunks and tasks; sizes differ by one sample at most."""
         cumulative: bool = True
-        """Task t holds chunks 1 to t; false = chunk t alone, which is what replay and joint need."""
+        """Task t holds chunks 1 to t; false = chunk t alone, as replay and joint need it."""
 
     config: Chunks.Config
 

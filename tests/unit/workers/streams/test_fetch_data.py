@@ -101,10 +101,11 @@ def test_folder_that_cannot_be_written_is_named(data):
         fetching.fetch("fashion_mnist")
 
 
-def test_fashion_mnist_from_debian(data):
+def test_fashion_mnist_from_debian(data, monkeypatch):
     """The real package: fetched once, found again, and repaired where a file was damaged."""
     if shutil.which("apt-get") is None:
         pytest.skip("no apt-get on this machine")
+    monkeypatch.setattr(fetching, "TIMEOUT", 60.0)
     try:
         folder = fetching.fetch("fashion_mnist")
     except InputError as error:
