@@ -5,6 +5,7 @@ Knows neither JAX nor RLlib: any engine that keeps the protocol can be trained o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -95,3 +96,20 @@ class EpisodeLog:
         """Forget the running episodes."""
         self._total[:] = 0.0
         self._length[:] = 0
+
+
+def summary(episodes: Sequence[Episode], largest: float) -> dict[str, float]:
+    """Means over finished episodes; where none finished, only their number (0)."""
+    if not episodes:
+        return {"episodes": 0.0}
+    count = len(episodes)
+    mean = sum(episode.total for episode in episodes) / count
+    figures = {
+        "episodes": float(count),
+        "return": mean,
+        "return_share": mean / largest,
+        "episode_length": sum(episode.length for episode in episodes) / count,
+    }
+    for name in episodes[0].outcome:
+        figures[name] = sum(episode.outcome[name] for episode in episodes) / count
+    return figures

@@ -47,17 +47,18 @@ class PPOTraining:
         """Environment runner processes; 0 = in the worker itself."""
         num_learners: int = 0
         """Learner processes; 0 = in the worker itself."""
-        eval_episodes: int = 64
-        """Episodes an evaluation scores; at most eval_envs, one of each environment."""
         eval_envs: int | None = None
-        """Environments an evaluation steps together; num_envs (one compilation less) if absent."""
+        """Environments an evaluation steps together; as many as a runner has where absent, which
+        saves a compilation."""
+        eval_episodes: int | None = None
+        """Episodes scored per task, the first of each environment; all of them where absent."""
         eval_max_steps: int = 1000
         """An episode still running after this many steps is scored as it stands."""
 
         def __post_init__(self) -> None:
             positive = (
                 "num_envs", "rollout", "steps_per_stage", "intervals", "epochs", "minibatches",
-                "eval_episodes", "eval_max_steps", "lr", "grad_clip", "clip",
+                "eval_max_steps", "lr", "grad_clip", "clip",
             )  # fmt: skip
             for name in positive:
                 if getattr(self, name) <= 0:
@@ -82,6 +83,17 @@ class PPOTraining:
                     f"num_envs = {self.num_envs} must be a multiple of num_env_runners "
                     f"({self.num_env_runners}) and of num_learners ({self.num_learners})"
                 )
+
+            if self.eval_episodes is not None and not 0 < self.eval_episodes <= self.evaluated:
+                raise ValueError(
+                    f"eval_episodes = {self.eval_episodes} must be between 1 and the number of "
+                    f"environments evaluated together, {self.evaluated} (eval_envs)"
+                )
+
+        @property
+        def evaluated(self) -> int:
+            """Environments an evaluation steps together."""
+            return self.eval_envs or self.num_envs // max(1, self.num_env_runners)
 
         @property
         def batch(self) -> int:

@@ -1,0 +1,88 @@
+"""The actor-critic: shapes, draws from the seed alone, growth of its hidden layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.contract import Cause, Grow, InputError
+from workers.moe import surgery
+from workers.moe.actor_critic import ActorCritic
+
+
+def model(shape=(12,), actions=5, seed=0, **settings) -> ActorCritic:
+    return ActorCritic(ActorCritic.Config(**settings), shape, actions, seed)
+
+
+def grow(experts: int, **settings) -> Grow:
+    cause = Cause(policy="test", trigger="test")
+    return Grow(
+        id="e1", stage="s", after_interval=1, experts=experts, seed=7, cause=cause, **settings
+    )
+
+
+@pytest.mark.parametrize("shape", [(12,), (63, 63, 3), (130, 110, 3)])
+def test_vectors_and_images_give_logits_and_values(shape):
+    net = model(shape)
+    features = net.embed(torch.rand(3, *shape))
+    assert features.shape == (3, 64)
+    assert net.logits(features).shape == (3, 5)
+    assert net.value(features).shape == (3,)
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = model(seed=4).state_dict()
+    torch.manual_seed(2)
+    second, other = model(seed=4).state_dict(), model(seed=5).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["actor.weight"], other["actor.weight"])
+
+
+def test_the_untrained_policy_is_nearly_uniform():
+    probabilities = model().forward(torch.rand(64, 12)).softmax(-1)
+    assert torch.allclose(probabilities, torch.full_like(probabilities, 0.2), atol=0.01)
+
+
+def test_only_hidden_layers_grow_and_old_parameters_keep_name_and_value():
+    net = model(experts=1, max_experts=2)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    report = surgery.apply(net, None, grow(2), None)
+    after = dict(net.named_parameters())
+    assert set(report.after.layers) == {"layers.0", "layers.1"}
+    assert [layer.experts for layer in report.after.layers.values()] == [2, 2]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {name.split(".")[0] for name in set(after) - set(before)} == {"layers"}
+
+
+def test_a_grown_model_is_rebuilt_from_its_architecture():
+    net = model(max_experts=3)
+    surgery.apply(net, None, grow(3), None)
+    other = model(max_experts=3, seed=9)
+    surgery.ensure_arch(other, surgery.arch(net))
+    other.load_state_dict(net.state_dict())
+    x = torch.rand(4, 12)
+    assert torch.equal(net(x), other(x))
+    assert surgery.fingerprint(net) == surgery.fingerprint(other)
+
+
+def test_a_clone_splits_without_changing_the_policy():
+    net = model(max_experts=2)
+    x = torch.rand(16, 12)
+    before = net(x)
+    surgery.apply(net, None, grow(2, initialiser="clone_split"), None)
+    assert torch.allclose(net(x), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"experts": 0}, {"experts": 3, "max_experts": 2}, {"hidden": ()}, {"encoder": 0}],
+)
+def test_impossible_sizes_are_refused(settings):
+    with pytest.raises(ValueError, match="must be"):
+        ActorCritic.Config(**settings)
+
+
+def test_images_too_small_for_the_encoder_are_refused():
+    with pytest.raises(InputError, match="at least 27"):
+        model((20, 64, 3))

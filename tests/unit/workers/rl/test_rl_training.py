@@ -1,0 +1,33 @@
+"""Settings of PPO refuse what cannot be split evenly."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.choice import choose
+from workers.rl import TRAINING
+from workers.rl.training import PPOTraining
+
+
+def test_an_interval_is_a_whole_number_of_updates():
+    config = PPOTraining.Config(num_envs=8, rollout=16, steps_per_stage=1024, intervals=2)
+    assert config.batch == 128
+    assert config.updates_per_interval == 4
+    assert config.evaluated == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"steps_per_stage": 1000}, "multiple of intervals"),
+        ({"num_envs": 6, "rollout": 5, "steps_per_stage": 30}, "minibatches"),
+        ({"num_envs": 64, "num_env_runners": 3, "steps_per_stage": 4096}, "num_env_runners"),
+        ({"gamma": 1.5, "steps_per_stage": 4096}, "gamma"),
+        ({"lr": 0.0, "steps_per_stage": 4096}, "lr"),
+        ({"eval_episodes": 65, "steps_per_stage": 4096}, "eval_episodes"),
+    ],
+)
+def test_what_cannot_be_split_is_a_problem_at_the_door(settings, word):
+    _, config, problems = choose(TRAINING, {"kind": "ppo", **settings}, "training")
+    assert config is None
+    assert word in str(problems[0])

@@ -1,0 +1,248 @@
+"""RLlib's PPO with growth: what a lane needs of the Algorithm, its runners and its learners.
+
+Weights are pushed to the runners by blocking calls that cannot be dropped and cannot be refused
+as old; a runner that comes back is pointed at the current task again. Knows no checkpoint files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.registry import register_env
+
+from workers.contract import Edit, EditReport, LaneSpec, RunError
+from workers.rl.batched import Episode
+from workers.rl.lane import build_stream
+from workers.rl.learner import GrowableLearner, LearnerState
+from workers.rl.module import GrowableModule
+from workers.rl.rollout import RolloutsToBatch
+from workers.rl.runner import BatchEnvRunner, Setting, build_environment
+from workers.rl.training import PPOTraining
+from workers.rl.vector import spaces
+
+ENVIRONMENT = "growstage"
+PUSH_TIMEOUT = 120.0
+"""Seconds a runner may take to answer; a restarted one compiles its environment first."""
+
+
+@dataclass(slots=True)
+class Update:
+    """What the last update did: the steps it was made of and what it measured."""
+
+    steps: int = 0
+    episodes: list[Episode] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class GrowablePPO(PPO):
+    """PPO whose runners and learners follow edits and task switches without a rebuild."""
+
+    setting: Setting | None = None
+    """What the runners are pointed at."""
+    last = Update()
+
+    # ------------------------------------------------------------ one update
+
+    def training_step(self) -> None:
+        """One rollout of every runner and the update learnt from it; sets ``last``."""
+        self.last = Update()
+        rollouts, results = synchronous_parallel_sample(
+            worker_set=self.env_runner_group,
+            max_env_steps=self.config.total_train_batch_size,
+            sample_timeout_s=self.config.sample_timeout_s,
+            _uses_new_env_runners=True,
+            _return_metrics=True,
+        )
+        if not rollouts:
+            return
+        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        lifetime = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
+        learnt = self.learner_group.update(
+            episodes=rollouts,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+        )
+        self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
+        self.push_weights()
+        self.last = Update(
+            steps=sum(len(rollout) for rollout in rollouts),
+            episodes=[episode for rollout in rollouts for episode in rollout.finished],
+            metrics=_scalars(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID))),
+        )
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """RLlib's restore, then the current weights, shape and task for those that came back."""
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored:
+            self.push_weights(restored)
+            if self.setting is not None:
+                self.point_at(self.setting, restored)
+        return restored
+
+    # ------------------------------------------------------------ runners
+
+    def point_at(self, setting: Setting, runners: list[int] | None = None) -> None:
+        """Point runners (all, where none is named) at a task."""
+        self.setting = setting
+        self._each_runner(lambda runner: runner.point_at(setting), runners)
+
+    def push_weights(self, runners: list[int] | None = None) -> None:
+        """Give runners the learner's weights and shape; returns when all have them."""
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )[COMPONENT_LEARNER]
+        number = state.pop(WEIGHTS_SEQ_NO)
+        remote = self.env_runner_group.num_remote_env_runners() > 0
+        weights = state[COMPONENT_RL_MODULE]
+        shared = ray.put(weights) if remote else weights
+
+        def take(runner: BatchEnvRunner) -> None:
+            # Without a number the state is taken in any case, newer or older.
+            received = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
+            runner.set_state({COMPONENT_RL_MODULE: received})
+            runner._weights_seq_no = number
+
+        self._each_runner(take, runners)
+
+    def _each_runner(
+        self, call: Callable[[BatchEnvRunner], None], runners: list[int] | None
+    ) -> None:
+        group = self.env_runner_group
+        group.foreach_env_runner(
+            call,
+            local_env_runner=runners is None and group.num_remote_env_runners() == 0,
+            remote_worker_ids=runners,
+            timeout_seconds=PUSH_TIMEOUT,
+        )
+
+    # ------------------------------------------------------------ learners
+
+    def apply_edit(self, edit: Edit) -> list[EditReport]:
+        """Apply an edit in every learner, then in every runner."""
+        reports = self._each_learner(lambda learner: learner.apply_edit(edit))
+        self.push_weights()
+        return reports
+
+    def export(self) -> LearnerState:
+        """State of the first learner (all are equal)."""
+        exported: LearnerState = self._each_learner(lambda learner: learner.export())[0]
+        return exported
+
+    def restore_learners(self, state: LearnerState) -> None:
+        """Set every learner, and through them every runner, to an exported state."""
+        self._each_learner(lambda learner: learner.restore(state))
+        self.push_weights()
+
+    def reseed(self, seed: int) -> None:
+        """Fix what learners and runners draw from here on."""
+        self._each_learner(lambda learner: learner.reseed(seed))
+        self._each_runner(lambda runner: runner.reseed(seed), None)
+
+    def ask(self, question: Callable[[GrowableLearner], Any]) -> Any:
+        """What the first learner answers."""
+        return self._each_learner(question)[0]
+
+    def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:
+        answers = [answer.get() for answer in self.learner_group.foreach_learner(call)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise RunError(f"a learner failed: {answer}") from answer
+        return answers
+
+
+def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
+    """The Algorithm of a lane: stock PPO with our runner, module and learner."""
+    register_env(ENVIRONMENT, build_environment)
+    facts = build_stream(lane.settings["stream"], lane.seed).facts
+    observations, actions = spaces(facts.observation_shape, facts.actions)
+    runners, learners = max(1, training.num_env_runners), max(1, training.num_learners)
+    config = (
+        PPOConfig(algo_class=GrowablePPO)
+        .framework("torch")
+        .api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
+        .environment(
+            ENVIRONMENT,
+            env_config={"stream": lane.settings["stream"], "seed": lane.seed},
+            observation_space=observations,
+            action_space=actions,
+            disable_env_checking=True,
+        )
+        .env_runners(
+            env_runner_cls=BatchEnvRunner,
+            num_env_runners=training.num_env_runners,
+            num_envs_per_env_runner=training.num_envs // runners,
+            rollout_fragment_length=training.rollout,
+        )
+        .learners(
+            num_learners=training.num_learners,
+            num_gpus_per_learner=1 if torch.cuda.is_available() else 0,
+        )
+        .rl_module(
+            rl_module_spec=RLModuleSpec(
+                module_class=GrowableModule,
+                observation_space=observations,
+                action_space=actions,
+                model_config={
+                    "model": lane.settings["model"],
+                    "seed": lane.seed,
+                    "distributed": learners > 1,
+                },
+            )
+        )
+        .fault_tolerance(restart_failed_env_runners=True, ignore_env_runner_failures=False)
+        .debugging(seed=lane.seed, log_level="ERROR")
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+    )
+    return _ppo(config, training, learners).build_algo()  # type: ignore[no-any-return]
+
+
+def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOConfig:
+    """The settings of PPO itself."""
+
+    gamma, gae_lambda = training.gamma, training.gae_lambda
+
+    def to_batch(observations: Any, actions: Any) -> RolloutsToBatch:
+        return RolloutsToBatch(observations, actions, gamma=gamma, gae_lambda=gae_lambda)
+
+    config.learners(
+        learner_class=GrowableLearner,
+        learner_connector=to_batch,
+        add_default_connectors_to_learner_pipeline=False,
+    )
+    return config.training(
+        train_batch_size_per_learner=training.batch // learners,
+        minibatch_size=training.batch // (training.minibatches * learners),
+        num_epochs=training.epochs,
+        lr=training.lr,
+        gamma=training.gamma,
+        lambda_=training.gae_lambda,
+        clip_param=training.clip,
+        # Kept on at weight 0 as well: the divergence is reported.
+        use_kl_loss=True,
+        kl_coeff=training.kl_coefficient,
+        kl_target=training.kl_target,
+        entropy_coeff=training.entropy,
+        vf_loss_coeff=training.vf / 2,
+        vf_clip_param=float("inf"),
+        grad_clip=training.grad_clip,
+        grad_clip_by="global_norm",
+    )
+
+
+def _scalars(named: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in named.items() if not isinstance(value, dict)}

@@ -1,0 +1,99 @@
+"""Scores a checkpoint on the tasks of its stream: a forward pass and environments, no RLlib.
+
+The score is the mean return as a share of the task's largest one. It is reported as it is: an
+agent that only loses health can score slightly below zero.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers.choice import checked
+from workers.contract import (
+    CheckpointRef,
+    EvaluationReport,
+    LaneSpec,
+    TaskSpec,
+    derive_seed,
+)
+from workers.moe import surgery
+from workers.moe.actor_critic import ActorCritic
+from workers.moe.telemetry import recording, usage
+from workers.rl import TRAINING
+from workers.rl.batched import BatchedEnvironment, Episode, summary
+from workers.rl.lane import build_model, build_stream, read, sample_actions
+
+
+class RLEvaluator:
+    """Plays the first episode of each environment, actions drawn from the policy."""
+
+    def evaluate(
+        self, lane: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
+    ) -> EvaluationReport:
+        """Scores in task order; the same checkpoint always gets the same ones (on CPU)."""
+        begun = time.perf_counter()
+        torch.set_num_threads(lane.threads)
+        _, training = checked(TRAINING, lane.settings["training"])
+        stream = build_stream(lane.settings["stream"], lane.seed)
+        model = load_model(lane, checkpoint, stream)
+        scores, details, gates = [], {}, {}
+        for task in tasks:
+            engine = stream.environment(task, training.evaluated)
+            engine.seed(derive_seed(lane.seed, "evaluate", task.name))
+            with recording(model):
+                episodes = play(
+                    model,
+                    engine,
+                    episodes=training.eval_episodes or training.evaluated,
+                    max_steps=training.eval_max_steps,
+                    seed=derive_seed(lane.seed, "actions", task.name),
+                )
+            figures = summary(episodes, stream.largest_return(task))
+            scores.append(figures["return_share"])
+            details[task.name] = figures
+            gates[task.name] = usage(model)
+        return EvaluationReport(
+            scores=scores, details=details, usage=gates, seconds=time.perf_counter() - begun
+        )
+
+
+def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorCritic:
+    """The model of a checkpoint, in the shape it had grown to."""
+    saved = read(checkpoint, lane)
+    facts = stream.facts
+    model = build_model(lane.settings["model"], facts.observation_shape, facts.actions, lane.seed)
+    surgery.ensure_arch(model, saved.state["arch"])
+    model.load_state_dict(saved.tensors["model"])
+    return model.eval()
+
+
+@torch.inference_mode()
+def play(
+    model: ActorCritic, engine: BatchedEnvironment, *, episodes: int, max_steps: int, seed: int
+) -> list[Episode]:
+    """The first episode of each of the first ``episodes`` environments.
+
+    An episode still running after ``max_steps`` counts as it stands.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    observations = engine.reset()
+    total, length = np.zeros(engine.num_envs), np.zeros(engine.num_envs, np.int64)
+    running = np.arange(engine.num_envs) < episodes
+    played: list[Episode] = []
+    for step in range(max_steps):
+        logits = model.logits(model.embed(torch.from_numpy(np.array(observations))))
+        actions, _ = sample_actions(logits, generator)
+        observations, rewards, done = engine.step(actions.numpy())
+        total[running] += rewards[running]
+        length[running] += 1
+        last = step + 1 == max_steps
+        for i in np.flatnonzero(running & (done | last)):
+            played.append(Episode(int(i), float(total[i]), int(length[i]), engine.outcome(int(i))))
+            running[i] = False
+        if not running.any():
+            break
+    return played

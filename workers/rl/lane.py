@@ -1,0 +1,59 @@
+"""What training and evaluation both build from a lane's settings, and how actions are drawn.
+
+Knows torch but neither Ray nor RLlib.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers import checkpoint as checkpoints
+from workers.checkpoint import Checkpoint
+from workers.choice import checked
+from workers.contract import CheckpointRef, InputError, Json, LaneSpec, digest
+from workers.moe.actor_critic import ActorCritic
+from workers.rl import STREAM
+
+MODELS = {"actor_critic": ActorCritic}
+
+
+def build_stream(settings: Json, seed: int) -> Any:
+    """The stream behind a lane's ``stream`` section."""
+    cls, config = checked(STREAM, settings)
+    return cls(config, seed)
+
+
+def build_model(
+    settings: Json, observation_shape: tuple[int, ...], actions: int, seed: int
+) -> ActorCritic:
+    """The untrained model behind a lane's ``model`` section."""
+    cls, config = checked(MODELS, settings)
+    return cls(config, observation_shape, actions, seed)  # type: ignore[no-any-return]
+
+
+def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
+    """A checkpoint of this lane; raises InputError where it is another's."""
+    saved = checkpoints.read(checkpoint)
+    if saved.state.get("engine") != "rl":
+        raise InputError(
+            f"checkpoint {checkpoint.uri}: written by engine {saved.state.get('engine')!r}, the "
+            "lane's is 'rl'; give a checkpoint of this lane"
+        )
+    if saved.state["settings_digest"] != digest(lane.settings):
+        raise InputError(
+            f"checkpoint {checkpoint.uri}: written by a lane with other settings than "
+            f"{lane.lane!r}; restore with the config it was made with"
+        )
+    return saved
+
+
+def sample_actions(logits_NA: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Actions drawn from the logits (Gumbel-max), and their log probabilities: [N], [N]."""
+    logits_NA = logits_NA.cpu()
+    uniform_NA = torch.rand(logits_NA.shape, generator=generator).clamp_(1e-10, 1.0 - 1e-7)
+    actions_N = (logits_NA - torch.log(-torch.log(uniform_NA))).argmax(-1)
+    chances_NA = torch.log_softmax(logits_NA, -1)
+    return actions_N, chances_NA.gather(-1, actions_N[:, None]).squeeze(-1)

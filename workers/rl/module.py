@@ -1,0 +1,91 @@
+"""The actor-critic as RLlib sees it: an RLModule whose state says what shape it has.
+
+A module built from an old config becomes the grown one by ``set_state`` alone, so a restarted or
+late runner needs nothing but the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+from torch import Tensor
+
+from workers.contract import RunError
+from workers.moe import surgery
+from workers.moe.actor_critic import ActorCritic
+from workers.rl.lane import build_model
+
+ARCHITECTURE = "__architecture__"
+
+
+class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
+    """An actor-critic in an RLModule; ``model_config`` holds ``model``, ``seed``, ``distributed``.
+
+    The model is the attribute ``net``: parameter names inside it are the model's own.
+    """
+
+    net: ActorCritic
+
+    def setup(self) -> None:
+        """Build the model; all runners and learners draw the same weights from the same seed."""
+        config = self.model_config
+        shape = tuple(self.observation_space.shape)
+        self.net = build_model(config["model"], shape, int(self.action_space.n), config["seed"])
+        if self.inference_only:
+            del self.net.critic  # RLlib itself can only drop attributes that are not nested
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """The critic is not needed where only actions are drawn."""
+        return ["net.critic"]
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        inference_only: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Weights, and the architecture with the frozen set they belong to."""
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, inference_only=inference_only, **kwargs
+        )
+        # Arrays that share memory with the live weights would change under the receiver.
+        state = {name: np.array(value) for name, value in state.items()}
+        return {**state, ARCHITECTURE: surgery.arch(self.net)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take the shape the state has, then its weights; refuses missing or foreign names."""
+        weights = dict(state)
+        surgery.ensure_arch(self.net, weights.pop(ARCHITECTURE))
+        missing, unexpected = self.load_state_dict(convert_to_torch_tensor(weights), strict=False)
+        dropped = tuple(f"{name}." for name in self.get_non_inference_attributes())
+        if self.inference_only:
+            unexpected = [name for name in unexpected if not name.startswith(dropped)]
+        if missing or unexpected:
+            raise RunError(f"weights do not fit the model: {missing=}, {unexpected=}")
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
+        """Value of each observation [N]."""
+        hidden = self.net.embed(batch[Columns.OBS]) if embeddings is None else embeddings
+        return self.net.value(hidden)
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        hidden = self.net.embed(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: self.net.logits(hidden)}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        hidden = self.net.embed(batch[Columns.OBS])
+        if self.model_config["distributed"]:
+            # An expert without samples would have no gradient, which data-parallel reduction
+            # waits for in vain; a zero that touches every parameter gives it one.
+            touch = torch.stack([p.sum() for p in self.net.parameters() if p.requires_grad])
+            hidden = hidden + 0.0 * touch.sum()
+        return {Columns.ACTION_DIST_INPUTS: self.net.logits(hidden), Columns.EMBEDDINGS: hidden}

@@ -1,0 +1,130 @@
+"""What an environment runner brings home, and how it becomes a batch for PPO.
+
+A rollout keeps time and environments as two axes, so that advantages of all environments are
+computed at once (generalised advantage estimation, arXiv 1506.02438).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+from workers.rl.batched import Episode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """T steps of N environments; what RLlib calls an episode list is one of these."""
+
+    observations: NDArray[np.float32]
+    """[T + 1, N, ...]: the last one is only looked at for its value."""
+    actions: NDArray[np.int64]
+    """[T, N], as are the following."""
+    log_probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    """[T, N, A]."""
+    rewards: NDArray[np.float32]
+    done: NDArray[np.bool_]
+    finished: tuple[Episode, ...] = ()
+    """Episodes that ended in it."""
+
+    def __len__(self) -> int:
+        return int(self.actions.size)
+
+    def env_steps(self) -> int:
+        """Environment steps in it."""
+        return len(self)
+
+    def agent_steps(self) -> int:
+        """The same: there is one agent in each environment."""
+        return len(self)
+
+    def __getitem__(self, part: slice) -> Rollout:
+        """The environments of the first so many steps; RLlib splits for several learners so."""
+        return self.slice(part)
+
+    def slice(self, part: slice, len_lookback_buffer: int | None = None) -> Rollout:
+        """A part of the environments, given in steps: multiples of T."""
+        horizon = self.actions.shape[0]
+        start, stop, stride = part.indices(len(self))
+        assert stride == 1, "a rollout is cut in one piece"
+        assert start % horizon == stop % horizon == 0, "a rollout is cut between environments"
+        cut = slice(start // horizon, stop // horizon)
+        arrays = {
+            item.name: getattr(self, item.name)[:, cut]
+            for item in fields(self)
+            if item.name != "finished"
+        }
+        return Rollout(**arrays)
+
+
+def advantages(
+    rewards_TN: Tensor, values_TN: Tensor, done_TN: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Generalised advantage estimation; ``values`` [T + 1, N] has one more row than the rest."""
+    going_TN = 1.0 - done_TN.float()
+    delta_TN = rewards_TN + gamma * values_TN[1:] * going_TN - values_TN[:-1]
+    result_TN = torch.empty_like(rewards_TN)
+    running_N = torch.zeros_like(rewards_TN[0])
+    for t in range(len(rewards_TN) - 1, -1, -1):
+        running_N = delta_TN[t] + gamma * gae_lambda * going_TN[t] * running_N
+        result_TN[t] = running_N
+    return result_TN
+
+
+class RolloutsToBatch(ConnectorV2):
+    """The whole learner pipeline: rollouts to one flat batch with normalised advantages."""
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        gamma: float,
+        gae_lambda: float,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+
+    def __call__(self, *, rl_module: Any, batch: Any, episodes: list[Rollout], **_: Any) -> Any:
+        """RLlib's call: rollouts in, ``{module id: columns}`` out."""
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        columns = [self._columns(module, rollout) for rollout in episodes]
+        joined = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
+        raw = joined[Postprocessing.ADVANTAGES]
+        joined[Postprocessing.ADVANTAGES] = (raw - raw.mean()) / raw.std().clamp_min(1e-4)
+        return {DEFAULT_MODULE_ID: joined}
+
+    def _columns(self, module: Any, rollout: Rollout) -> dict[str, Tensor]:
+        device = next(module.parameters()).device
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            # Arrays out of Ray's object store are read-only, which torch cannot express.
+            own = array if array.flags.writeable else array.copy()
+            return torch.as_tensor(own, device=device)
+
+        observations = tensor(rollout.observations)
+        horizon, envs = rollout.actions.shape
+        flat = observations.flatten(0, 1)
+        with torch.no_grad():
+            values = module.compute_values({Columns.OBS: flat}).view(horizon + 1, envs)
+        gained = advantages(
+            tensor(rollout.rewards), values, tensor(rollout.done), self.gamma, self.gae_lambda
+        )
+        return {
+            Columns.OBS: flat[: horizon * envs],
+            Columns.ACTIONS: tensor(rollout.actions).flatten(),
+            Columns.ACTION_LOGP: tensor(rollout.log_probabilities).flatten(),
+            Columns.ACTION_DIST_INPUTS: tensor(rollout.logits).flatten(0, 1),
+            Postprocessing.ADVANTAGES: gained.flatten(),
+            Postprocessing.VALUE_TARGETS: (gained + values[:-1]).flatten(),
+        }

@@ -1,0 +1,124 @@
+"""The environment runner: acts in all its environments at once and brings home one rollout.
+
+It builds its environments from the lane's stream, and can be pointed at another task without
+being built anew. Knows nothing of learning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
+
+from workers.contract import TaskSpec, derive_seed
+from workers.rl.batched import Episode, EpisodeLog
+from workers.rl.lane import build_stream, sample_actions
+from workers.rl.rollout import Rollout
+from workers.rl.vector import VectorEnvironment
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a runner is pointed at: a task, and the seed of its worlds and actions."""
+
+    task: TaskSpec
+    seed: int
+
+
+def build_environment(context: Any) -> VectorEnvironment:
+    """RLlib's environment creator: the stream's first task, ``num_envs`` at once."""
+    stream = build_stream(context["stream"], context["seed"])
+    return VectorEnvironment(stream.environment(stream.tasks()[0], context["num_envs"]))
+
+
+class BatchEnvRunner(SingleAgentEnvRunner):
+    """RLlib's runner with batches instead of one episode object per environment."""
+
+    def make_env(self) -> None:
+        """Build the batch of environments of this runner."""
+        context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
+        self.env = build_environment(context)
+        self.num_envs = self.env.num_envs
+        self._stream = build_stream(context["stream"], context["seed"])
+        self._log = EpisodeLog(self.num_envs)
+        self._generator = torch.Generator()
+        self._needs_initial_reset = True
+
+    def point_at(self, setting: Setting) -> None:
+        """Play this task with these seeds; running episodes are dropped."""
+        seed = derive_seed(setting.seed, self.worker_index or 0)
+        self.env.engine.set_task(self._stream.setting(setting.task))
+        self.env.engine.seed(seed)
+        self._generator.manual_seed(seed)
+        self._needs_initial_reset = True
+
+    def reseed(self, seed: int) -> None:
+        """Fix the actions drawn from here on; worlds go on."""
+        self._generator.manual_seed(derive_seed(seed, self.worker_index or 0))
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[Rollout]:
+        """One rollout of T steps in every environment, with actions drawn from the policy."""
+        assert num_episodes is None, "rollouts have a fixed length; episodes are not counted"
+        assert not random_actions, "actions come from the policy"
+        horizon = self.config.get_rollout_fragment_length(self.worker_index)
+        if num_timesteps is not None:
+            horizon = num_timesteps // self.num_envs
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        with self.metrics.log_time(SAMPLE_TIMER), torch.inference_mode():
+            rollout = self._roll(horizon, force_reset)
+        self._increase_sampled_metrics(len(rollout), len(rollout.finished))
+        self.num_env_steps_sampled_lifetime += len(rollout)
+        return [rollout]
+
+    def get_metrics(self) -> Any:
+        """RLlib's counters; episodes travel in the rollouts."""
+        return self.metrics.reduce()
+
+    def _roll(self, horizon: int, force_reset: bool) -> Rollout:
+        engine, envs = self.env.engine, self.num_envs
+        if self._needs_initial_reset or force_reset:
+            self._current = engine.reset()
+            self._log.clear()
+            self._needs_initial_reset = False
+        observations = np.empty((horizon + 1, envs, *engine.observation_shape), np.float32)
+        actions = np.empty((horizon, envs), np.int64)
+        log_probabilities = np.empty((horizon, envs), np.float32)
+        logits = np.empty((horizon, envs, engine.actions), np.float32)
+        rewards = np.empty((horizon, envs), np.float32)
+        done = np.empty((horizon, envs), np.bool_)
+        finished: list[Episode] = []
+        for t in range(horizon):
+            # The engine may reuse its buffer; the copy is the rollout's own.
+            observations[t] = self._current
+            seen = torch.from_numpy(observations[t]).to(self._device)
+            output = self.module.forward_exploration({Columns.OBS: seen})
+            drawn, chances = sample_actions(output[Columns.ACTION_DIST_INPUTS], self._generator)
+            logits[t] = output[Columns.ACTION_DIST_INPUTS].cpu().numpy()
+            actions[t], log_probabilities[t] = drawn.numpy(), chances.numpy()
+            self._current, rewards[t], done[t] = engine.step(actions[t])
+            finished += self._log.add(engine, rewards[t], done[t])
+            if done[t].any():
+                self._current = engine.renew(np.flatnonzero(done[t]))
+        observations[horizon] = self._current
+        return Rollout(
+            observations=observations,
+            actions=actions,
+            log_probabilities=log_probabilities,
+            logits=logits,
+            rewards=rewards,
+            done=done,
+            finished=tuple(finished),
+        )

@@ -1,0 +1,230 @@
+"""One reinforcement-learning lane on one machine: stages, intervals, edits and checkpoints.
+
+The Algorithm is built once per lane. A stage points its runners at another task, an edit changes
+its model in place, a checkpoint is our own format (named tensors and JSON), never RLlib's.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from workers import checkpoint as checkpoints
+from workers.choice import checked, parse
+from workers.contract import (
+    CheckpointRef,
+    DivergedError,
+    Edit,
+    EditReport,
+    IntervalReport,
+    LaneSpec,
+    OpenReport,
+    RunError,
+    StageSpec,
+    StartReport,
+    derive_seed,
+    digest,
+)
+from workers.rl import TRAINING
+from workers.rl.algorithm import GrowablePPO, Update, build
+from workers.rl.batched import summary
+from workers.rl.lane import build_stream, read
+from workers.rl.learner import LearnerState
+from workers.rl.runner import Setting
+
+PATIENCE = 120.0
+"""Seconds without a single environment step before the runners count as dead."""
+
+
+class RLTrainer:
+    """Trainer of one lane by RLlib's PPO (workers.contract.Trainer)."""
+
+    def __init__(self) -> None:
+        self._algorithm: GrowablePPO | None = None
+        self._stage: StageSpec | None = None
+        self._steps = 0
+        """Environment steps since the stage began."""
+        self._lifetime = 0
+        """Environment steps of the whole lane."""
+
+    # ------------------------------------------------------------ the lane
+
+    def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport:
+        """Build the Algorithm and, from a checkpoint, restore model, optimizer and counters."""
+        torch.set_num_threads(lane.threads)
+        torch.manual_seed(lane.seed)
+        _, self._training = checked(TRAINING, lane.settings["training"])
+        self._stream = build_stream(lane.settings["stream"], lane.seed)
+        self._lane = lane
+        saved = read(checkpoint, lane) if checkpoint is not None else None
+        self._algorithm = build(lane, self._training)
+        if saved is not None:
+            self._restore(saved)
+        return OpenReport(
+            shape=self._open_algorithm.ask(lambda learner: learner.shape()),
+            seq=checkpoint.seq if checkpoint is not None else 0,
+            backend="reference",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def start(self, stage: StageSpec) -> StartReport:
+        """Point all runners at the stage's task; nothing is built or compiled for it."""
+        self._stage, self._steps = stage, 0
+        self._point(stage)
+        settings = stage.task.settings
+        return StartReport(
+            source=f"{settings['environment']} as task {stage.task.name}",
+            data_digest=digest(settings),
+            samples=None,
+            fields={
+                "environment": settings["environment"],
+                "largest_return": f"{self._stream.largest_return(stage.task):g}",
+            },
+        )
+
+    def run_interval(self, n: int) -> IntervalReport:
+        """Train for one interval (steps_per_stage / intervals environment steps)."""
+        assert self._stage is not None, "start a stage before its intervals"
+        begun = time.perf_counter()
+        algorithm = self._open_algorithm
+        algorithm.reseed(derive_seed(self._stage.seed, "interval", n))
+        algorithm.ask(lambda learner: learner.usage())  # start counting gate weights anew
+        updates: list[Update] = []
+        wanted = self._training.updates_per_interval * self._training.batch
+        while sum(update.steps for update in updates) < wanted:
+            updates.append(self._update(algorithm))
+            self._steps += updates[-1].steps
+            self._lifetime += updates[-1].steps
+        metrics = self._metrics(updates)
+        return IntervalReport(
+            stage=self._stage.id,
+            n=n,
+            steps=self._steps,
+            metrics=metrics,
+            usage=algorithm.ask(lambda learner: learner.usage()),
+            signals=_signals(metrics),
+            seconds=time.perf_counter() - begun,
+            rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+
+    def apply(self, edit: Edit) -> EditReport:
+        """Grow every learner and runner; raises DivergedError where learners disagree."""
+        begun = time.perf_counter()
+        reports = self._open_algorithm.apply_edit(edit)
+        fingerprints = {report.fingerprint for report in reports}
+        if len(fingerprints) != 1:
+            raise DivergedError(f"learners disagree after edit {edit.id}: {sorted(fingerprints)}")
+        return replace(reports[0], seconds=time.perf_counter() - begun)
+
+    def save(self, uri: str, seq: int) -> CheckpointRef:
+        """Write model, optimizer and counters; running episodes and worlds are not kept."""
+        state = self._open_algorithm.export()
+        return checkpoints.write(
+            uri,
+            {"model": state.model, "optimizer": state.optimizer},
+            {
+                "engine": "rl",
+                "settings_digest": digest(self._lane.settings),
+                "arch": state.architecture,
+                "kl_coefficient": state.kl_coefficient,
+                "lr": state.lr,
+                "stage": asdict(self._stage) if self._stage is not None else None,
+                "steps": self._steps,
+                "lifetime": self._lifetime,
+            },
+            seq=seq,
+            stage=self._stage.id if self._stage is not None else None,
+        )
+
+    def close(self) -> None:
+        """Stop runners and learners."""
+        if self._algorithm is not None:
+            self._algorithm.stop()
+            self._algorithm = None
+
+    # ------------------------------------------------------------ parts
+
+    @property
+    def _open_algorithm(self) -> GrowablePPO:
+        assert self._algorithm is not None, "open the lane first"
+        return self._algorithm
+
+    def _point(self, stage: StageSpec) -> None:
+        """New worlds of the stage's task, from seeds that a rerun derives again."""
+        seed = derive_seed(stage.seed, "worlds", self._steps)
+        self._open_algorithm.point_at(Setting(stage.task, seed))
+
+    def _restore(self, saved: checkpoints.Checkpoint) -> None:
+        """Everything back but the worlds: a stage left half-way goes on in new ones."""
+        state = saved.state
+        self._open_algorithm.restore_learners(
+            LearnerState(
+                model=saved.tensors["model"],
+                optimizer=saved.tensors["optimizer"],
+                architecture=state["arch"],
+                kl_coefficient=state["kl_coefficient"],
+                lr=state["lr"],
+            )
+        )
+        self._steps, self._lifetime = state["steps"], state["lifetime"]
+        if state["stage"] is not None:
+            stage, problems = parse(StageSpec, state["stage"], "stage")
+            assert not problems, [str(problem) for problem in problems]
+            self._stage = stage
+            self._point(stage)
+
+    def _update(self, algorithm: GrowablePPO) -> Update:
+        """One update; waits for runners to come back, and raises RunError where none does."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            algorithm.train()
+            if algorithm.last.steps:
+                return algorithm.last
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"no environment runner gave a single step in {PATIENCE:.0f} s: all are dead; "
+                    "see Ray's log of the environment runners, then resume the run"
+                )
+            time.sleep(1.0)
+
+    def _metrics(self, updates: Sequence[Update]) -> dict[str, float]:
+        """Figures of an interval: the learner's means, and the episodes that ended in it."""
+        assert self._stage is not None
+        names = updates[-1].metrics
+        figures = {
+            ours: sum(update.metrics[theirs] for update in updates) / len(updates)
+            for ours, theirs in _LEARNER_METRICS.items()
+            if theirs in names
+        }
+        episodes = [episode for update in updates for episode in update.episodes]
+        largest = self._stream.largest_return(self._stage.task)
+        return {
+            **figures,
+            **summary(episodes, largest),
+            "lifetime_steps": float(self._lifetime),
+        }
+
+
+_LEARNER_METRICS = {
+    "loss": "total_loss",
+    "policy_loss": "policy_loss",
+    "value_loss": "vf_loss",
+    "explained_variance": "vf_explained_var",
+    "entropy": "entropy",
+    "kl": "mean_kl_loss",
+    "kl_coefficient": "curr_kl_coeff",
+    "gradient_norm": "gradients_default_optimizer_global_norm",
+}
+
+
+def _signals(metrics: dict[str, float]) -> dict[str, float]:
+    """What a growth trigger may look at."""
+    names = ("loss", "entropy", "kl", "gradient_norm", "explained_variance", "return_share")
+    return {name: metrics[name] for name in names if name in metrics}
