@@ -27,7 +27,7 @@ def define(
     torch.library.impl(qualified, "default", reference)
     torch.library.register_fake(qualified, fake)
     _NAMES.append(qualified)
-    return getattr(getattr(torch.ops, NAMESPACE), name).default  # type: ignore[no-any-return]
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
 def differentiable(

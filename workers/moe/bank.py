@@ -1,0 +1,220 @@
+"""ExpertBank: router + selector + experts by id, and all that growing them needs.
+
+Knows neither what an expert is made of nor which model it is part of.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import InputError, Json, LayerShape, derive_seed
+from workers.moe.growable import Growable, Grown, Growth, Routed, count_parameters, like
+from workers.moe.routers import ROUTERS
+from workers.moe.schedules import Place
+from workers.moe.seeding import seeded
+from workers.moe.selectors import SELECTORS
+from workers.moe.selectors.base import largest
+from workers.tables import choice, construct
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where an expert comes from: the stage it was born in and the expert it was copied from."""
+
+    stage: str | None = None
+    parent: int | None = None
+
+
+class ExpertBank(Growable, Routed):
+    """Experts under one router. Parameters are named by expert id and only ever added."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """How one layer routes."""
+
+        kind: str = "bank"
+        router: Any = choice(ROUTERS, "linear")
+        """What scores the experts."""
+        selector: Any = choice(SELECTORS, "dense")
+        """Which experts run for a token, and their weights."""
+        output_max_k: int | None = None
+        """Keep the k largest logits of a token, the others get weight 0; None = all."""
+        grad_max_k: int | None = None
+        """Only the k experts with the largest logits of a token learn from it; None = all."""
+        balance_weight: float = 0.0
+        """Weight of the balance loss E sum_e f_e P_e (Switch Transformer, arXiv 2101.03961)."""
+
+        def __post_init__(self) -> None:
+            for name, value in (
+                ("output_max_k", self.output_max_k),
+                ("grad_max_k", self.grad_max_k),
+            ):
+                if value is not None and value < 1:
+                    raise ValueError(f"{name} must be at least 1, got {value}")
+            if self.balance_weight < 0:
+                raise ValueError(f"balance_weight must not be negative, got {self.balance_weight}")
+
+    _gate_sum: Tensor
+
+    def __init__(
+        self, config: Any, inputs: int, outputs: int, experts: int, seed: int, place: Place
+    ) -> None:
+        """``config`` has at least the fields of ``ExpertBank.Config``."""
+        super().__init__()
+        assert experts >= 1, experts
+        self.config, self.inputs, self.outputs, self.place = config, inputs, outputs, place
+        self.selector = construct(SELECTORS, config.selector)
+        self.router = construct(ROUTERS, config.router, inputs)
+        self.experts = nn.ModuleDict()
+        self.births: dict[int, Birth] = {}
+        self.register_buffer("_gate_sum", torch.zeros(0), persistent=False)
+        self._tokens, self._always, self._auxiliary = 0, False, None
+        for number in range(place.count(experts)):
+            with seeded(derive_seed(seed, "expert", number)):
+                self._add(number, Birth())
+
+    @abstractmethod
+    def make_expert(self, width: int | None = None) -> nn.Module:
+        """A freshly drawn expert; ``width`` None = what the layer gives new experts now."""
+
+    @abstractmethod
+    def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
+        """See ``selectors.base.Bank``."""
+
+    @abstractmethod
+    def on_rows(self, rows_SD: Tensor, offsets: Tensor) -> Tensor:
+        """See ``selectors.base.Bank``."""
+
+    @property
+    def live(self) -> int:
+        return len(self.experts)
+
+    def target(self, experts: int) -> int:
+        return self.place.count(experts)
+
+    def expert(self, number: int) -> Any:
+        """The expert with this id."""
+        return self.experts[str(number)]
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """[..., inputs] -> [..., outputs]; ``allowed``: bool [..., live]."""
+        x_TD = x.reshape(-1, self.inputs)
+        allowed_TE = None if allowed is None else allowed.reshape(-1, self.live)
+        logits_TE = self.router(x_TD)
+        k = self.config.output_max_k
+        if k is not None and k < self.live:
+            logits_TE = logits_TE.masked_fill(~largest(logits_TE, k), -1e8)
+        learning = self.training and torch.is_grad_enabled()
+        y_TO, gates_TE = self.selector.mix(
+            self,
+            x_TD,
+            logits_TE,
+            grad_max_k=self.config.grad_max_k,
+            allowed_TE=allowed_TE,
+            training=learning,
+        )
+        if learning or self._always:
+            self._gate_sum = self._gate_sum + gates_TE.detach().sum(0)
+            self._tokens += gates_TE.shape[0]
+        if learning and self.config.balance_weight > 0:
+            self._auxiliary = self.config.balance_weight * _balance_loss(gates_TE)
+        return y_TO.reshape(*x.shape[:-1], self.outputs)
+
+    def grow(self, growth: Growth) -> Grown:
+        grown, old = Grown(), list(self.births)
+        for number in range(self.target(growth.experts) - self.live):
+            new = max(self.births) + 1
+            parent = growth.initialiser.parent(old, number)
+            with seeded(derive_seed(growth.seed, new)):
+                self._add(new, Birth(growth.stage, parent))
+                growth.initialiser.apply(self, new, parent)
+            grown.parents.append(parent)
+        return grown
+
+    def _add(self, number: int, birth: Birth, width: int | None = None) -> None:
+        expert = like(self.make_expert(width), self)
+        expert.train(self.training)
+        self.experts[str(number)] = expert
+        self.router.add(number)
+        self.births[number] = birth
+        self._gate_sum = torch.cat([self._gate_sum, self._gate_sum.new_zeros(1)])
+
+    def layer_shape(self) -> LayerShape:
+        widths = tuple(int(self.expert(number).width) for number in self.births)
+        return LayerShape(experts=self.live, widths=widths, parameters=count_parameters(self))
+
+    def active_parameters(self) -> int:
+        limit = self.config.output_max_k or self.live
+        active = min(limit, self.selector.active(self.live))
+        sizes = sorted((count_parameters(e) for e in self.experts.values()), reverse=True)
+        return count_parameters(self.router) + sum(sizes[:active])
+
+    def arch(self) -> Json:
+        return {
+            "experts": [
+                {
+                    "id": number,
+                    "birth": birth.stage,
+                    "parent": birth.parent,
+                    "width": self.expert(number).width,
+                    "frozen": self._frozen(number),
+                }
+                for number, birth in self.births.items()
+            ]
+        }
+
+    def ensure_arch(self, arch: Json) -> None:
+        records = {record["id"]: record for record in arch["experts"]}
+        if not records or list(records) != list(range(len(records))):
+            raise InputError(
+                f"the saved architecture lists the experts {list(records)}; they must be numbered "
+                "0, 1, 2, ...: the checkpoint is damaged, restore another one"
+            )
+        for number in [number for number in self.births if number not in records]:
+            self._remove(number)
+        with seeded(0):
+            for number, record in records.items():
+                self._ensure(number, record["width"])
+                if record["frozen"] != self._frozen(number):
+                    self.expert(number).requires_grad_(not record["frozen"])
+                self.births[number] = Birth(record["birth"], record["parent"])
+        self.reset_usage()
+
+    def _ensure(self, number: int, width: int) -> None:
+        if number not in self.births:
+            self._add(number, Birth(), width)
+        elif self.expert(number).width != width:
+            self.experts[str(number)] = like(self.make_expert(width), self)
+
+    def _frozen(self, number: int) -> bool:
+        return not any(p.requires_grad for p in self.expert(number).parameters())
+
+    def _remove(self, number: int) -> None:
+        del self.experts[str(number)], self.births[number]
+        self.router.remove(number)
+        self._gate_sum = self._gate_sum[:-1]
+
+    def gate_sums(self) -> tuple[Tensor, int]:
+        return self._gate_sum, self._tokens
+
+    def reset_usage(self) -> None:
+        self._gate_sum, self._tokens = torch.zeros_like(self._gate_sum), 0
+
+    def record_always(self, on: bool) -> None:
+        self._always = on
+
+    def take_auxiliary_loss(self) -> Tensor | None:
+        loss, self._auxiliary = self._auxiliary, None
+        return loss
+
+
+def _balance_loss(gates_TE: Tensor) -> Tensor:
+    """``E sum_e f_e P_e``: share of tokens whose first choice is e, times its mean weight."""
+    experts = gates_TE.shape[1]
+    share_E = nn.functional.one_hot(gates_TE.detach().argmax(-1), experts).to(gates_TE).mean(0)
+    return experts * (share_E * gates_TE.mean(0)).sum()

@@ -1,0 +1,130 @@
+"""Initialisers: what a new expert and its router row start from.
+
+Each is called on a bank to which the expert was added with torch's default draw, inside a seeded
+block. A parent is chosen by turns, never by usage, so that all replicas choose alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from workers.moe.bank import ExpertBank
+
+
+class Initialiser:
+    """Base: the parent of a new expert, and what is done to it after its default draw."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def parent(self, old: list[int], number: int) -> int | None:
+        """Parent of the ``number``-th new expert, given the ids alive before; None = no copy."""
+        return None
+
+    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+        """Set the new expert's parameters."""
+
+
+class Random(Initialiser):
+    """Torch's default draw for expert and router row; the output jumps (DynamicMoE's choice)."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of random (none)."""
+
+        kind: str = "random"
+
+
+class CloneSplit(Initialiser):
+    """Copy of a parent; both take half of its gate weight: exact under the dense selector.
+
+    Copies that train on the same data with the same gates stay copies: use clone_noise where
+    they are to part.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of clone_split (none)."""
+
+        kind: str = "clone_split"
+
+    def parent(self, old: list[int], number: int) -> int | None:
+        return old[number % len(old)]
+
+    @torch.no_grad()
+    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+        assert parent is not None
+        bank.expert(expert).load_state_dict(bank.expert(parent).state_dict())
+        # softmax sees logits / temperature, so log 2 there is temperature * log 2 here
+        bank.router.split(parent, expert, bank.selector.temperature * math.log(2))
+
+
+class CloneNoise(CloneSplit):
+    """Copy of a parent with a little Gaussian noise on the copy, so that the two can part."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of clone_noise."""
+
+        kind: str = "clone_noise"
+        scale: float = 0.01
+        """Standard deviation of the noise relative to that of each parameter tensor."""
+
+    @torch.no_grad()
+    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+        super().apply(bank, expert, parent)
+        for tensor in bank.expert(expert).parameters():
+            spread = tensor.std(correction=0)
+            noise = torch.randn(tensor.shape).to(tensor)
+            tensor.add_(noise * spread * self.config.scale)
+
+
+class LogitOffset(Initialiser):
+    """Random expert with a zero router row and a logit offset that is annealed to 0."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of logit_offset."""
+
+        kind: str = "logit_offset"
+        offset: float = 10.0
+        """How far the new expert's logit starts below 0; the output moves by about e^-offset."""
+        steps: int = 1000
+        """Training forwards within which the offset goes back to 0."""
+
+        def __post_init__(self) -> None:
+            if self.offset < 0 or self.steps < 1:
+                raise ValueError(
+                    "offset must not be negative and steps at least 1, got "
+                    f"{self.offset} and {self.steps}"
+                )
+
+    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+        bank.router.hold_back(expert, self.config.offset, self.config.steps)
+
+
+class ZeroOut(Initialiser):
+    """Random hidden units with a zero output map; in a softmax mixture it dilutes the others."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of zero_out (none)."""
+
+        kind: str = "zero_out"
+
+    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+        bank.expert(expert).zero_output()
+
+
+INITIALISERS: dict[str, type] = {
+    "random": Random,
+    "clone_split": CloneSplit,
+    "logit_offset": LogitOffset,
+    "zero_out": ZeroOut,
+    "clone_noise": CloneNoise,
+}
