@@ -1,0 +1,88 @@
+"""What the tracker has done, durable beside the journal: its offset and the ids it was given.
+
+Append-only JSON lines, one store after another; knows no MLflow. Losing the file costs time, not
+correctness: everything is found again by its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from workers.contract import InputError, Json
+
+LEDGER_FILE = "tracking.jsonl"
+
+
+class Ledger:
+    """The tracker's memory for one run folder and one store."""
+
+    def __init__(self, path: Path, store: str) -> None:
+        """Read what is known of ``store``; its address is kept as a digest, it may hold a password.
+
+        Raises InputError where the file is damaged or cannot be read.
+        """
+        self.path = path
+        self.offset = 0
+        self.ids: dict[str, str] = {}
+        """``run:KEY``, ``model:KEY`` or ``experiment`` -> id in the store."""
+        self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
+        for line in _lines(path):
+            if line["store"] != self._store:
+                continue
+            if line.get("forget"):
+                self.ids, self.offset = {}, 0
+            self.offset = line.get("offset", self.offset)
+            self.ids.update(line.get("ids", {}))
+        self._torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+
+    def created(self, name: str, identifier: str) -> None:
+        """Remember an id, durably."""
+        self.ids[name] = identifier
+        self._append({"ids": {name: identifier}})
+
+    def forget(self) -> None:
+        """Drop the ids and the offset: the store does not hold them (any more)."""
+        self.ids, self.offset = {}, 0
+        self._append({"forget": True})
+
+    def advance(self, offset: int) -> None:
+        """Everything before ``offset`` of the journal is in the store."""
+        self.offset = offset
+        self._append({"offset": offset})
+
+    def _append(self, line: Json) -> None:
+        text = json.dumps({"store": self._store, **line})
+        with open(self.path, "ab") as file:
+            file.write(f"{chr(10) if self._torn else ''}{text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._torn = False
+
+
+def tracked_offset(run_dir: Path) -> int:
+    """Bytes of the run's journal that a store shows (the store written to last); 0 = none."""
+    offset = 0
+    for line in _lines(run_dir / LEDGER_FILE):
+        offset = line.get("offset", offset)
+    return offset
+
+
+def _lines(path: Path) -> list[Json]:
+    """Whole lines of the ledger; a torn one is what a crash leaves and says nothing."""
+    if not path.is_file():
+        return []
+    found = []
+    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if not isinstance(line, dict) or "store" not in line:
+            raise InputError(
+                f"{path}: line {number} is not a tracking record; delete the file, it is built anew"
+            )
+        found.append(line)
+    return found

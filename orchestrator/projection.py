@@ -1,0 +1,436 @@
+"""What a tracker must show for each journal record: records in, writes (plain values) out.
+
+Pure: knows names, tags, params, metric keys and step axes, but no MLflow and no run ids. Writes
+name runs and models by keys that are the same on every replay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.events import (
+    CheckpointSaved,
+    EditApplied,
+    EvaluationDone,
+    IntervalDone,
+    LaneClosed,
+    LaneOpened,
+    Record,
+    RunFinished,
+    RunInterrupted,
+    RunResumed,
+    RunStarted,
+    StageStarted,
+    WorkFailed,
+)
+from orchestrator.metrics import summarise
+from orchestrator.report import LaneFold, RunFold
+from orchestrator.views import lane_colours
+from orchestrator.writes import (
+    CloseRun,
+    LogDataset,
+    LogModel,
+    LogPoints,
+    OpenRun,
+    Point,
+    ReopenRun,
+    Write,
+)
+from workers.contract import CheckpointRef, Json, ModelShape
+
+STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+"""growstage's end of a run, lane or stage -> MLflow's."""
+
+
+@dataclass(slots=True)
+class Dirty:
+    """Lanes and stages whose notes, tables and figures no longer show what is known."""
+
+    run: bool = False
+    lanes: set[str] = field(default_factory=set)
+    stages: set[tuple[str, int]] = field(default_factory=set)
+    """Stages whose list of edits changed."""
+
+
+class Projection:
+    """Folds records and says what each one adds to the tracker's view of the run."""
+
+    def __init__(self) -> None:
+        self.fold = RunFold()
+        self.dirty = Dirty()
+        self._shown: set[tuple[str, int, int]] = set()
+        """Cells of the matrices (lane, stage, task) that were written."""
+        self._summed: dict[str, int] = {}
+        """Lane -> complete rows whose metrics were written."""
+
+    def add(self, record: Record) -> list[Write]:
+        """The writes that follow from one more record."""
+        if not self.fold.add(record):
+            return []
+        event = record.event
+        match event:
+            case RunStarted():
+                return self._run_started(event)
+            case RunResumed():
+                open_lanes = [key for key, end in self._ends() if end is None]
+                return [ReopenRun(key=key) for key in (self.key(), *open_lanes)]
+            case RunInterrupted() | RunFinished():
+                return self._run_ended(event.at)
+        lane = self.fold.lanes[event.lane]
+        match event:
+            case LaneOpened():
+                return self._lane_opened(lane, event)
+            case StageStarted():
+                return self._stage_started(lane, event)
+            case IntervalDone():
+                return self._interval_done(lane, event)
+            case EditApplied():
+                return self._edit_applied(lane, event)
+            case CheckpointSaved():
+                return self._checkpoint_saved(lane, event)
+            case EvaluationDone():
+                return self._evaluation_done(lane, event)
+            case LaneClosed():
+                self.dirty.run = True
+                return [CloseRun(key=self.key(lane), status="FINISHED", at=_ms(event.at))]
+            case WorkFailed():
+                points = (_point("failures", lane.failures, lane.failures, event.at),)
+                return [LogPoints(key=self.key(lane), points=points)] if lane.attempt else []
+        raise AssertionError(f"unknown event {event!r}")
+
+    def key(self, lane: LaneFold | None = None, index: int | None = None) -> str:
+        """The run's, a lane's or a stage's key; a model has the key of the run that made it."""
+        assert self.fold.started is not None
+        parts = [self.fold.started.run_id]
+        if lane is not None:
+            parts.append(lane.name)
+        if index is not None:
+            parts.append(f"{index:03d}")
+        return "/".join(parts)
+
+    # ------------------------------------------------------------ runs
+
+    def _tags(self, level: str) -> dict[str, str]:
+        started = self.fold.started
+        assert started is not None
+        return {
+            "level": level,
+            "stream": started.name,
+            "git": started.code_version,
+            "mlflow.source.git.commit": started.code_version,
+            "mlflow.source.name": "growstage",
+            "mlflow.source.type": "PROJECT",
+            "growstage.run": started.run_id,
+            "config.digest": started.config_digest,
+        }
+
+    def _lane_tags(self, lane: LaneFold, level: str) -> dict[str, str]:
+        colours = lane_colours([(fold.label, fold.name) for fold in self.fold.lanes.values()])
+        return {
+            **self._tags(level),
+            "lane": lane.name,
+            "method": lane.label,
+            "seed": str(lane.seed),
+            "ops.backend": lane.backend,
+            "mlflow.runColor": colours[lane.name],
+        }
+
+    def _run_started(self, event: RunStarted) -> list[Write]:
+        self.dirty.run = True
+        lanes = [lane["name"] for lane in event.config["lanes"]]
+        params = {
+            "name": event.name,
+            "lanes": ", ".join(lanes),
+            "cpus": f"{event.cpus:g}",
+            "gpus": f"{event.gpus:g}",
+        }
+        run = OpenRun(
+            key=self.key(),
+            parent=None,
+            name=event.run_id,
+            at=_ms(event.at),
+            tags=self._tags("stream"),
+            params=params,
+        )
+        return [run]
+
+    def _lane_opened(self, lane: LaneFold, event: LaneOpened) -> list[Write]:
+        key, stream = self.key(lane), self._tags("lane")["stream"]
+        config = {name: value for name, value in lane.config.items() if name != "name"}
+        run = OpenRun(
+            key=key,
+            parent=self.key(),
+            name=f"{lane.label} · s{lane.seed} · {stream}",
+            at=_ms(event.at),
+            tags=self._lane_tags(lane, "lane"),
+            params={**flatten(config), "lane": lane.name, "method": lane.label},
+        )
+        reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
+        return [run, *reopened]
+
+    def _stage_started(self, lane: LaneFold, event: StageStarted) -> list[Write]:
+        spec, data = event.stage, event.report
+        key = self.key(lane, spec.index)
+        tags = {
+            **self._lane_tags(lane, "stage"),
+            "stage.index": f"{spec.index:02d}",
+            "stage.id": spec.id,
+            "task": spec.task.name,
+            "domain": spec.task.domain,
+            "data.digest": data.data_digest,
+        }
+        params = {
+            "stage": f"{spec.index:02d}",
+            "task": spec.task.name,
+            "domain": spec.task.domain,
+            "method": lane.label,
+            "seed": str(lane.seed),
+            "stage_seed": str(spec.seed),
+            "parent_stage": spec.parent or "none",
+            "intervals": str(spec.intervals),
+            **flatten({"data": data.fields, "task": spec.task.settings}),
+        }
+        self.dirty.stages.add((lane.name, spec.index))
+        run = OpenRun(
+            key=key,
+            parent=self.key(lane),
+            name=f"{spec.index:02d} {spec.task.name} · {lane.label}·s{lane.seed}",
+            at=_ms(event.at),
+            tags=tags,
+            params=params,
+        )
+        dataset = LogDataset(
+            key=key,
+            name=spec.task.name,
+            digest=data.data_digest,
+            source=data.source,
+            context="training",
+        )
+        shape = _shape_points(lane.shape, 0, event.at)
+        return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
+
+    def _run_ended(self, at: float) -> list[Write]:
+        self.dirty.run = True
+        self.dirty.lanes |= {lane.name for lane in self.fold.lanes.values() if lane.attempt}
+        writes: list[Write] = [
+            CloseRun(key=key, status=STATUS[end], at=_ms(at))
+            for key, end in self._ends()
+            if end is not None and end != "done"
+        ]
+        points = _means(self.fold, at)
+        writes.append(LogPoints(key=self.key(), points=points))
+        writes.append(CloseRun(key=self.key(), status=STATUS[self.fold.status], at=_ms(at)))
+        return writes
+
+    def _ends(self) -> list[tuple[str, str | None]]:
+        """How each opened lane and its open stages ended; None while they go on."""
+        ends: list[tuple[str, str | None]] = []
+        for lane in self.fold.lanes.values():
+            if not lane.attempt:
+                continue
+            for index in sorted(lane.stages):
+                status = self.fold.stage_status(lane, index)
+                if status == "skipped":
+                    ends.append((self.key(lane, index), "failed"))
+                elif status != "done":
+                    ends.append((self.key(lane, index), _end(status)))
+            ends.append((self.key(lane), _end(self.fold.lane_status(lane))))
+        return ends
+
+    # ------------------------------------------------------------ inside a stage
+
+    def _interval_done(self, lane: LaneFold, event: IntervalDone) -> list[Write]:
+        report, at = event.report, event.at
+        values = {
+            **report.metrics,
+            **{f"signal/{name}": value for name, value in report.signals.items()},
+            **{
+                f"gate/{layer}/expert{number}": value
+                for layer, usage in report.usage.items()
+                for number, value in enumerate(usage)
+            },
+            "time/interval_seconds": report.seconds,
+        }
+        if report.rss_mb:
+            values["system/worker_rss_megabytes"] = report.rss_mb
+        points = tuple(_point(name, value, report.steps, at) for name, value in values.items())
+        return [LogPoints(key=self.key(lane, max(lane.stages)), points=points)]
+
+    def _edit_applied(self, lane: LaneFold, event: EditApplied) -> list[Write]:
+        index = max(lane.stages)
+        self.dirty.lanes.add(lane.name)
+        self.dirty.stages.add((lane.name, index))
+        points = _shape_points(event.report.after, lane.stages[index].steps, event.at)
+        return [LogPoints(key=self.key(lane, index), points=points)]
+
+    def _checkpoint_saved(self, lane: LaneFold, event: CheckpointSaved) -> list[Write]:
+        if not event.final:
+            return []
+        key = self.key(lane, event.index) if event.index >= 0 else self.key(lane)
+        points = _shape_points(lane.shape, event.index + 1, event.at)
+        writes: list[Write] = [
+            self._model(lane, event.index, event.checkpoint),
+            LogPoints(key=self.key(lane), points=points),
+        ]
+        if event.index >= 0:
+            writes.append(CloseRun(key=key, status="FINISHED", at=_ms(event.at)))
+        return writes
+
+    def _model(self, lane: LaneFold, index: int, ref: CheckpointRef) -> LogModel:
+        """The model a final checkpoint holds, with all that traces it."""
+        parents = [
+            other for other, stage in lane.stages.items() if other < index and stage.checkpoint
+        ]
+        stage = lane.stages[index].spec if index >= 0 else None
+        tags = self._lane_tags(lane, "model")
+        params = {
+            "stage": f"{index:02d}" if stage else "untrained",
+            "task": stage.task.name if stage else "none",
+            "stage_id": stage.id if stage else "none",
+            "method": lane.label,
+            "seed": str(lane.seed),
+            "sha256": ref.digest,
+            "uri": ref.uri,
+            "bytes": str(ref.bytes),
+            "config_digest": tags["config.digest"],
+            "code_version": tags["git"],
+            "ops_backend": lane.backend,
+            "experts": str(_experts(lane.shape)),
+            "parameters": str(lane.shape.parameters) if lane.shape else "0",
+        }
+        parent = self.key(lane, max(parents)) if parents else self.key(lane)
+        suffix = f"stage{index:02d}" if stage else "untrained"
+        return LogModel(
+            key=self.key(lane, index) if stage else self.key(lane),
+            run=self.key(lane, index) if stage else self.key(lane),
+            parent=parent if stage else None,
+            name=re.sub(r"[^\w-]", "_", f"{lane.name}-{suffix}"),
+            step=index + 1,
+            params=params,
+            tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
+        )
+
+    # ------------------------------------------------------------ the matrix
+
+    def _evaluation_done(self, lane: LaneFold, event: EvaluationDone) -> list[Write]:
+        self.dirty.run = True
+        self.dirty.lanes.add(lane.name)
+        if event.index < 0:
+            return self._cells(lane)
+        key = self.key(lane, event.index)
+        details = tuple(
+            _point(f"eval/{task}/{name}", value, event.index + 1, event.at)
+            for task, figures in event.report.details.items()
+            for name, value in figures.items()
+        )
+        scores = tuple(
+            _point(f"acc/{name}", score, event.index + 1, event.at)
+            for name, score in zip(task_keys(lane.tasks()), event.report.scores, strict=False)
+        )
+        return [
+            LogPoints(key=key, points=details),
+            LogPoints(key=key, points=scores, model=key),
+            *self._cells(lane),
+            *self._sums(lane, event.at),
+        ]
+
+    def _cells(self, lane: LaneFold) -> list[Write]:
+        """Cells of the lane's matrix not yet written whose task has a name."""
+        keys, points = task_keys(lane.tasks()), []
+        rows = [(index, lane.row(index)) for index in range(-1, max(lane.rows, default=-1) + 1)]
+        for index, row in rows:
+            if row is None:
+                continue
+            for task, score in enumerate(row.scores):
+                if task in lane.names and (lane.name, index, task) not in self._shown:
+                    self._shown.add((lane.name, index, task))
+                    points.append(_point(f"task/{keys[task]}", score, index + 1, row.at))
+        return [LogPoints(key=self.key(lane), points=tuple(points))]
+
+    def _sums(self, lane: LaneFold, at: float) -> list[Write]:
+        """Metrics of every row that became complete: a lane's curves over stages learnt."""
+        rows, done = lane.complete(), self._summed.get(lane.name, 0)
+        self._summed[lane.name] = len(rows)
+        points = tuple(
+            _point(name, value, count, at)
+            for count in range(done + 1, len(rows) + 1)
+            for name, value in summarise(rows[:count], lane.untrained()).items()
+        )
+        return [LogPoints(key=self.key(lane), points=points)]
+
+
+def flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
+    """Nested sections -> dotted params; a section's ``kind`` stands under the section's name."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            inner = dict(value)
+            if "kind" in inner:
+                flat[f"{prefix}{name}"] = str(inner.pop("kind"))
+            flat |= flatten(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def metric_name(name: str) -> str:
+    """A name MLflow takes: letters, digits, ``_ - . / : space``; other characters become ``_``."""
+    return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII).strip("/ ") or "_"
+
+
+def task_keys(tasks: Iterable[str]) -> list[str]:
+    """Metric names of tasks, in order and all different."""
+    keys: list[str] = []
+    for index, task in enumerate(tasks):
+        key = metric_name(task).replace("/", "_")
+        if key in keys:
+            key = f"{key}-{index:02d}"
+        while key in keys:
+            key += "_"
+        keys.append(key)
+    return keys
+
+
+def _means(fold: RunFold, at: float) -> tuple[Point, ...]:
+    """Mean over seeds of each method's final metrics; finished lanes only."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for lane in fold.lanes.values():
+        if lane.rows and fold.lane_status(lane) == "done":
+            scores = summarise(lane.complete(), lane.untrained())
+            found.setdefault(lane.label, []).append(scores)
+    return tuple(
+        _point(f"method/{label}.{name}", sum(s[name] for s in lanes) / len(lanes), 0, at)
+        for label, lanes in found.items()
+        for name in ("acc.final", "forgetting.max")
+        if all(name in s for s in lanes)
+    )
+
+
+def _end(status: str) -> str | None:
+    return status if status in STATUS else None
+
+
+def _experts(shape: ModelShape | None) -> int:
+    return max((layer.experts for layer in shape.layers.values()), default=0) if shape else 0
+
+
+def _shape_points(shape: ModelShape | None, step: int, at: float) -> tuple[Point, ...]:
+    if shape is None:
+        return ()
+    values = {
+        "model/experts": _experts(shape),
+        "model/parameters": shape.parameters,
+        "model/active": shape.active,
+    }
+    return tuple(_point(name, value, step, at) for name, value in values.items())
+
+
+def _point(name: str, value: float, step: int, at: float) -> Point:
+    return Point(name=metric_name(name), value=float(value), step=step, at=_ms(at))
+
+
+def _ms(at: float) -> int:
+    return round(at * 1000)

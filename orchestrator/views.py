@@ -1,0 +1,278 @@
+"""What a person sees in the MLflow UI: notes, colours, saved views and the links to them.
+
+Pure text; knows no client. The format of saved views is MLflow's own and undocumented: they are a
+convenience, nothing depends on them.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import csv
+import io
+import json
+import re
+import shlex
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.contract import Json
+
+NOTE_LIMIT = 7500
+"""Characters of a note; MLflow cuts longer ones off silently."""
+HUES = (0.58, 0.07, 0.36, 0.97, 0.75, 0.14, 0.50, 0.88)
+"""Hues of methods, far apart from their neighbours."""
+HEADLINES = ("acc.final", "forgetting.max", "bwt.gem", "learning_accuracy")
+"""Metrics that notes and tables show first."""
+VIEW_PREFIX = "mlflow.sharedViewState."
+LOCAL_UI = "http://127.0.0.1:5000"
+
+
+def lane_colours(lanes: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """(method label, lane name) pairs -> lane -> ``#rrggbb``: hue = method, lightness = seed."""
+    hues: dict[str, int] = {}
+    seeds: dict[str, int] = {}
+    colours = {}
+    for label, lane in lanes:
+        hue = HUES[hues.setdefault(label, len(hues)) % len(HUES)]
+        light = 0.38 + 0.09 * (seeds.setdefault(label, 0) % 4)
+        seeds[label] += 1
+        channels = colorsys.hls_to_rgb(hue, light, 0.65)
+        colours[lane] = "#" + "".join(f"{round(255 * value):02x}" for value in channels)
+    return colours
+
+
+# ---------------------------------------------------------------- notes and tables
+
+
+def lane_note(lane: Json, run_id: str, figures: Sequence[str], command: str) -> str:
+    """Markdown of a lane: one headline, its figures, the matrix, how to see more."""
+    scores = lane["metrics"]
+    shown = " · ".join(f"{name} **{scores[name]:.3f}**" for name in HEADLINES if name in scores)
+    learnt = sum(stage["status"] == "done" for stage in lane["stages"])
+    grown = sum(len(stage["edits"]) for stage in lane["stages"])
+    head = f"{shown or 'not measured yet'} · {learnt} stages learnt · {grown} growth edits"
+    images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
+    body = ["Score on each task (column) after each stage (row):", _matrix_table(lane)]
+    return _fit([head, *images, *body, f"```\n{command}\n```"])
+
+
+def run_note(report: Json, links: Mapping[str, str], figures: Sequence[str], run_id: str) -> str:
+    """Markdown of a run: its state and a table of lanes with links."""
+    names = [name for name in HEADLINES if any(name in x["metrics"] for x in report["lanes"])]
+    head = (
+        f"**{report['status']}** · {len(report['lanes'])} lanes · config {report['config_digest']}"
+    )
+    rows = [
+        [
+            f"[{lane['lane']}]({links[lane['lane']]})" if lane["lane"] in links else lane["lane"],
+            lane["status"],
+            *(f"{lane['metrics'][n]:.3f}" if n in lane["metrics"] else "" for n in names),
+        ]
+        for lane in report["lanes"]
+    ]
+    images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
+    return _fit([head, *images, _table(["lane", "status", *names], rows)])
+
+
+def model_note(parent: str | None, experiment: str) -> str:
+    """Markdown of a model: where it came from."""
+    if parent is None:
+        return "The untrained model of its lane."
+    return f"Grown out of [{parent}](#/experiments/{experiment}/models/{parent})"
+
+
+def results_csv(report: Json) -> str:
+    """One row per lane (method, seed) with every metric: ``results.csv``."""
+    names = sorted({name for lane in report["lanes"] for name in lane["metrics"]})
+    head = ["method", "seed", "lane", "status", "stages", "edits", "seconds", *names]
+    rows = [
+        [
+            lane["method"],
+            lane["seed"],
+            lane["lane"],
+            lane["status"],
+            sum(stage["status"] == "done" for stage in lane["stages"]),
+            sum(len(stage["edits"]) for stage in lane["stages"]),
+            round(sum(stage["seconds"] for stage in lane["stages"]), 3),
+            *(lane["metrics"].get(name, "") for name in names),
+        ]
+        for lane in report["lanes"]
+    ]
+    return _csv([head, *rows])
+
+
+def matrix_csv(lane: Json) -> str:
+    """The matrix with a row for the untrained model: ``matrix.csv``."""
+    rows = [["untrained", *lane["initial"]]] if lane["initial"] else []
+    rows += [[name, *row] for name, row in zip(_row_names(lane), lane["matrix"], strict=True)]
+    return _csv([["after", *lane["tasks"]], *rows])
+
+
+def matrix_table(lane: Json) -> Json:
+    """The matrix in the layout of MLflow's table artifacts, which its UI lays side by side."""
+    names = _row_names(lane)
+    data = [[name, *row] for name, row in zip(names, lane["matrix"], strict=True)]
+    return {"columns": ["after", *lane["tasks"]], "data": data}
+
+
+def _row_names(lane: Json) -> list[str]:
+    names = {stage["index"]: stage["task"] for stage in lane["stages"]}
+    return [f"{i:02d} {names.get(i, '')}".strip() for i in range(len(lane["matrix"]))]
+
+
+def _matrix_table(lane: Json) -> str:
+    rows = [["untrained", *lane["initial"]]] if lane["initial"] else []
+    rows += [[name, *row] for name, row in zip(_row_names(lane), lane["matrix"], strict=True)]
+    text = [[x if isinstance(x, str) else "" if x is None else f"{x:.3f}" for x in r] for r in rows]
+    return _table(["after", *lane["tasks"]], text)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in x) + " |" for x in lines)
+
+
+def _fit(parts: Sequence[str]) -> str:
+    """Join as many parts as a note holds; a part too long for it is left to the artifacts."""
+    text = ""
+    for part in parts:
+        if len(text) + len(part) + 2 <= NOTE_LIMIT:
+            text += part + "\n\n"
+    return text.strip()
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------- saved views and links
+
+LANE_COLUMNS = [
+    "tags.`method`",
+    "tags.`seed`",
+    *(f"metrics.`{name}`" for name in HEADLINES),
+    "metrics.`model/parameters`",
+]
+STAGE_COLUMNS = [
+    "tags.`stage.index`",
+    "tags.`task`",
+    "tags.`domain`",
+    "attributes.`Models`",
+    "metrics.`model/experts`",
+]
+_LANES = "tags.level = 'lane'"
+_BY_METHOD = {
+    "aggregateFunction": "average",
+    "groupByKeys": [{"mode": "tag", "groupByData": "method"}],
+}
+VIEWS: dict[str, Json] = {
+    "tree": {"name": "Tree", "selectedColumns": LANE_COLUMNS},
+    "lanes": {
+        "name": "Lanes",
+        "searchFilter": _LANES,
+        "orderByKey": "metrics.`acc.final`",
+        "selectedColumns": LANE_COLUMNS,
+    },
+    "methods": {
+        "name": "Methods (mean over seeds)",
+        "searchFilter": _LANES,
+        "orderByKey": "metrics.`acc.final`",
+        "selectedColumns": LANE_COLUMNS,
+        "groupBy": _BY_METHOD,
+    },
+    "stages": {
+        "name": "Stages",
+        "searchFilter": "tags.level = 'stage'",
+        "orderByKey": "tags.`stage.index`",
+        "orderByAsc": True,
+        "selectedColumns": STAGE_COLUMNS,
+    },
+}
+"""Saved views of the runs page, by the key in their link."""
+
+_STATE: Json = {
+    "searchFilter": "",
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "selectedColumns": [],
+    "columnOrder": [],
+    "columnWidths": {},
+    "runsHiddenMode": "SHOWALL",
+    "viewMaximized": False,
+    "runListHidden": False,
+    "isAccordionReordered": False,
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+    "groupBy": None,
+    "groupsExpanded": {},
+    "runsExpanded": {},
+    "globalLineChartConfig": {
+        "xAxisKey": "step",
+        "lineSmoothness": 0,
+        "selectedXAxisMetricKey": "",
+    },
+}
+
+
+def saved_views(at: int) -> dict[str, str]:
+    """Experiment tags that put the views into the UI's Views menu; ``at`` in milliseconds."""
+    tags = {}
+    for key, view in VIEWS.items():
+        changes = {name: value for name, value in view.items() if name != "name"}
+        packed = zlib.compress(json.dumps({**_STATE, **changes}).encode())
+        state = "deflate;" + base64.b64encode(packed).decode()
+        value = {"name": view["name"], "createdAt": at, "updatedAt": at, "state": state}
+        tags[VIEW_PREFIX + key] = json.dumps(value)
+    return tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """How to look at a run: the command that serves the UI (None: it is served) and deep links."""
+
+    command: str | None
+    tree: str
+    lanes: str
+    methods: str
+
+
+def links(uri: str, experiment: str) -> Links:
+    """Links into the UI of the store at ``uri``; a file store needs the command first."""
+    served = uri.startswith(("http://", "https://"))
+    base = uri.rstrip("/") if served else LOCAL_UI
+    runs = (
+        f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey="
+    )
+    return Links(
+        command=None if served else ui_command(uri),
+        tree=f"{runs}tree",
+        lanes=f"{runs}lanes&compareRunsMode=CHART",
+        methods=f"{runs}methods",
+    )
+
+
+def ui_command(uri: str, port: int = 5000) -> str:
+    """The light way to serve the UI of a file store: one worker, no job runner."""
+    return (
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true "
+        f"mlflow ui --workers 1 --host 127.0.0.1 --port {port} --backend-store-uri {uri}"
+    )
+
+
+def show_command(run_dir: Path) -> str:
+    """How to see the same in a terminal."""
+    return f"growstage show {shlex.quote(str(run_dir))}"
+
+
+def file_name(name: str) -> str:
+    """A folder name for any experiment name."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".") or "experiment"

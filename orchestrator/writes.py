@@ -1,0 +1,81 @@
+"""What can be written to a tracker, as values that name runs and models by replay-stable keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run must exist under its parent."""
+
+    key: str
+    parent: str | None
+    name: str
+    at: int
+    """Milliseconds since the epoch, as all times here."""
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRun:
+    """A run ended."""
+
+    key: str
+    status: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReopenRun:
+    """A run that had ended goes on."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One value of a metric."""
+
+    name: str
+    value: float
+    step: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPoints:
+    """Values of a run's metrics; of a model's too where one is named."""
+
+    key: str
+    points: tuple[Point, ...]
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogDataset:
+    """A run read data."""
+
+    key: str
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogModel:
+    """A run made a model out of its parent."""
+
+    key: str
+    run: str
+    parent: str | None
+    name: str
+    step: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+Write = OpenRun | CloseRun | ReopenRun | LogPoints | LogDataset | LogModel
