@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,6 +169,8 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point: user mistakes end with one clear message and exit code 2."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that a config may name my_module:MyStream
     try:
         app()
     except InputError as error:

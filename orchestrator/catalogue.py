@@ -34,7 +34,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "datasets": DATASETS,
         "environments": ENVIRONMENTS,
         "methods": METHODS,
-        "models": engines.models(),
+        "models": moe.MODELS,
         "backbones": moe.BACKBONES,
         "heads": moe.HEADS,
         "routers": moe.ROUTERS,

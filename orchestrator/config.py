@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +198,8 @@ def restore(plain: Json) -> RunConfig:
     config, found = parse(RunConfig, {**plain, "lanes": ()}, "")
     if problems or found:
         raise ConfigError("the journal's config (another version wrote it)", problems + found)
-    return replace(config, lanes=tuple(lanes))
+    restored: RunConfig = replace(config, lanes=tuple(lanes))
+    return restored
 
 
 def override(raw: dict[str, Any], item: str) -> None:
@@ -315,14 +316,16 @@ def merge(default: Any, own: Any, kind: str | None) -> Any:
 
 def _table(section: str) -> Mapping[str, type]:
     from workers.methods import METHODS
+    from workers.moe import MODELS
 
-    return {
+    makers: dict[str, Callable[[], Mapping[str, type]]] = {
         "stream": engines.streams,
-        "model": engines.models,
+        "model": lambda: MODELS,
         "training": engines.trainings,
         "growth": lambda: GROWTH,
         "method": lambda: METHODS,
-    }[section]()
+    }
+    return makers[section]()
 
 
 def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list[Problem]:

@@ -255,7 +255,8 @@ class Recorded:
 
 def fold(controller: Controller, records: Iterable[Record]) -> tuple[RunState, Actions]:
     """The state a journal leads to, and the actions of its last event."""
-    state, actions = controller.start(), ()
+    state = controller.start()
+    actions: Actions = ()
     for record in records:
         state, actions = controller.decide(state, record.event, Recorded(record.edits))
     return state, actions

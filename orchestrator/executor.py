@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -304,6 +303,4 @@ def disconnect() -> None:
 
 def _user_path() -> list[str]:
     """Folders the user's own modules are imported from, for the workers' path."""
-    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry] + [
-        entry for entry in sys.path[:1] if entry and Path(entry).is_dir()
-    ]
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

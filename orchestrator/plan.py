@@ -68,6 +68,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
         intervals=lane.training.intervals,
         resources=LaneResources(cpus=lane.resources.cpus, gpus=lane.resources.gpus),
     )
+    stream = construct(engines.streams(), lane.stream, lane.seed)
     policy = construct(GROWTH, lane.growth)
     stages: list[PlannedStage] = []
     experts: int | None = getattr(lane.model, "experts", None)
@@ -86,7 +87,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
                 waits_for=parent or "untrained model",
                 intervals=stage.intervals,
                 experts=experts,
-                parameters=engines.estimate_parameters(lane.stream, lane.model, experts),
+                parameters=engines.estimate_parameters(stream, lane.model, experts),
             )
         )
         parent = stage.id

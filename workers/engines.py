@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from workers.contract import Evaluator, Trainer
 
@@ -46,12 +47,12 @@ ENGINES: dict[str, Engine] = {
 
 def make_trainer(engine: str) -> Trainer:
     """A fresh trainer of the engine; imports its (heavy) room."""
-    return _load(ENGINES[engine].trainer)()  # type: ignore[no-any-return]
+    return _load(ENGINES[engine].trainer)()
 
 
 def make_evaluator(engine: str) -> Evaluator:
     """A fresh evaluator of the engine; imports its (heavy) room."""
-    return _load(ENGINES[engine].evaluator)()  # type: ignore[no-any-return]
+    return _load(ENGINES[engine].evaluator)()
 
 
 def streams() -> Mapping[str, type]:
@@ -62,14 +63,6 @@ def streams() -> Mapping[str, type]:
     return {**STREAMS, **STREAM}
 
 
-def models() -> Mapping[str, type]:
-    """MODELS of every engine."""
-    from workers.moe import MODELS
-    from workers.moe.actor_critic import ActorCritic
-
-    return {**MODELS, "actor_critic": ActorCritic}
-
-
 def trainings() -> Mapping[str, type]:
     """What ``[training]`` can be, by kind."""
     from workers.rl.training import PPOTraining
@@ -78,6 +71,18 @@ def trainings() -> Mapping[str, type]:
     return {"supervised": SupervisedTraining, "ppo": PPOTraining}
 
 
-def _load(path: str):  # type: ignore[no-untyped-def]
+def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | None:
+    """Parameters of a model for this stream with so many experts, without allocating it.
+
+    None where the model is a user's own with a config that knows no experts.
+    """
+    from workers.moe.estimate import estimate
+
+    if experts is None:
+        return None
+    return estimate(model, stream.input_shape, stream.outputs, experts).parameters
+
+
+def _load(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

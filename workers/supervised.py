@@ -37,9 +37,9 @@ from workers.contract import (
     digest,
 )
 from workers.methods import METHODS
+from workers.moe import MODELS, surgery
 from workers.moe import optimizer as optimizer_state
-from workers.moe import surgery
-from workers.moe.telemetry import usage
+from workers.moe.telemetry import recording, usage
 from workers.optimizers import OPTIMIZERS
 from workers.streams import TaskData
 from workers.tables import choice, construct
@@ -122,6 +122,7 @@ class SupervisedTrainer:
         """Build the lane's model, or restore it with everything that training depends on."""
         torch.set_num_threads(lane.threads)
         torch.use_deterministic_algorithms(True)
+        torch.manual_seed(derive_seed(lane.seed, "lane"))
         self.lane = lane
         self.device = pick_device()
         self.stream = _stream(lane)
@@ -172,10 +173,11 @@ class SupervisedTrainer:
             loss, gradient = self._step(stage)
             total += loss
             norm += gradient
+        x, y = self._probe(2048)
         metrics = {
             "loss": total.item() / count,
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "train_accuracy": accuracy(self.model, *self._probe(2048), self.config.eval_batch),
+            "train_accuracy": accuracy(self.model, x, y, self.config.eval_batch),
         }
         if self.config.clip is not None:
             metrics["gradient_norm"] = norm.item() / count
@@ -347,10 +349,10 @@ class SupervisedEvaluator:
         batch = _training(lane).eval_batch
         scores, gates = [], {}
         for task in tasks:
-            data = stream.data(task)
-            usage(model)
-            scores.append(accuracy(model, data.test_x, data.test_y, batch))
-            gates[task.name] = usage(model)
+            x, y = stream.test(task)
+            with recording(model):
+                scores.append(accuracy(model, x, y, batch))
+                gates[task.name] = usage(model)
         return EvaluationReport(scores=scores, usage=gates, seconds=time.perf_counter() - began)
 
 
@@ -369,7 +371,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
 
 def build_model(lane: LaneSpec, stream: Any) -> nn.Module:
     """The untrained model of a lane: depends on settings and the lane's seed only."""
-    cls, config = checked(engines.models(), lane.settings["model"])
+    cls, config = checked(MODELS, lane.settings["model"])
     model: nn.Module = cls(
         config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model")
     )

@@ -45,7 +45,7 @@ def lookup(table: Mapping[str, type], kind: Any, path: str) -> type | Problem:
     if ":" in kind:
         module, _, name = kind.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             return Problem(
                 path, f"cannot import {kind!r} ({error})", "give module:Class on the path"

@@ -84,6 +84,16 @@ class CraftaxStream:
         """Facts of the stream's environment."""
         return _known(self.config.environment)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return self.facts.observation_shape
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions: the width of the actor's last layer."""
+        return self.facts.actions
+
     def environment(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
         """The engine that plays this task, set to it."""
         engine = _known(task.settings["environment"]).build(num_envs)
