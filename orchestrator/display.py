@@ -205,14 +205,14 @@ def _advanced(row: _Row, event: Any) -> _Row:
 
 def print_report(result: Json) -> None:
     """The results of a run: one row per lane, then each lane's matrix and edits."""
-    console = Console(highlight=False)
+    console = _wide()
     names = ("acc.final", "acc.incremental", "forgetting.max", "bwt.gem", "learning_accuracy")
     table = Table(title=f"{result['run_id']}: {result['status']}", title_justify="left")
     for column in ("lane", "method", "seed", "stages", "edits", *names):
         table.add_column(column, justify="left" if column in ("lane", "method") else "right")
     for lane in result["lanes"]:
         metrics = lane["metrics"]
-        saved = sum(stage["status"] == "saved" for stage in lane["stages"])
+        saved = sum(stage["checkpoint"] is not None for stage in lane["stages"])
         edits = sum(len(stage["edits"]) for stage in lane["stages"])
         row = [_number(metrics.get(name)) for name in names]
         table.add_row(lane["lane"], lane["method"], str(lane["seed"]), str(saved), str(edits), *row)
@@ -230,15 +230,16 @@ def _matrix(lane: Json) -> Table:
     if lane["initial"]:
         table.add_row("untrained", *(_number(score) for score in lane["initial"]))
     for stage, row in zip(lane["stages"], lane["matrix"], strict=False):
-        grown = "".join(f" +→{edit['after']}" for edit in map(_edit_counts, stage["edits"]))
+        grown = "".join(f" (grown to {edit['experts']} experts)" for edit in stage["edits"])
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])
         table.add_row(f"{stage['task']}{grown}", *scores)
     return table
 
 
-def _edit_counts(edit: Json) -> Json:
-    """Experts after an edit, as the report holds it."""
-    return {"after": edit["experts_after"]}
+def _wide() -> Console:
+    """Where no terminal sets the width (logs, jobs, pipes), tables take the room they need."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def _number(value: float | None) -> str:
@@ -257,7 +258,7 @@ def print_links(links: Json, run_dir: Path) -> None:
 
 def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
     """The plan as one table per lane."""
-    console = Console(highlight=False)
+    console = _wide()
     console.print(f"{config.name}: config {config.digest}, {len(lanes)} lane(s)")
     for lane in lanes:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)

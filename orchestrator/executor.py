@@ -161,6 +161,7 @@ class RayExecutor:
                 self._drop(action.spec.lane)
                 worker = self._place(LaneWorker, action.spec, evaluator=False)
                 self.workers[action.spec.lane] = worker
+                self._evaluator(action.spec)  # let it start while the first stage trains
                 self._track(worker.open.remote(action.spec, action.checkpoint), action, worker)
             case CloseLane():
                 worker = self.workers[action.lane]
