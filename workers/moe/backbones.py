@@ -68,17 +68,17 @@ class NatureCNN(nn.Module):
     def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
         super().__init__()
         channels, *size = input_shape
+        if min(size) < 2:
+            raise InputError(
+                f"backbone nature_cnn cannot read images of {input_shape[1]}x{input_shape[2]}: "
+                "both sides must be at least 2 pixels; use backbone mlp"
+            )
         layers: list[nn.Module] = []
         with seeded(seed):
             for outputs, (kernel, stride, padding) in zip(config.channels, self._FORM, strict=True):
                 layers += [nn.Conv2d(channels, outputs, kernel, stride, padding), nn.ReLU()]
                 size = [(side + 2 * padding - kernel) // stride + 1 for side in size]
                 channels = outputs
-        if min(size) < 1:
-            raise InputError(
-                f"backbone nature_cnn cannot read images of {input_shape[1]}x{input_shape[2]}: "
-                "both sides must be at least 2 pixels; use backbone mlp"
-            )
         self.layers = nn.Sequential(*layers)
         self.outputs = channels * size[0] * size[1]
 

@@ -1,0 +1,135 @@
+"""Every entry of the model room's tables builds from its default config and passes the door."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from workers import moe
+from workers.choice import checked
+from workers.contract import InputError
+from workers.moe.classifier import Classifier
+from workers.moe.schedules import SCHEDULES, Place
+from workers.tables import construct, first_line
+
+TABLES = {
+    "backbones": moe.BACKBONES,
+    "heads": moe.HEADS,
+    "routers": moe.ROUTERS,
+    "selectors": moe.SELECTORS,
+    "experts": moe.EXPERTS,
+    "schedules": moe.SCHEDULES,
+    "initialisers": moe.INITIALISERS,
+    "models": moe.MODELS,
+}
+ENTRIES = [(table, kind) for table, entries in TABLES.items() for kind in entries]
+ARGUMENTS = {
+    "backbones": ((3, 16, 16), 0),
+    "heads": (12, 5),
+    "routers": (12,),
+    "selectors": (),
+    "experts": (12, 30, 4),
+    "schedules": (),
+    "initialisers": (),
+    "models": ((32, 32, 3), 5, 0),
+}
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_entry_builds_from_its_default_config(table: str, kind: str) -> None:
+    cls = TABLES[table][kind]
+    config = cls.Config()
+    assert config.kind == kind
+    assert first_line(cls).endswith(".")
+    built = construct(TABLES[table], config, *ARGUMENTS[table])
+    assert isinstance(built, cls)
+    found, again = checked(TABLES[table], asdict(config))
+    assert (found, again) == (cls, config)
+
+
+@pytest.mark.parametrize("head", moe.HEADS)
+@pytest.mark.parametrize("backbone", moe.BACKBONES)
+def test_classifier_with_every_head_and_backbone(head: str, backbone: str) -> None:
+    config = Classifier.Config(
+        experts=2,
+        max_experts=4,
+        head=moe.HEADS[head].Config(),
+        backbone=moe.BACKBONES[backbone].Config(),
+    )
+    model = Classifier(config, (3, 16, 16), 5, seed=1)
+    y = model(torch.ones(2, 3, 16, 16))
+    assert y.shape == (2, 5)
+    (y.square().sum() + model.auxiliary_loss()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("head", moe.HEADS)
+def test_parameters_depend_on_the_seed_alone(head: str) -> None:
+    config = Classifier.Config(experts=2, head=moe.HEADS[head].Config())
+
+    def state(seed: int, noise: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(noise)
+        model = Classifier(config, (1, 4, 4), 3, seed)
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.manual_seed(noise)))
+        return model.state_dict()
+
+    one, same, other = state(1, 10), state(1, 20), state(2, 10)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [
+        ("uniform", [8, 8, 8, 8]),
+        ("descending", [8, 6, 3, 1]),
+        ("ascending", [1, 3, 6, 8]),
+        ("pyramid_up", [1, 6, 6, 1]),
+        ("pyramid_down", [8, 3, 3, 8]),
+        ("wave_down", [8, 4, 5, 1]),
+        ("wave_up", [1, 5, 4, 8]),
+    ],
+)
+def test_schedule_over_four_layers(kind: str, counts: list[int]) -> None:
+    schedule = SCHEDULES[kind](SCHEDULES[kind].Config())
+    assert [Place(schedule, i, 4).count(8) for i in range(4)] == counts
+    for i in range(4):
+        grown = [Place(schedule, i, 4).count(n) for n in range(1, 20)]
+        assert grown == sorted(grown)
+        assert grown[0] == 1
+    assert Place(schedule, 0, 1).count(8) >= 1
+
+
+def test_descending_over_six_layers_and_with_a_minimum() -> None:
+    cls = SCHEDULES["descending"]
+    assert [Place(cls(cls.Config()), i, 6).count(8) for i in range(6)] == [8, 7, 5, 4, 2, 1]
+    assert [Place(cls(cls.Config(minimum=4)), i, 3).count(8) for i in range(3)] == [8, 6, 4]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: moe.SELECTORS["topk"].Config(k=0),
+        lambda: moe.SELECTORS["dense"].Config(temperature=0.0),
+        lambda: moe.HEADS["moe"].Config(grad_max_k=0),
+        lambda: moe.HEADS["moe"].Config(hidden=(0,)),
+        lambda: moe.HEADS["big_moe"].Config(balance_weight=-1.0),
+        lambda: moe.EXPERTS["bottleneck"].Config(width=0),
+        lambda: moe.INITIALISERS["logit_offset"].Config(steps=0),
+        lambda: Classifier.Config(experts=0),
+        lambda: Classifier.Config(experts=3, max_experts=2),
+    ],
+)
+def test_impossible_settings_are_refused(build) -> None:
+    with pytest.raises(ValueError, match="must"):
+        build()
+
+
+def test_image_too_small_for_the_convolutions() -> None:
+    cls = moe.BACKBONES["nature_cnn"]
+    with pytest.raises(InputError, match=r"1x1.*use backbone mlp"):
+        cls(cls.Config(), (3, 1, 1), 0)
+    assert cls(cls.Config(), (3, 64, 64), 0).outputs == 5184
+    assert cls(cls.Config(), (3, 32, 32), 0).outputs == 1600
