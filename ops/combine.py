@@ -23,7 +23,10 @@ def combine(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:
 
 
 def _reference(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return (gather(rows_SO, position_TK) * weights_TK.unsqueeze(-1)).sum(1)
+    y_TO = rows_SO.new_zeros((position_TK.shape[0], rows_SO.shape[1]))
+    for position_T1, weight_T1 in zip(position_TK.split(1, 1), weights_TK.split(1, 1), strict=True):
+        y_TO.addcmul_(gather(rows_SO, position_T1).squeeze(1), weight_T1)
+    return y_TO
 
 
 def _fake(rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor) -> Tensor:

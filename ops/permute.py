@@ -28,9 +28,8 @@ def gather(rows_SD: Tensor, position_TK: Tensor) -> Tensor:
     """``[T, K, D]``: the row of each slot, zeros where the slot is unused."""
     tokens, slots = position_TK.shape
     found = rows_SD.index_select(0, position_TK.clamp(min=0).reshape(-1))
-    return torch.where(
-        position_TK.unsqueeze(-1) < 0, 0.0, found.reshape(tokens, slots, rows_SD.shape[1])
-    )
+    found = found.view(tokens, slots, rows_SD.shape[1])
+    return found.masked_fill_(position_TK.unsqueeze(-1) < 0, 0.0)
 
 
 def _reference(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
