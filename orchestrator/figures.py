@@ -6,8 +6,8 @@ Draws on canvases of its own (no pyplot), so any thread may call it.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.views import lane_colours
 from workers.contract import Json
@@ -112,6 +112,7 @@ def methods(report: Json) -> bytes:
         low, high = [min(c) for c in columns], [max(c) for c in columns]
         axes.fill_between(steps, low, high, color=colours[label], alpha=0.18, lw=0)
     axes.set_ylim(-0.02, 1.02)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("stages learnt")
     axes.set_ylabel("mean score on tasks seen")
     axes.set_title("Methods: mean and range over seeds", size=10)
@@ -134,7 +135,7 @@ def _stage_names(lane: Json, count: int) -> list[str]:
     return [f"{index:02d} {names.get(index, '')}".strip() for index in range(count)]
 
 
-def _ticks(setter, names: Sequence[str], **style: object) -> None:  # type: ignore[no-untyped-def]
+def _ticks(setter: Callable[..., Any], names: Sequence[str], **style: object) -> None:
     """Label every n-th position so that at most TICKS labels stand."""
     step = max(1, -(-len(names) // TICKS))
     places = range(0, len(names), step)

@@ -15,6 +15,8 @@ Matrix = Sequence[Sequence[float]]
 Metric = Callable[[Matrix, Sequence[float]], "float | None"]
 """(square matrix, untrained scores or ()) -> the score; None where too little is known for it."""
 
+DECIMALS = 12
+
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
@@ -130,9 +132,10 @@ def summarise(matrix: Matrix, initial: Sequence[float] = ()) -> dict[str, float]
 
     Rule for a matrix with ``T'`` of ``T`` rows: only its leading ``T' x T'`` block counts, as if
     the stream had ended after its ``T'``-th stage. A metric that is not defined there (forgetting
-    after one stage, ``fwt.gem`` without untrained scores) is left out.
+    after one stage, ``fwt.gem`` without untrained scores) is left out. Values are rounded to 12
+    decimals, so that 0.3 reads 0.3.
     """
     rows = min(len(matrix), min((len(row) for row in matrix), default=0))
     block = [list(row[:rows]) for row in matrix[:rows]]
     scores = {name: metric(block, list(initial[:rows])) for name, metric in METRICS.items()}
-    return {name: score for name, score in scores.items() if score is not None}
+    return {name: round(score, DECIMALS) for name, score in scores.items() if score is not None}

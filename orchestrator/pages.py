@@ -14,6 +14,8 @@ from orchestrator.report import LaneFold, RunFold, edit_json
 from workers.contract import Edit, EditReport
 
 NOTE = "mlflow.note.content"
+FIGURES = ("figures/accuracy_matrix.png", "figures/task_curves.png")
+"""Figures that a lane's note shows."""
 TABLES = "mlflow.loggedArtifacts"
 """Tag that lists the table artifacts MLflow's UI can lay side by side."""
 
@@ -22,37 +24,45 @@ TABLES = "mlflow.loggedArtifacts"
 class Page:
     """What one run shows beside its metrics: artifacts by path, and tags."""
 
-    texts: Mapping[str, str]
+    texts: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, bytes] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def stage_page(lane: LaneFold, index: int) -> Page:
-    """The stage's edits."""
+def stage_page(fold: RunFold, lane: LaneFold, index: int) -> Page:
+    """Edits and note of a stage."""
+    told = fold.stage_json(lane, index)
     edits = lane.stage_edits(lane.stages[index].spec.id)
-    return Page(texts={"edits.json": _edits(edits)})
+    return Page(texts={"edits.json": _edits(edits)}, tags={NOTE: views.stage_note(told)})
 
 
 def lane_page(fold: RunFold, name: str, run: str, run_dir: Path) -> Page:
-    """Edits, matrix, figures and note of a lane; ``run`` = id of its MLflow run."""
+    """Edits, matrix and note of a lane; ``run`` = id of its MLflow run."""
     lane = fold.lanes[name]
-    told = next(item for item in fold.json()["lanes"] if item["lane"] == name)
+    told = fold.lane_json(lane)
     texts = {"edits.json": _edits(lane.edits.values())}
-    images, tags = {}, {}
+    tags = {NOTE: views.lane_note(told, run, FIGURES if lane.rows else (), run_dir)}
     if lane.rows:
         keys = dict(zip(task_keys(lane.tasks()), lane.tasks(), strict=True))
         texts["matrix.csv"] = views.matrix_csv(told)
         texts["tables/acc.json"] = json.dumps(views.matrix_table(told))
         texts[TASKS_FILE] = json.dumps(keys)
-        images["figures/accuracy_matrix.png"] = figures.accuracy_matrix(told)
-        images["figures/task_curves.png"] = figures.task_curves(told)
         tags[TABLES] = json.dumps([{"path": "tables/acc.json", "type": "table"}])
-    shown = list(images)
+    return Page(texts=texts, tags=tags)
+
+
+def lane_figures(fold: RunFold, name: str) -> Page:
+    """The figures of a lane that was measured: half a second of drawing."""
+    lane = fold.lanes[name]
+    told = fold.lane_json(lane)
+    images = {}
+    if lane.rows:
+        drawings = (figures.accuracy_matrix(told), figures.task_curves(told))
+        images = dict(zip(FIGURES, drawings, strict=True))
     usage = [stage.usage for _, stage in sorted(lane.stages.items())]
     if any(usage):
         images["figures/gate_weights.png"] = figures.gate_weights(told, usage)
-    tags[NOTE] = views.lane_note(told, run, shown, views.show_command(run_dir))
-    return Page(texts=texts, images=images, tags=tags)
+    return Page(images=images)
 
 
 def run_page(fold: RunFold, run: str, experiment: str, lanes: Mapping[str, str]) -> Page:

@@ -53,6 +53,8 @@ class Dirty:
     lanes: set[str] = field(default_factory=set)
     stages: set[tuple[str, int]] = field(default_factory=set)
     """Stages whose list of edits changed."""
+    ended: bool = False
+    """Whether the run stopped: what is shown now stays."""
 
 
 class Projection:
@@ -213,7 +215,7 @@ class Projection:
         return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
 
     def _run_ended(self, at: float) -> list[Write]:
-        self.dirty.run = True
+        self.dirty.run = self.dirty.ended = True
         self.dirty.lanes |= {lane.name for lane in self.fold.lanes.values() if lane.attempt}
         writes: list[Write] = [
             CloseRun(key=key, status=STATUS[end], at=_ms(at))
@@ -421,9 +423,9 @@ def _shape_points(shape: ModelShape | None, step: int, at: float) -> tuple[Point
     if shape is None:
         return ()
     values = {
-        "model/experts": _experts(shape),
-        "model/parameters": shape.parameters,
-        "model/active": shape.active,
+        "experts": _experts(shape),
+        "parameters": shape.parameters,
+        "parameters.active": shape.active,
     }
     return tuple(_point(name, value, step, at) for name, value in values.items())
 

@@ -188,7 +188,7 @@ class RunFold:
             "config_digest": self.started.config_digest,
             "code_version": self.started.code_version,
             "status": self.status,
-            "lanes": [self._lane_json(lane) for lane in self.lanes.values()],
+            "lanes": [self.lane_json(lane) for lane in self.lanes.values()],
             "events": self.events,
             "journal_offset_tracked": tracked_offset,
         }
@@ -245,7 +245,8 @@ class RunFold:
 
     # ------------------------------------------------------------ telling
 
-    def _lane_json(self, lane: LaneFold) -> Json:
+    def lane_json(self, lane: LaneFold) -> Json:
+        """One lane of the report."""
         return {
             "lane": lane.name,
             "method": lane.method,
@@ -253,14 +254,15 @@ class RunFold:
             "status": self.lane_status(lane),
             "attempts": lane.attempt,
             "failures": lane.failures,
-            "stages": [self._stage_json(lane, index) for index in sorted(lane.stages)],
+            "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks(),
             "matrix": lane.matrix(),
             "initial": lane.untrained(),
             "metrics": summarise(lane.complete(), lane.untrained()),
         }
 
-    def _stage_json(self, lane: LaneFold, index: int) -> Json:
+    def stage_json(self, lane: LaneFold, index: int) -> Json:
+        """One stage of a lane's report."""
         stage, ref = lane.stages[index], lane.stages[index].checkpoint
         return {
             "id": stage.spec.id,

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -45,6 +46,8 @@ POINTS = 1000
 """Metrics MLflow takes in one request."""
 PARAMS = 100
 """Params MLflow takes in one request."""
+DRAWING = 0.05
+"""Share of the time that may go into figures while the run goes on."""
 TIMEOUT_S = 10
 RETRIES = 1
 
@@ -86,6 +89,8 @@ class Tracker:
         self.run_dir = run_dir.resolve()
         self.uri = uri or default_uri(self.run_dir)
         self._client: MlflowClient | None = None
+        self._rested = 0.0
+        """Moment (monotonic) from which on figures may be drawn again."""
         self._forget()
 
     def connect(self) -> None:
@@ -118,6 +123,8 @@ class Tracker:
         self._ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri)
         self._projection = Projection()
         self._folded = 0
+        self._stale: set[str] = set()
+        """Lanes whose figures are behind."""
         self._checked = False
 
     def _step(self) -> bool:
@@ -131,6 +138,7 @@ class Tracker:
             self._check_store()
         chunk = list(islice(read(path, self._folded), RECORDS))
         if not chunk:
+            self._draw(now=False)
             return False
         points: dict[tuple[str, str | None], list[Point]] = {}
         for record, offset in chunk:
@@ -319,10 +327,12 @@ class Tracker:
         fold = projection.fold
         for name, index in sorted(dirty.stages):
             lane = fold.lanes[name]
-            self._show(projection.key(lane, index), pages.stage_page(lane, index))
+            self._show(projection.key(lane, index), pages.stage_page(fold, lane, index))
         for name in sorted(dirty.lanes):
             key = projection.key(fold.lanes[name])
             self._show(key, pages.lane_page(fold, name, self._run(key), self.run_dir))
+        self._stale |= dirty.lanes
+        self._draw(dirty.ended)
         if dirty.run:
             runs = {
                 name: self._run(projection.key(lane))
@@ -332,6 +342,18 @@ class Tracker:
             key, experiment = projection.key(), self._ledger.ids["experiment"]
             self._show(key, pages.run_page(fold, self._run(key), experiment, runs))
         projection.dirty = Dirty()
+
+    def _draw(self, now: bool) -> None:
+        """Draw stale lanes anew, but spend no more than DRAWING of the time on it."""
+        fold = self._projection.fold
+        for name in sorted(self._stale):
+            started = time.monotonic()
+            if not now and started < self._rested:
+                return
+            self._show(self._projection.key(fold.lanes[name]), pages.lane_figures(fold, name))
+            self._stale.remove(name)
+            ended = time.monotonic()
+            self._rested = ended + (ended - started) / DRAWING
 
     def _show(self, key: str, page: pages.Page) -> None:
         from mlflow.entities import RunTag

@@ -47,16 +47,32 @@ def lane_colours(lanes: Sequence[tuple[str, str]]) -> dict[str, str]:
 # ---------------------------------------------------------------- notes and tables
 
 
-def lane_note(lane: Json, run_id: str, figures: Sequence[str], command: str) -> str:
+def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) -> str:
     """Markdown of a lane: one headline, its figures, the matrix, how to see more."""
     scores = lane["metrics"]
     shown = " · ".join(f"{name} **{scores[name]:.3f}**" for name in HEADLINES if name in scores)
     learnt = sum(stage["status"] == "done" for stage in lane["stages"])
     grown = sum(len(stage["edits"]) for stage in lane["stages"])
-    head = f"{shown or 'not measured yet'} · {learnt} stages learnt · {grown} growth edits"
+    head = f"{shown or 'not measured yet'} · stages learnt: {learnt} · edits: {grown}"
     images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
     body = ["Score on each task (column) after each stage (row):", _matrix_table(lane)]
-    return _fit([head, *images, *body, f"```\n{command}\n```"])
+    return _fit([head, *images, *body, f"```\ngrowstage show {shlex.quote(str(run_dir))}\n```"])
+
+
+def stage_note(stage: Json) -> str:
+    """Markdown of a stage: its data and what was changed in the model on the way."""
+    data = f"Trained on {stage['data']['source']} (data {stage['data']['digest'][:16]})"
+    edits = [_edit_line(edit) for edit in stage["edits"]]
+    return _fit([data, "\n".join(edits)] if edits else [data])
+
+
+def _edit_line(edit: Json) -> str:
+    cause, sizes = edit["cause"], (edit["before"]["parameters"], edit["after"]["parameters"])
+    return (
+        f"- after interval {edit['after_interval']}: {edit['kind']} to "
+        f"**{edit['experts']} experts**, {sizes[0]} → {sizes[1]} parameters, because of "
+        f"{cause['policy']} ({cause['trigger']}); fingerprint {edit['fingerprint']}"
+    )
 
 
 def run_note(report: Json, links: Mapping[str, str], figures: Sequence[str], run_id: str) -> str:
@@ -156,14 +172,14 @@ LANE_COLUMNS = [
     "tags.`method`",
     "tags.`seed`",
     *(f"metrics.`{name}`" for name in HEADLINES),
-    "metrics.`model/parameters`",
+    "metrics.`parameters`",
 ]
 STAGE_COLUMNS = [
     "tags.`stage.index`",
     "tags.`task`",
     "tags.`domain`",
     "attributes.`Models`",
-    "metrics.`model/experts`",
+    "metrics.`experts`",
 ]
 _LANES = "tags.level = 'lane'"
 _BY_METHOD = {
@@ -266,11 +282,6 @@ def ui_command(uri: str, port: int = 5000) -> str:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true "
         f"mlflow ui --workers 1 --host 127.0.0.1 --port {port} --backend-store-uri {uri}"
     )
-
-
-def show_command(run_dir: Path) -> str:
-    """How to see the same in a terminal."""
-    return f"growstage show {shlex.quote(str(run_dir))}"
 
 
 def file_name(name: str) -> str:

@@ -126,7 +126,7 @@ def test_curves_lie_on_their_axes(undisturbed: tuple[Path, dict[str, Any]]) -> N
     assert [step for step, *_ in lane["history"]["acc.final"]] == [1, 2, 3]
     assert [step for step, *_ in lane["history"]["task/tops"]] == [0, 1, 2, 3]
     assert [step for step, *_ in stage["history"]["loss"]] == [10, 20]
-    assert [v for _, _, v in stage["history"]["model/experts"]] == [1, 2]
+    assert [v for _, _, v in stage["history"]["experts"]] == [1, 2]
 
 
 def test_the_matrix_from_mlflow_alone(undisturbed: tuple[Path, dict[str, Any]]) -> None:
