@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune.registry import register_env
 
-from workers.contract import Edit, EditReport, LaneSpec, RunError
+from workers.contract import Edit, EditReport, InputError, LaneSpec, RunError
 from workers.rl.batched import Episode
 from workers.rl.lane import build_stream
 from workers.rl.learner import GrowableLearner, LearnerState
@@ -120,21 +120,26 @@ class GrowablePPO(PPO):
         self._each_runner(take, runners)
 
     def _each_runner(
-        self, call: Callable[[BatchEnvRunner], None], runners: list[int] | None
-    ) -> None:
+        self, call: Callable[[BatchEnvRunner], Any], runners: list[int] | None
+    ) -> list[Any]:
+        """Answers of the runners that live; a dead one is told again when it comes back."""
         group = self.env_runner_group
-        group.foreach_env_runner(
+        answers: list[Any] = group.foreach_env_runner(
             call,
             local_env_runner=runners is None and group.num_remote_env_runners() == 0,
             remote_worker_ids=runners,
             timeout_seconds=PUSH_TIMEOUT,
         )
+        return answers
 
     # ------------------------------------------------------------ learners
 
     def apply_edit(self, edit: Edit) -> list[EditReport]:
         """Apply an edit in every learner, then in every runner."""
-        reports = self._each_learner(lambda learner: learner.apply_edit(edit))
+        seen = self._each_runner(lambda runner: runner.observe(), None)
+        if not seen:
+            raise RunError("no environment runner answers: all are dead; resume the run")
+        reports = self._each_learner(lambda learner: learner.apply_edit(edit, seen[0]))
         self.push_weights()
         return reports
 
@@ -166,7 +171,11 @@ class GrowablePPO(PPO):
 
 
 def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
-    """The Algorithm of a lane: stock PPO with our runner, module and learner."""
+    """The Algorithm of a lane: stock PPO with our runner, module and learner.
+
+    Raises InputError where the cluster has too few cores for the processes asked for.
+    """
+    _check_cores(training)
     register_env(ENVIRONMENT, build_environment)
     facts = build_stream(lane.settings["stream"], lane.seed).facts
     observations, actions = spaces(facts.observation_shape, facts.actions)
@@ -209,6 +218,21 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     )
     return _ppo(config, training, learners).build_algo()  # type: ignore[no-any-return]
+
+
+def _check_cores(training: PPOTraining.Config) -> None:
+    """RLlib waits for ever for a core that does not exist; say so instead."""
+    wanted = training.num_env_runners + training.num_learners
+    if not wanted:
+        return
+    if not ray.is_initialized():
+        ray.init()
+    present = ray.cluster_resources().get("CPU", 0.0)
+    if wanted > present:
+        raise InputError(
+            f"training.num_env_runners + training.num_learners = {wanted} processes take a core "
+            f"each, the cluster has {present:g}; lower them or add nodes"
+        )
 
 
 def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOConfig:

@@ -5,10 +5,11 @@ Knows torch but neither Ray nor RLlib.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers import checkpoint as checkpoints
 from workers.checkpoint import Checkpoint
@@ -48,6 +49,19 @@ def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
             f"{lane.lane!r}; restore with the config it was made with"
         )
     return saved
+
+
+def frozen_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that are not trained."""
+    return tuple(name for name, p in module.named_parameters() if not p.requires_grad)
+
+
+def freeze(module: nn.Module, names: Collection[str]) -> None:
+    """Train all parameters but these; a frozen one has no gradient, so that nothing moves it."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in names)
+        if name in names:
+            parameter.grad = None
 
 
 def sample_actions(logits_NA: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

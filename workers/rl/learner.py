@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchDDPRLModule
@@ -22,6 +24,7 @@ from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.optimizer import load_named_state, named_state
 from workers.moe.telemetry import auxiliary_loss, usage
+from workers.rl.lane import freeze, frozen_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,8 @@ class LearnerState:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     architecture: Json
+    frozen: tuple[str, ...]
+    """Names of parameters that are not to be trained."""
     kl_coefficient: float
     lr: float
 
@@ -50,12 +55,14 @@ class GrowableLearner(PPOTorchLearner):
 
     # ------------------------------------------------------------ growth
 
-    def apply_edit(self, edit: Edit) -> EditReport:
-        """Change the model as the edit says; a repeated edit changes nothing."""
-        before = [name for name, _ in self._net.named_parameters()]
-        report = surgery.apply(self._net, self._optimizer, edit, None)
-        if [name for name, _ in self._net.named_parameters()] != before:
-            self._register_parameters()
+    def apply_edit(self, edit: Edit, probe: NDArray[np.float32]) -> EditReport:
+        """Change the model as the edit says; a repeated edit changes nothing.
+
+        ``probe`` [B, *observation_shape]: observations on which the change is measured.
+        """
+        seen = torch.as_tensor(probe, device=self._device)
+        report = surgery.apply(self._net, self._optimizer, edit, seen)
+        self._register_parameters()
         self._weights_seq_no += 1
         return report
 
@@ -83,6 +90,7 @@ class GrowableLearner(PPOTorchLearner):
                 for name, tensor in named_state(self._net, self._optimizer).items()
             },
             architecture=surgery.arch(self._net),
+            frozen=frozen_names(self._net),
             kl_coefficient=float(self._kl_coefficient),
             lr=float(self._get_optimizer_lr(self._optimizer)),
         )
@@ -91,6 +99,7 @@ class GrowableLearner(PPOTorchLearner):
         """Become what was exported, whatever shape the model has now."""
         surgery.ensure_arch(self._net, state.architecture)
         self._net.load_state_dict(state.model)
+        freeze(self._net, state.frozen)
         load_named_state(self._net, self._optimizer, state.optimizer)
         self._register_parameters()
         self._kl_coefficient.data.fill_(state.kl_coefficient)

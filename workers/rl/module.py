@@ -20,9 +20,10 @@ from torch import Tensor
 from workers.contract import RunError
 from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
-from workers.rl.lane import build_model
+from workers.rl.lane import build_model, freeze, frozen_names
 
 ARCHITECTURE = "__architecture__"
+FROZEN = "__frozen__"
 
 
 class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
@@ -59,12 +60,13 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         )
         # Arrays that share memory with the live weights would change under the receiver.
         state = {name: np.array(value) for name, value in state.items()}
-        return {**state, ARCHITECTURE: surgery.arch(self.net)}
+        return {**state, ARCHITECTURE: surgery.arch(self.net), FROZEN: frozen_names(self.net)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take the shape the state has, then its weights; refuses missing or foreign names."""
         weights = dict(state)
         surgery.ensure_arch(self.net, weights.pop(ARCHITECTURE))
+        freeze(self.net, weights.pop(FROZEN))
         missing, unexpected = self.load_state_dict(convert_to_torch_tensor(weights), strict=False)
         dropped = tuple(f"{name}." for name in self.get_non_inference_attributes())
         if self.inference_only:

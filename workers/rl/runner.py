@@ -16,7 +16,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 
 from workers.contract import TaskSpec, derive_seed
-from workers.rl.batched import Episode, EpisodeLog
+from workers.rl.batched import Episode, EpisodeLog, Observations
 from workers.rl.lane import build_stream, sample_actions
 from workers.rl.rollout import Rollout
 from workers.rl.vector import VectorEnvironment
@@ -61,6 +61,11 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         """Fix the actions drawn from here on; worlds go on."""
         self._generator.manual_seed(derive_seed(seed, self.worker_index or 0))
 
+    def observe(self) -> Observations:
+        """What is seen in all environments now [num_envs, ...], a copy."""
+        self._begin()
+        return np.array(self._current)
+
     def sample(
         self,
         *,
@@ -87,12 +92,17 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         """RLlib's counters; episodes travel in the rollouts."""
         return self.metrics.reduce()
 
-    def _roll(self, horizon: int, force_reset: bool) -> Rollout:
-        engine, envs = self.env.engine, self.num_envs
-        if self._needs_initial_reset or force_reset:
-            self._current = engine.reset()
+    def _begin(self) -> None:
+        """Begin new episodes everywhere, if that is due."""
+        if self._needs_initial_reset:
+            self._current = self.env.engine.reset()
             self._log.clear()
             self._needs_initial_reset = False
+
+    def _roll(self, horizon: int, force_reset: bool) -> Rollout:
+        engine, envs = self.env.engine, self.num_envs
+        self._needs_initial_reset |= force_reset
+        self._begin()
         observations = np.empty((horizon + 1, envs, *engine.observation_shape), np.float32)
         actions = np.empty((horizon, envs), np.int64)
         log_probabilities = np.empty((horizon, envs), np.float32)

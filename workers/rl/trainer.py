@@ -133,6 +133,7 @@ class RLTrainer:
                 "engine": "rl",
                 "settings_digest": digest(self._lane.settings),
                 "arch": state.architecture,
+                "frozen": list(state.frozen),
                 "kl_coefficient": state.kl_coefficient,
                 "lr": state.lr,
                 "stage": asdict(self._stage) if self._stage is not None else None,
@@ -169,6 +170,7 @@ class RLTrainer:
                 model=saved.tensors["model"],
                 optimizer=saved.tensors["optimizer"],
                 architecture=state["arch"],
+                frozen=tuple(state["frozen"]),
                 kl_coefficient=state["kl_coefficient"],
                 lr=state["lr"],
             )
