@@ -51,6 +51,12 @@ class Update:
 class GrowablePPO(PPO):
     """PPO whose runners and learners follow edits and task switches without a rebuild."""
 
+    # RLlib declares these as optional; in a built Algorithm they are there.
+    config: Any
+    metrics: Any
+    learner_group: Any
+    env_runner_group: Any
+
     setting: Setting | None = None
     """What the runners are pointed at."""
     last = Update()
@@ -60,13 +66,14 @@ class GrowablePPO(PPO):
     def training_step(self) -> None:
         """One rollout of every runner and the update learnt from it; sets ``last``."""
         self.last = Update()
-        rollouts, results = synchronous_parallel_sample(
+        sampled: Any = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             max_env_steps=self.config.total_train_batch_size,
             sample_timeout_s=self.config.sample_timeout_s,
             _uses_new_env_runners=True,
             _return_metrics=True,
         )
+        rollouts, results = sampled
         if not rollouts:
             return
         self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
@@ -217,7 +224,9 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
         .debugging(seed=lane.seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     )
-    return _ppo(config, training, learners).build_algo()  # type: ignore[no-any-return]
+    algorithm: Any = _ppo(config, training, learners).build_algo()
+    assert isinstance(algorithm, GrowablePPO)
+    return algorithm
 
 
 def _check_cores(training: PPOTraining.Config) -> None:

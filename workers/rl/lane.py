@@ -32,7 +32,9 @@ def build_model(
 ) -> ActorCritic:
     """The untrained model behind a lane's ``model`` section."""
     cls, config = checked(MODELS, settings)
-    return cls(config, observation_shape, actions, seed)  # type: ignore[no-any-return]
+    model = cls(config, observation_shape, actions, seed)
+    assert isinstance(model, ActorCritic)
+    return model
 
 
 def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:

@@ -43,6 +43,8 @@ class LearnerState:
 class GrowableLearner(PPOTorchLearner):
     """PPO on a growable model: edits, state by name, minibatches by index."""
 
+    _module: Any
+
     def configure_optimizers_for_module(self, module_id: Any, config: Any = None) -> None:
         """Adam over the model's own parameter names (Adam's epsilon as in PPO baselines)."""
         named = list(self._net.named_parameters())
@@ -60,7 +62,7 @@ class GrowableLearner(PPOTorchLearner):
 
         ``probe`` [B, *observation_shape]: observations on which the change is measured.
         """
-        seen = torch.as_tensor(probe, device=self._device)
+        seen = torch.tensor(probe, device=self._device)
         report = surgery.apply(self._net, self._optimizer, edit, seen)
         self._register_parameters()
         self._weights_seq_no += 1
@@ -128,10 +130,11 @@ class GrowableLearner(PPOTorchLearner):
         self, *, module_id: Any, config: Any, batch: Any, fwd_out: Any
     ) -> Tensor:
         """PPO's loss and the balance loss of the routers, where one is asked for."""
-        loss: Tensor = super().compute_loss_for_module(
+        loss: Any = super().compute_loss_for_module(
             module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
         )
-        return loss + auxiliary_loss(self._net)
+        total: Tensor = loss + auxiliary_loss(self._net)
+        return total
 
     def postprocess_gradients_for_module(
         self, *, module_id: Any, config: Any = None, module_gradients_dict: Any
@@ -162,7 +165,9 @@ class GrowableLearner(PPOTorchLearner):
 
     @property
     def _net(self) -> ActorCritic:
-        return self._module[DEFAULT_MODULE_ID].unwrapped().net  # type: ignore[no-any-return]
+        net = self._module[DEFAULT_MODULE_ID].unwrapped().net
+        assert isinstance(net, ActorCritic)
+        return net
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -170,7 +175,9 @@ class GrowableLearner(PPOTorchLearner):
 
     @property
     def _kl_coefficient(self) -> Tensor:
-        return self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]
+        coefficient: Any = self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]
+        assert isinstance(coefficient, Tensor)
+        return coefficient
 
 
 def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator[MultiAgentBatch]:

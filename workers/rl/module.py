@@ -32,6 +32,9 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     The model is the attribute ``net``: parameter names inside it are the model's own.
     """
 
+    observation_space: Any
+    action_space: Any
+    model_config: Any
     net: ActorCritic
 
     def setup(self) -> None:

@@ -95,7 +95,9 @@ class RolloutsToBatch(ConnectorV2):
         super().__init__(input_observation_space, input_action_space)
         self.gamma, self.gae_lambda = gamma, gae_lambda
 
-    def __call__(self, *, rl_module: Any, batch: Any, episodes: list[Rollout], **_: Any) -> Any:
+    def __call__(  # type: ignore[override]
+        self, *, rl_module: Any, batch: Any, episodes: list[Rollout], **_: Any
+    ) -> Any:
         """RLlib's call: rollouts in, ``{module id: columns}`` out."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns = [self._columns(module, rollout) for rollout in episodes]

@@ -39,6 +39,10 @@ def build_environment(context: Any) -> VectorEnvironment:
 class BatchEnvRunner(SingleAgentEnvRunner):
     """RLlib's runner with batches instead of one episode object per environment."""
 
+    # RLlib declares these as optional; in a built runner they are there.
+    env: Any
+    module: Any
+
     def make_env(self) -> None:
         """Build the batch of environments of this runner."""
         context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
@@ -66,7 +70,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         self._begin()
         return np.array(self._current)
 
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         *,
         num_timesteps: int | None = None,
