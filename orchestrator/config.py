@@ -336,6 +336,9 @@ def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
         return problems
     stream = construct(engines.streams(), sections["stream"], seeds[0])
     engine = engines.ENGINES[stream.engine]
+    if stream.engine == "rl" and getattr(sections["growth"], "reading", None) == "rescale":
+        allowed = "lanes of engine rl know reading 'unmask'"
+        problems.append(Problem(f"{path}.growth.reading", "got 'rescale'", allowed))
     for name, wanted in (("training", engine.training), ("model", engine.model)):
         found = sections[name].kind
         if found != wanted and ":" not in found:
@@ -372,7 +375,16 @@ def _growth_problems(sections: Mapping[str, Any], stages: int, path: str) -> lis
         found = f"experts = {start}, max_experts = {limit}"
         problems.append(Problem(f"{path}.model", found, "need 1 <= experts <= max_experts"))
     final = construct(GROWTH, growth).final_experts(start, stages)
-    if final is None and limit is None:
+    rescale = getattr(growth, "reading", None) == "rescale"
+    if rescale and limit is not None:
+        problems.append(
+            Problem(
+                f"{path}.model.max_experts",
+                f"got {limit} with growth.reading = 'rescale'",
+                "leave it out: under this reading the present number of experts sets the widths",
+            )
+        )
+    if final is None and limit is None and not rescale:
         problems.append(
             Problem(
                 f"{path}.growth.max_experts",
@@ -398,7 +410,9 @@ def _with_final_experts(sections: Mapping[str, Any], stages: int) -> dict[str, A
         return dict(sections)
     final = construct(GROWTH, growth).final_experts(model.experts, stages)
     limit = model.max_experts if model.max_experts is not None else final
-    filled = {**sections, "model": replace(model, max_experts=limit)}
+    filled = dict(sections)
+    if getattr(growth, "reading", None) != "rescale":
+        filled["model"] = replace(model, max_experts=limit)
     if hasattr(growth, "max_experts") and growth.max_experts is None:
         filled["growth"] = replace(growth, max_experts=limit)
     return filled

@@ -30,6 +30,7 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.plan import PlannedLane
+from orchestrator.views import Links
 from workers.contract import Json
 
 
@@ -246,14 +247,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_links(links: Json, run_dir: Path) -> None:
+def print_links(links: Links, run_dir: Path) -> None:
     """How to look at the run in the MLflow UI, and again here."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"run folder: {run_dir}", markup=False)
-    console.print("to browse it, start the MLflow UI with:", markup=False)
-    console.print(f"  {links['command']}", markup=False)
-    for name, url in links["views"].items():
-        console.print(f"  {name}: {url}", markup=False)
+    if links.command is not None:
+        console.print("to browse it, start the MLflow UI with:", markup=False)
+        console.print(f"  {links.command}", markup=False)
+    for name in ("tree", "lanes", "methods"):
+        console.print(f"  {name}: {getattr(links, name)}", markup=False)
 
 
 def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:

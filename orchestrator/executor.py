@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -51,6 +52,7 @@ from workers.contract import (
     Trainer,
 )
 
+CONNECT_TIMEOUT_S = 10.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -282,18 +284,34 @@ def connect(address: str | None) -> tuple[float, float]:
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
+        _check_listening(address)
         options["address"] = address
         if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
             del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise InputError(
-            f"--address {address}: the Ray cluster does not answer ({error}); start one with "
-            "`ray start --head`, or leave --address out for a local Ray"
-        ) from error
+        raise _away(address, error) from error
     total = ray.cluster_resources()
     return float(total.get("CPU", 0.0)), float(total.get("GPU", 0.0))
+
+
+def _check_listening(address: str) -> None:
+    """Ask host:port for a connection first: Ray ends the process where nothing answers."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto" and the like: Ray finds the address and raises where there is none
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _away(address, error) from error
+
+
+def _away(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"--address {address}: the Ray cluster does not answer ({error}); start one with "
+        "`ray start --head`, or leave --address out for a local Ray"
+    )
 
 
 def disconnect() -> None:

@@ -103,7 +103,7 @@ class Grow:
     experts: int
     seed: int
     initialiser: str = "random"
-    """Key of ``workers.moe.INITIALISERS`` (METHODS A.4)."""
+    """Key of ``workers.moe.INITIALISERS``."""
     reading: Literal["unmask", "rescale"] = "unmask"
     """``unmask``: widths fixed by the final count; ``rescale``: widths shrink at each growth."""
     optimizer: Literal["keep", "reset"] = "keep"

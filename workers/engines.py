@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workers.contract import Evaluator, Trainer
@@ -80,6 +80,8 @@ def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | N
 
     if experts is None:
         return None
+    if getattr(model, "max_experts", None) is None:
+        model = replace(model, experts=experts)  # the present number sets the widths
     return estimate(model, stream.input_shape, stream.outputs, experts).parameters
 
 

@@ -22,7 +22,7 @@ name = "tiny"
 [stream]
 kind = "split"
 dataset = "digits"
-tasks = 2
+classes_per_task = 5
 [model]
 head = { kind = "moe", hidden = [16] }
 [training]
@@ -153,7 +153,7 @@ def test_tracking_server_away(growstage: Call, tiny: Path, tmp_path: Path) -> No
 def test_cluster_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
     done = growstage(
         "run", tiny, "--run-dir", tmp_path / "r", "--address", "127.0.0.1:1",
-        timeout=120, RAY_gcs_rpc_server_reconnect_timeout_s="2",
+        timeout=120,
     )  # fmt: skip
     assert done.code == 2
     assert "127.0.0.1:1" in done.err

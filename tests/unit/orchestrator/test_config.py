@@ -97,3 +97,12 @@ def test_override(item: str, expected: dict[str, object]) -> None:
 def test_override_that_makes_no_sense(item: str) -> None:
     with pytest.raises(InputError, match="--set"):
         override({"a": 3}, item)
+
+
+def test_rescaling_growth_sets_widths_from_the_present_experts() -> None:
+    growth = {"kind": "periodic", "reading": "rescale"}
+    config = tiny(growth=growth)
+    assert config.lanes[0].model.max_experts is None
+    assert config.lanes[0].growth.max_experts == 5
+    with pytest.raises(ConfigError, match="leave it out"):
+        tiny(growth=growth, model={**TINY["model"], "max_experts": 5})
