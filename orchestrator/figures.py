@@ -61,7 +61,7 @@ def task_curves(lane: Json) -> bytes:
     axes.set_xticks(range(len(rows)) if len(rows) <= TICKS else [0, len(rows) - 1])
     axes.set_xlabel("stages learnt (0 = untrained)")
     axes.set_ylabel("score")
-    axes.set_title(f"{lane['lane']}: what is kept of each task", size=10)
+    axes.set_title(f"{lane['lane']}: what is kept of each task", size=10, pad=14)
     if len(lane["tasks"]) <= 12:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return _png(figure)
@@ -127,7 +127,9 @@ def _growth(axes: Axes, lane: Json) -> None:
             share = edit["after_interval"] / max(stage["intervals"], edit["after_interval"], 1)
             at = stage.get("index", index) + share
             axes.axvline(at, color="grey", ls="--", lw=1)
-            axes.text(at, 1.0, f" {edit['experts']} experts", size=7, color="grey", va="top")
+            text = f"{edit['experts']} exp."
+            above = axes.get_xaxis_transform()
+            axes.text(at, 1.01, text, size=7, color="grey", ha="center", transform=above)
 
 
 def _stage_names(lane: Json, count: int) -> list[str]:

@@ -87,13 +87,12 @@ def show(chain: list[Step], as_json_text: bool) -> None:
 
 
 def tree(chain: list[Step]) -> Any:
-    """A rich tree: newest model on top, each parent below the stage that used it."""
+    """A rich tree: newest model first, each followed by the parent its stage started from."""
     from rich.tree import Tree
 
-    root = node = Tree(_title(chain[0]), highlight=False)
-    for position, step in enumerate(chain):
-        if position:
-            node = node.add(_title(step))
+    root = Tree(f"lineage, {len(chain)} models, newest first", highlight=False)
+    for step in chain:
+        node = root.add(_title(step))
         for line in _details(step):
             node.add(line)
     return root

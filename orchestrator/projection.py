@@ -134,7 +134,8 @@ class Projection:
         return {
             **self._tags(level),
             "lane": lane.name,
-            "method": lane.label,
+            "method": lane.method,
+            "variant": lane.label,
             "seed": str(lane.seed),
             "ops.backend": lane.backend,
             "mlflow.runColor": colours[lane.name],
@@ -168,7 +169,7 @@ class Projection:
             name=f"{lane.label} · s{lane.seed} · {stream}",
             at=_ms(event.at),
             tags=self._lane_tags(lane, "lane"),
-            params={**flatten(config), "lane": lane.name, "method": lane.label},
+            params={**flatten(config), "lane": lane.name, "variant": lane.label},
         )
         reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
         return [run, *reopened]
@@ -188,7 +189,8 @@ class Projection:
             "stage": f"{spec.index:02d}",
             "task": spec.task.name,
             "domain": spec.task.domain,
-            "method": lane.label,
+            "method": lane.method,
+            "variant": lane.label,
             "seed": str(lane.seed),
             "stage_seed": str(spec.seed),
             "parent_stage": spec.parent or "none",
@@ -292,7 +294,8 @@ class Projection:
             "stage": f"{index:02d}" if stage else "untrained",
             "task": stage.task.name if stage else "none",
             "stage_id": stage.id if stage else "none",
-            "method": lane.label,
+            "method": lane.method,
+            "variant": lane.label,
             "seed": str(lane.seed),
             "sha256": ref.digest,
             "uri": ref.uri,

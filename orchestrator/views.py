@@ -182,9 +182,9 @@ STAGE_COLUMNS = [
     "metrics.`experts`",
 ]
 _LANES = "tags.level = 'lane'"
-_BY_METHOD = {
+_BY_VARIANT = {
     "aggregateFunction": "average",
-    "groupByKeys": [{"mode": "tag", "groupByData": "method"}],
+    "groupByKeys": [{"mode": "tag", "groupByData": "variant"}],
 }
 VIEWS: dict[str, Json] = {
     "tree": {"name": "Tree", "selectedColumns": LANE_COLUMNS},
@@ -199,7 +199,7 @@ VIEWS: dict[str, Json] = {
         "searchFilter": _LANES,
         "orderByKey": "metrics.`acc.final`",
         "selectedColumns": LANE_COLUMNS,
-        "groupBy": _BY_METHOD,
+        "groupBy": _BY_VARIANT,
     },
     "stages": {
         "name": "Stages",
