@@ -105,9 +105,9 @@ def summary(episodes: Sequence[Episode], largest: float) -> dict[str, float]:
     count = len(episodes)
     mean = sum(episode.total for episode in episodes) / count
     figures = {
-        "episodes": float(count),
-        "return": mean,
         "return_share": mean / largest,
+        "return": mean,
+        "episodes": float(count),
         "episode_length": sum(episode.length for episode in episodes) / count,
     }
     for name in episodes[0].outcome:

@@ -20,8 +20,8 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
-from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
+from workers.moe.surgery import ensure_arch
 from workers.moe.telemetry import recording, usage
 from workers.rl import TRAINING
 from workers.rl.batched import BatchedEnvironment, Episode, summary
@@ -66,7 +66,7 @@ def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorC
     saved = read(checkpoint, lane)
     facts = stream.facts
     model = build_model(lane.settings["model"], facts.observation_shape, facts.actions, lane.seed)
-    surgery.ensure_arch(model, saved.state["arch"])
+    ensure_arch(model, saved.state["arch"])
     model.load_state_dict(saved.tensors["model"])
     return model.eval()
 

@@ -15,10 +15,9 @@ from workers import checkpoint as checkpoints
 from workers.checkpoint import Checkpoint
 from workers.choice import checked
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec, digest
+from workers.moe import MODELS
 from workers.moe.actor_critic import ActorCritic
 from workers.rl import STREAM
-
-MODELS = {"actor_critic": ActorCritic}
 
 
 def build_stream(settings: Json, seed: int) -> Any:

@@ -197,7 +197,7 @@ class RLTrainer:
             time.sleep(1.0)
 
     def _metrics(self, updates: Sequence[Update]) -> dict[str, float]:
-        """Figures of an interval: the learner's means, and the episodes that ended in it."""
+        """Figures of an interval: the episodes that ended in it, and the learner's means."""
         assert self._stage is not None
         names = updates[-1].metrics
         figures = {
@@ -208,8 +208,8 @@ class RLTrainer:
         episodes = [episode for update in updates for episode in update.episodes]
         largest = self._stream.largest_return(self._stage.task)
         return {
-            **figures,
             **summary(episodes, largest),
+            **figures,
             "lifetime_steps": float(self._lifetime),
         }
 
