@@ -336,9 +336,6 @@ def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
         return problems
     stream = construct(engines.streams(), sections["stream"], seeds[0])
     engine = engines.ENGINES[stream.engine]
-    if stream.engine == "rl" and getattr(sections["growth"], "reading", None) == "rescale":
-        allowed = "lanes of engine rl know reading 'unmask'"
-        problems.append(Problem(f"{path}.growth.reading", "got 'rescale'", allowed))
     for name, wanted in (("training", engine.training), ("model", engine.model)):
         found = sections[name].kind
         if found != wanted and ":" not in found:

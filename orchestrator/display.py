@@ -95,9 +95,14 @@ def line(record: Record) -> str | None:
     return None
 
 
+HEADLINES = ("return", "achievements", "entropy", "loss", "train_accuracy")
+"""Figures of an interval that people look at first, of whichever engine."""
+
+
 def figures(metrics: Mapping[str, float], most: int = 3) -> str:
-    """The first few figures of an interval, short."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:most])
+    """The headline figures of an interval, short."""
+    names = [name for name in HEADLINES if name in metrics] or list(metrics)
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names[:most])
 
 
 class LineProgress:

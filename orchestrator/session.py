@@ -75,6 +75,7 @@ def _drive(
         workers = executor.RayExecutor(run_dir / CHECKPOINTS, resources)
         driver = Driver(config, journal, workers, (progress.add,))
         if driver.state.status == "done":
+            tracker.project()  # what a tracking server that was away at the end has missed
             print(f"{run_dir}: this run is done; nothing to go on with", file=sys.stderr)
             return "done"
         for record, _ in read(journal.path):

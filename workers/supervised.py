@@ -44,6 +44,9 @@ from workers.optimizers import OPTIMIZERS
 from workers.streams import TaskData
 from workers.tables import choice, construct
 
+ACCURACY_PROBE = 512
+"""Training samples on which an interval's training accuracy is measured."""
+
 
 class SupervisedTraining:
     """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
@@ -122,6 +125,8 @@ class SupervisedTrainer:
         """Build the lane's model, or restore it with everything that training depends on."""
         torch.set_num_threads(lane.threads)
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory it has not written; filling it first costs time at every op.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(derive_seed(lane.seed, "lane"))
         self.lane = lane
         self.device = pick_device()
@@ -166,21 +171,18 @@ class SupervisedTrainer:
         began = time.perf_counter()
         target = stage.total_steps * n // stage.spec.intervals
         self.model.train()
-        total = torch.zeros((), device=self.device)
-        norm = torch.zeros((), device=self.device)
-        count = max(1, target - stage.cursor.step)
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
         while stage.cursor.step < target:
-            loss, gradient = self._step(stage)
-            total += loss
-            norm += gradient
-        x, y = self._probe(2048)
+            self._step(stage, losses, norms)
+        x, y = self._probe(ACCURACY_PROBE)
         metrics = {
-            "loss": total.item() / count,
+            "loss": torch.stack(losses).mean().item(),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "train_accuracy": accuracy(self.model, x, y, self.config.eval_batch),
         }
-        if self.config.clip is not None:
-            metrics["gradient_norm"] = norm.item() / count
+        if norms:
+            metrics["gradient_norm"] = torch.stack(norms).mean().item()
         return IntervalReport(
             stage=stage.spec.id,
             n=n,
@@ -231,8 +233,8 @@ class SupervisedTrainer:
 
     # ------------------------------------------------------------ inside
 
-    def _step(self, stage: _Stage) -> tuple[Tensor, Tensor | float]:
-        """One gradient step; returns its loss and gradient norm as device tensors."""
+    def _step(self, stage: _Stage, losses: list[Tensor], norms: list[Tensor]) -> None:
+        """One gradient step; appends its loss and gradient norm, which stay on the device."""
         config = self.config
         x, y = self._batch(stage)
         x, y = self.method.extend_batch(self.augment(x), y)
@@ -244,12 +246,11 @@ class SupervisedTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.method.loss(self.model, x, y)
         loss.backward()
-        norm: Tensor | float = 0.0
         if config.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         self.optimizer.step()
         stage.cursor.step += 1
-        return loss.detach(), norm
+        losses.append(loss.detach())
 
     def _batch(self, stage: _Stage) -> tuple[Tensor, Tensor]:
         """The next batch in the stage's order; the last one of an epoch may be smaller."""

@@ -47,10 +47,10 @@ class Method:
         return x, y
 
     def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """Cross entropy, plus ``model.auxiliary_loss()`` where the model has one; a scalar."""
+        """Cross entropy, plus ``model.auxiliary_loss()`` where there is one; a scalar."""
         loss = functional.cross_entropy(model(x), y)
-        auxiliary = getattr(model, "auxiliary_loss", None)
-        return loss if auxiliary is None else loss + auxiliary()
+        auxiliary = getattr(model, "auxiliary_loss", _none)()
+        return loss if auxiliary is None else loss + auxiliary
 
     def end_stage(self, current: TaskData) -> None:
         """Learn from the task that was just trained on, e.g. remember samples of it."""
@@ -62,3 +62,7 @@ class Method:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue exactly where ``state`` was taken."""
         assert not state, f"{type(self).__name__} keeps no state but got {sorted(state)}"
+
+
+def _none() -> None:
+    return None

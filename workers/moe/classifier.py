@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from workers.contract import derive_seed
 from workers.moe.backbones import BACKBONES, InputShape
 from workers.moe.heads import HEADS
-from workers.moe.telemetry import auxiliary_loss
+from workers.moe.telemetry import routed, take_auxiliary
 from workers.tables import choice, construct
 
 
@@ -57,12 +57,13 @@ class Classifier(nn.Module):
             max_experts=config.max_experts,
             seed=derive_seed(seed, "head"),
         )
+        self._routed = routed(self)  # found once: a walk over all modules costs as much as a layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] float -> class scores [B, outputs]."""
         y: Tensor = self.head(self.backbone(x))
         return y
 
-    def auxiliary_loss(self) -> Tensor:
-        """Weighted balance loss of the last training forward, a scalar (0 where there is none)."""
-        return auxiliary_loss(self)
+    def auxiliary_loss(self) -> Tensor | None:
+        """Weighted balance loss of the last training forward, a scalar; None if there is none."""
+        return take_auxiliary(self._routed)

@@ -5,7 +5,7 @@ Counts stay on the device until they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -51,11 +51,20 @@ def recording(module: nn.Module) -> Iterator[None]:
 
 def auxiliary_loss(module: nn.Module) -> Tensor:
     """Sum of the layers' auxiliary losses of the last training forward; taken, not kept."""
-    losses = [part.take_auxiliary_loss() for _, part in _routed(module)]
+    loss = take_auxiliary(routed(module))
+    return next(module.parameters()).new_zeros(()) if loss is None else loss
+
+
+def routed(module: nn.Module) -> tuple[Routed, ...]:
+    """The module's parts with a router. Growth adds experts, never routers."""
+    return tuple(part for _, part in _routed(module))
+
+
+def take_auxiliary(parts: Iterable[Routed]) -> Tensor | None:
+    """Sum of the parts' auxiliary losses of the last training forward; None if there are none."""
+    losses = [part.take_auxiliary_loss() for part in parts]
     wanted = [loss for loss in losses if loss is not None]
-    if wanted:
-        return torch.stack(wanted).sum()
-    return next(module.parameters()).new_zeros(())
+    return torch.stack(wanted).sum() if wanted else None
 
 
 def _routed(module: nn.Module) -> Iterator[tuple[str, Routed]]:
