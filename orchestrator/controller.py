@@ -15,6 +15,7 @@ from orchestrator.events import (
     ApplyEdit,
     CheckpointSaved,
     CloseLane,
+    ClusterChanged,
     Command,
     EditApplied,
     Evaluate,
@@ -66,6 +67,8 @@ class Controller:
         match event:
             case RunStarted() | RunResumed():
                 return self._restart(state, event)
+            case ClusterChanged():
+                return self._settle(replace(state, cpus=event.cpus, gpus=event.gpus), ())
             case RunInterrupted():
                 return replace(state, status="interrupted"), ()
             case RunFinished():

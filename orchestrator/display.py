@@ -17,6 +17,7 @@ from rich.tree import Tree
 from orchestrator.config import RunConfig
 from orchestrator.events import (
     CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     IntervalDone,
@@ -86,6 +87,8 @@ def line(record: Record) -> str | None:
             return f"{lane}: {kind}: {message}"
         case LaneClosed(lane=lane):
             return f"{lane}: done"
+        case ClusterChanged(cpus=cpus, gpus=gpus):
+            return f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs now"
         case RunResumed():
             return "resumed"
         case RunInterrupted(reason=reason):

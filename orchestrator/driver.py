@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class LanePolicies:
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
-    """The user or the cluster asked the driver to stop."""
+    """The user, the cluster or a listener asked the driver to stop; the run can be resumed."""
 
 
 class Driver:
@@ -111,7 +112,13 @@ class Driver:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread while the driver runs."""
+    """SIGINT and SIGTERM raise Interrupted while the driver runs in the main thread.
+
+    A driver in another thread (a trial) is stopped by its listeners instead.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number).name)

@@ -29,6 +29,22 @@ from workers.contract import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRef:
+    """Which trial of which search a run is."""
+
+    sweep: str
+    trial: str
+    attempt: int
+    """0, then one more each time the trial goes on from another trial's model."""
+    name: str
+    """Short text for people: what was chosen."""
+    settings: Json
+    """What the search chose: dotted key -> value."""
+    parent: str | None = None
+    """run_id whose stages this attempt took over; None = it began with an untrained model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """First event of every journal: what this run is."""
 
@@ -42,6 +58,7 @@ class RunStarted:
     code_version: str
     cpus: float
     gpus: float
+    trial: TrialRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +135,8 @@ class CheckpointSaved:
     final: bool
     """Whether the stage is complete with it."""
     checkpoint: CheckpointRef
+    adopted_from: str | None = None
+    """Run that trained it, where this one took it over instead of training it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +178,16 @@ class WorkFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterChanged:
+    """Nodes joined or left: this is what the cluster has now."""
+
+    type: Literal["ClusterChanged"] = "ClusterChanged"
+    at: float
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInterrupted:
     """The user or the cluster asked to stop; the state is saved."""
 
@@ -187,6 +216,7 @@ Event = Annotated[
     | LaneClosed
     | EvaluationDone
     | WorkFailed
+    | ClusterChanged
     | RunInterrupted
     | RunFinished,
     Field(discriminator="type"),

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from orchestrator.events import (
     CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     Event,
@@ -55,6 +56,8 @@ class StageFold:
     """Gate weights of the last interval: layer -> expert."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
+    adopted_from: str | None = None
+    """Run that trained it, where another one did."""
 
 
 @dataclass(slots=True)
@@ -157,6 +160,8 @@ class RunFold:
                 return self._start(event)
             case RunResumed():
                 return self._resume()
+            case ClusterChanged():
+                return False  # what is learnt does not depend on where
             case RunInterrupted():
                 self.status, self.ended = "interrupted", event.at
                 return True
@@ -276,6 +281,7 @@ class RunFold:
             "seconds": round(stage.seconds, 3),
             "data": {"source": stage.data.source, "digest": stage.data.data_digest},
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
+            "adopted_from": stage.adopted_from,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
         }
 
@@ -338,4 +344,5 @@ def _answered(lane: LaneFold, event: Answer) -> bool:
         case CheckpointSaved(final=True):
             lane.stages[event.index].checkpoint = event.checkpoint
             lane.stages[event.index].saved = event.at
+            lane.stages[event.index].adopted_from = event.adopted_from
     return first

@@ -27,6 +27,9 @@ def derive_seed(*parts: Json) -> int:
 
 # ---------------------------------------------------------------- what is to be learnt
 
+WORKER_SECTIONS = ("stream", "model", "training", "method")
+"""Sections of a lane's settings that its worker reads; the others are the driver's policies."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
@@ -76,6 +79,15 @@ class LaneSpec:
     """CPU threads a worker of this lane may use."""
     exact: bool = True
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+
+    @property
+    def built_from(self) -> str:
+        """Digest of the settings a worker builds and trains from.
+
+        Policies are not among them: they act through edits only, so that lanes whose policies
+        have not yet decided differently hold the same model.
+        """
+        return digest({name: self.settings.get(name) for name in WORKER_SECTIONS})
 
 
 # ---------------------------------------------------------------- edits

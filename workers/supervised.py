@@ -34,7 +34,6 @@ from workers.contract import (
     StartReport,
     TaskSpec,
     derive_seed,
-    digest,
 )
 from workers.methods import METHODS
 from workers.moe import MODELS, surgery
@@ -214,7 +213,7 @@ class SupervisedTrainer:
         state = {
             "engine": "supervised",
             "arch": surgery.arch(self.model),
-            "settings_digest": _settings_digest(self.lane),
+            "settings_digest": self.lane.built_from,
             "lane_seed": self.lane.seed,
             "stage": asdict(stage.spec) if stage is not None and cursor is not None else None,
             "cursor": cursor,
@@ -297,7 +296,7 @@ class SupervisedTrainer:
             raise InputError(
                 f"checkpoint of engine {state.get('engine')!r} given to a supervised lane"
             )
-        if state["settings_digest"] != _settings_digest(self.lane):
+        if state["settings_digest"] != self.lane.built_from:
             raise InputError("checkpoint was written by a lane with other settings")
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
@@ -340,7 +339,7 @@ class SupervisedEvaluator:
         """Scores in task order; accuracy over the whole output layer (class-incremental)."""
         began = time.perf_counter()
         torch.set_num_threads(lane.threads)
-        key = f"{_settings_digest(lane)}-{lane.seed}"
+        key = f"{lane.built_from}-{lane.seed}"
         stream = self.streams.setdefault(key, _stream(lane))
         saved = checkpoint.read(ref)
         model = build_model(lane, stream)
@@ -396,10 +395,6 @@ def _stream(lane: LaneSpec) -> Any:
 
 def _training(lane: LaneSpec) -> Any:
     return checked(engines.trainings(), lane.settings["training"])[1]
-
-
-def _settings_digest(lane: LaneSpec) -> str:
-    return digest(lane.settings)
 
 
 def _shuffle(stage: _Stage) -> None:

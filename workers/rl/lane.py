@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workers import checkpoint as checkpoints
 from workers.checkpoint import Checkpoint
 from workers.choice import checked
-from workers.contract import CheckpointRef, InputError, Json, LaneSpec, digest
+from workers.contract import CheckpointRef, InputError, Json, LaneSpec
 from workers.moe import MODELS
 from workers.moe.actor_critic import ActorCritic
 from workers.rl import STREAM
@@ -44,7 +44,7 @@ def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
             f"checkpoint {checkpoint.uri}: written by engine {saved.state.get('engine')!r}, the "
             "lane's is 'rl'; give a checkpoint of this lane"
         )
-    if saved.state["settings_digest"] != digest(lane.settings):
+    if saved.state["settings_digest"] != lane.built_from:
         raise InputError(
             f"checkpoint {checkpoint.uri}: written by a lane with other settings than "
             f"{lane.lane!r}; restore with the config it was made with"

@@ -131,7 +131,7 @@ class RLTrainer:
             {"model": state.model, "optimizer": state.optimizer},
             {
                 "engine": "rl",
-                "settings_digest": digest(self._lane.settings),
+                "settings_digest": self._lane.built_from,
                 "arch": state.architecture,
                 "frozen": list(state.frozen),
                 "kl_coefficient": state.kl_coefficient,
