@@ -1,13 +1,32 @@
 """What a routed layer computes: ops in the torch namespace ``growstage``, plain torch as default.
 
+Compiled kernels are loaded on import where they can be had (GROWSTAGE_OPS=off|auto|require).
 Letters in argument names: T tokens, K slots a token, S = T*K rows, E experts, D inputs, O outputs.
 """
 
+from ops import library
 from ops.combine import combine
 from ops.expert_mlp import expert_mlp
+from ops.library import OpsUnavailableError, require
 from ops.permute import permute
-from ops.registry import backend, names
+from ops.registry import backend, compiled, names
 from ops.route import route
 from ops.usage import usage
 
-__all__ = ["backend", "combine", "expert_mlp", "names", "permute", "route", "usage"]
+status = library.load
+
+__all__ = [
+    "OpsUnavailableError",
+    "backend",
+    "combine",
+    "compiled",
+    "expert_mlp",
+    "names",
+    "permute",
+    "require",
+    "route",
+    "status",
+    "usage",
+]
+
+library.load()

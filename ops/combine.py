@@ -38,17 +38,35 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_TO: Tensor) -> tuple[Any, ...]:
-    rows_SO, position_TK, weights_TK = ctx.saved_tensors
+    grad_rows, grad_weights = _BACKWARD(grad_TO, *ctx.saved_tensors)
+    return grad_rows, None, grad_weights
+
+
+def _backward_reference(
+    grad_TO: Tensor, rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor
+) -> tuple[Tensor, Tensor]:
     rows, width = rows_SO.shape
     grad_weights = (gather(rows_SO, position_TK) * grad_TO.unsqueeze(1)).sum(-1)
     slots_SO = (grad_TO.unsqueeze(1) * weights_TK.unsqueeze(-1)).reshape(rows, width)
     # unused slots all write to one extra row that is cut off, so every kept row is written once
     target_S = position_TK.reshape(-1).where(position_TK.reshape(-1) >= 0, rows)
     grad_rows = rows_SO.new_zeros((rows + 1, width)).index_copy(0, target_S, slots_SO)
-    return grad_rows[:rows], None, grad_weights
+    return grad_rows[:rows].contiguous(), grad_weights
+
+
+def _backward_fake(
+    grad_TO: Tensor, rows_SO: Tensor, position_TK: Tensor, weights_TK: Tensor
+) -> tuple[Tensor, Tensor]:
+    return rows_SO.new_empty(rows_SO.shape), weights_TK.new_empty(weights_TK.shape)
 
 
 _OP = define(
     "combine", "(Tensor rows, Tensor position, Tensor weights) -> Tensor", _reference, _fake
+)
+_BACKWARD = define(
+    "combine_backward",
+    "(Tensor grad, Tensor rows, Tensor position, Tensor weights) -> (Tensor, Tensor)",
+    _backward_reference,
+    _backward_fake,
 )
 differentiable("combine", _backward, _setup_context)

@@ -5,14 +5,44 @@ Letters: S rows, E experts, D inputs, H hidden (H_e of expert e), O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ops.registry import define, differentiable
+from ops.registry import MAX_SLOTS, define, differentiable
+
+_ATEN = torch.ops.aten
+
+
+def _relu_gradient(grad: Tensor, kept: Tensor) -> Tensor:
+    y: Tensor = _ATEN.threshold_backward(grad, kept, 0)
+    return y
+
+
+def _gelu_gradient(grad: Tensor, kept: Tensor) -> Tensor:
+    y: Tensor = _ATEN.gelu_backward(grad, kept)
+    return y
+
+
+def _silu_gradient(grad: Tensor, kept: Tensor) -> Tensor:
+    y: Tensor = _ATEN.silu_backward(grad, kept)
+    return y
+
+
+Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": (torch.relu, _relu_gradient),
+    "gelu": (functional.gelu, _gelu_gradient),
+    "silu": (functional.silu, _silu_gradient),
+}
+"""Function and gradient. The gradient reads what the forward kept: ReLU's output, else the input."""
+_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+_FUNCTIONS = tuple(ACTIVATIONS.values())
+_RELU = _CODES["relu"]
 
 
 def expert_mlp(
@@ -22,15 +52,34 @@ def expert_mlp(
     up_bias: Sequence[Tensor],
     down: Sequence[Tensor] = (),
     down_bias: Sequence[Tensor] = (),
+    *,
+    activation: str = "relu",
+    learning_S: Tensor | None = None,
 ) -> Tensor:
-    """``down_e relu(up_e x + up_bias_e) + down_bias_e`` on rows ``offsets[e]:offsets[e + 1]``.
+    """``down_e act(up_e x + up_bias_e) + down_bias_e`` on rows ``offsets[e]:offsets[e + 1]``.
 
     ``up`` holds E tensors [H_e, D], ``down`` E tensors [O, H_e]. Empty ``down`` = linear experts
     (``up_e x + up_bias_e``, no activation; all H_e are O). Rows past the last offset become 0.
-    Returns [S, O]. Gradients of experts that need none are not computed.
+    ``learning`` (bool [S]) leaves rows out of the gradients of the experts' parameters, but not
+    out of their own (DES-MoE, arXiv 2509.16882, equation 8). Parameters that need no gradient
+    cost no work on it. Returns [S, O].
     """
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {activation!r}; allowed: {', '.join(sorted(ACTIVATIONS))}"
+        )
     y_SO: Tensor
-    y_SO, _ = _OP(rows_SD, offsets, list(up), list(up_bias), list(down), list(down_bias))
+    y_SO, _ = _OP(
+        rows_SD,
+        offsets,
+        list(up),
+        list(up_bias),
+        list(down),
+        list(down_bias),
+        learning_S,
+        _CODES[activation],
+        torch.backends.cuda.matmul.allow_tf32,
+    )
     return y_SO
 
 
@@ -49,7 +98,11 @@ def _reference(
     up_bias: list[Tensor],
     down: list[Tensor],
     down_bias: list[Tensor],
+    learning_S: Tensor | None,
+    activation: int,
+    tf32: bool,
 ) -> tuple[Tensor, Tensor]:
+    assert rows_SD.shape[0] <= MAX_SLOTS, rows_SD.shape
     y_SO = rows_SD.new_zeros((rows_SD.shape[0], _output_width(up, down)))
     hidden_SH = rows_SD.new_zeros((rows_SD.shape[0], _hidden_width(up, down)))
     bounds = offsets.tolist()
@@ -58,9 +111,9 @@ def _reference(
             continue
         inner = torch.addmm(up_bias[e], rows_SD[start:stop], up[e].t())
         if down:
-            inner.relu_()
-            hidden_SH[start:stop, : inner.shape[1]] = inner
-            inner = torch.addmm(down_bias[e], inner, down[e].t())
+            active = _FUNCTIONS[activation][0](inner)
+            hidden_SH[start:stop, : inner.shape[1]] = active if activation == _RELU else inner
+            inner = torch.addmm(down_bias[e], active, down[e].t())
         y_SO[start:stop] = inner
     return y_SO, hidden_SH
 
@@ -72,6 +125,9 @@ def _fake(
     up_bias: list[Tensor],
     down: list[Tensor],
     down_bias: list[Tensor],
+    learning_S: Tensor | None,
+    activation: int,
+    tf32: bool,
 ) -> tuple[Tensor, Tensor]:
     rows = rows_SD.shape[0]
     return (
@@ -87,26 +143,41 @@ def _backward_reference(
     offsets: Tensor,
     up: list[Tensor],
     down: list[Tensor],
+    learning_S: Tensor | None,
     trainable: list[bool],
+    rows_wanted: bool,
+    activation: int,
+    tf32: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    grad_rows = torch.zeros_like(rows_SD, memory_format=torch.contiguous_format)
+    grad_rows = rows_SD.new_zeros((rows_SD.shape[0] if rows_wanted else 0, rows_SD.shape[1]))
     d_up, d_up_bias, d_down, d_down_bias = _empty_gradients(grad_SO, up, down, trainable)
+    function, gradient = _FUNCTIONS[activation]
     bounds = offsets.tolist()
     for e, (start, stop) in enumerate(pairwise(bounds)):
         if start == stop:
             continue
-        grad = grad_SO[start:stop]
+        grad, kept = grad_SO[start:stop], None if learning_S is None else learning_S[start:stop]
         if down:
             inner = hidden_SH[start:stop, : up[e].shape[0]]
             if trainable[e]:
-                torch.mm(grad.t(), inner, out=d_down[e])
-                torch.sum(grad, 0, out=d_down_bias[e])
-            grad = torch.ops.aten.threshold_backward(grad @ down[e], inner, 0)
+                active = inner if activation == _RELU else function(inner)
+                _parameters(grad, active, kept, d_down[e], d_down_bias[e])
+            grad = gradient(grad @ down[e], inner)
         if trainable[e]:
-            torch.mm(grad.t(), rows_SD[start:stop], out=d_up[e])
-            torch.sum(grad, 0, out=d_up_bias[e])
-        torch.mm(grad, up[e], out=grad_rows[start:stop])
+            _parameters(grad, rows_SD[start:stop], kept, d_up[e], d_up_bias[e])
+        if rows_wanted:
+            torch.mm(grad, up[e], out=grad_rows[start:stop])
     return grad_rows, d_up, d_up_bias, d_down, d_down_bias
+
+
+def _parameters(
+    grad: Tensor, inputs: Tensor, learning: Tensor | None, weight: Tensor, bias: Tensor
+) -> None:
+    """Gradients of a linear map's weight and bias, from the rows that it may learn from."""
+    if learning is not None:
+        grad, inputs = grad[learning], inputs[learning]
+    torch.mm(grad.t(), inputs, out=weight)
+    torch.sum(grad, 0, out=bias)
 
 
 def _empty_gradients(
@@ -129,44 +200,63 @@ def _backward_fake(
     offsets: Tensor,
     up: list[Tensor],
     down: list[Tensor],
+    learning_S: Tensor | None,
     trainable: list[bool],
+    rows_wanted: bool,
+    activation: int,
+    tf32: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    grad_rows = rows_SD.new_empty(rows_SD.shape)
+    grad_rows = rows_SD.new_empty((rows_SD.shape[0] if rows_wanted else 0, rows_SD.shape[1]))
     return grad_rows, *_empty_gradients(grad_SO, up, down, trainable)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    rows_SD, offsets, up, _, down, _ = inputs
-    ctx.experts, ctx.two_layers = len(up), bool(down)
-    ctx.save_for_backward(rows_SD, output[1], offsets, *up, *down)
+    rows_SD, offsets, up, _, down, _, learning_S, ctx.activation, ctx.tf32 = inputs
+    ctx.experts, ctx.masked = len(up), learning_S is not None
+    ctx.mark_non_differentiable(output[1])
+    mask = [learning_S] if ctx.masked else []
+    ctx.save_for_backward(rows_SD, output[1], offsets, *mask, *up, *down)
 
 
 def _backward(ctx: Any, grad_SO: Tensor, _hidden: Any) -> tuple[Any, ...]:
     rows_SD, hidden_SH, offsets, *weights = ctx.saved_tensors
+    learning_S = weights.pop(0) if ctx.masked else None
     up, down = weights[: ctx.experts], weights[ctx.experts :]
-    wanted = list(zip(*[flags for flags in ctx.needs_input_grad[2:] if flags], strict=True))
-    trainable = [any(flags) for flags in wanted]
+    wanted = list(zip(*[flags for flags in ctx.needs_input_grad[2:6] if flags], strict=True))
+    trainable, rows_wanted = [any(flags) for flags in wanted], ctx.needs_input_grad[0]
     grad_rows, *gradients = _BACKWARD(
-        grad_SO.contiguous(), rows_SD, hidden_SH, offsets, up, down, trainable
+        grad_SO,
+        rows_SD,
+        hidden_SH,
+        offsets,
+        up,
+        down,
+        learning_S,
+        trainable,
+        rows_wanted,
+        ctx.activation,
+        ctx.tf32,
     )
     lists = [
         [g if wanted else None for g, wanted in zip(group, trainable, strict=False)]
         for group in gradients
     ]
-    return grad_rows, None, *lists
+    return grad_rows if rows_wanted else None, None, *lists, None, None, None
 
 
 _OP = define(
     "expert_mlp",
     "(Tensor rows, Tensor offsets, Tensor[] up, Tensor[] up_bias, Tensor[] down,"
-    " Tensor[] down_bias) -> (Tensor y, Tensor hidden)",
+    " Tensor[] down_bias, Tensor? learning, int activation, bool tf32)"
+    " -> (Tensor y, Tensor hidden)",
     _reference,
     _fake,
 )
 _BACKWARD = define(
     "expert_mlp_backward",
     "(Tensor grad, Tensor rows, Tensor hidden, Tensor offsets, Tensor[] up, Tensor[] down,"
-    " bool[] trainable) -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
+    " Tensor? learning, bool[] trainable, bool rows_wanted, int activation, bool tf32)"
+    " -> (Tensor, Tensor[], Tensor[], Tensor[], Tensor[])",
     _backward_reference,
     _backward_fake,
 )

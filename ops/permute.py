@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.registry import define, differentiable
+from ops.registry import check_slots, define, differentiable
 
 
 def permute(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,7 +19,9 @@ def permute(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Te
     ``selected`` int64 [T, K] holds expert numbers, -1 for an unused slot. Returns ``rows`` [S, D],
     ``position`` int64 [T, K] (row of each slot, -1 = unused) and ``offsets`` int64 [E + 1]
     (rows of expert e are ``offsets[e]:offsets[e + 1]``; rows past the last offset mean nothing).
+    More than 2^31 - 1 slots are refused.
     """
+    check_slots(*selected_TK.shape)
     rows_SD, position_TK, offsets = _OP(x_TD, selected_TK, experts)
     return rows_SD, position_TK, offsets
 
@@ -60,7 +62,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, grad_SD: Tensor, _position: Any, _offsets: Any) -> tuple[Any, ...]:
     (position_TK,) = ctx.saved_tensors
-    return gather(grad_SD, position_TK).sum(1), None, None
+    return _BACKWARD(grad_SD, position_TK), None, None
+
+
+def _backward_reference(grad_SD: Tensor, position_TK: Tensor) -> Tensor:
+    return gather(grad_SD, position_TK).sum(1)
+
+
+def _backward_fake(grad_SD: Tensor, position_TK: Tensor) -> Tensor:
+    return grad_SD.new_empty((position_TK.shape[0], grad_SD.shape[1]))
 
 
 _OP = define(
@@ -68,5 +78,11 @@ _OP = define(
     "(Tensor x, Tensor selected, int experts) -> (Tensor rows, Tensor position, Tensor offsets)",
     _reference,
     _fake,
+)
+_BACKWARD = define(
+    "permute_backward",
+    "(Tensor grad, Tensor position) -> Tensor",
+    _backward_reference,
+    _backward_fake,
 )
 differentiable("permute", _backward, _setup_context)

@@ -1,7 +1,7 @@
 """How an op is registered: schema once, plain-torch reference as the default kernel.
 
-A compiled library later adds a kernel under a device key of the same name; the dispatcher then
-prefers it. Knows nothing about which ops exist.
+A compiled library adds kernels under device keys of the same names; the dispatcher then prefers
+them. Knows neither which ops exist nor how the library is built.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 NAMESPACE = "growstage"
-_NAMES: list[str] = []
+MAX_SLOTS = 2**31 - 1
+_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+_REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
 def define(
@@ -26,7 +28,7 @@ def define(
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "default", reference)
     torch.library.register_fake(qualified, fake)
-    _NAMES.append(qualified)
+    _REFERENCES[qualified] = reference
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
@@ -39,13 +41,32 @@ def differentiable(
 
 def names() -> tuple[str, ...]:
     """Qualified names of all registered ops."""
-    return tuple(_NAMES)
+    return tuple(_REFERENCES)
+
+
+def reference(name: str) -> Callable[..., Any]:
+    """The plain-torch kernel of an op, by its qualified name: the oracle of the compiled ones."""
+    return _REFERENCES[name]
+
+
+def compiled(device: str = "cpu") -> tuple[str, ...]:
+    """Qualified names of the ops that have a kernel of their own for the device type."""
+    key = _KEYS.get(device.partition(":")[0])
+    if key is None:
+        return ()
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(name for name in _REFERENCES if has_kernel(name, key))
 
 
 def backend(device: str = "cpu") -> str:
-    """``compiled`` if any op has a kernel of its own for the device type, else ``reference``."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.partition(":")[0])
-    if key is None:
-        return "reference"
-    own = any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for name in _NAMES)
-    return "compiled" if own else "reference"
+    """``compiled`` if every op has a kernel of its own for the device type, else ``reference``."""
+    return "compiled" if set(compiled(device)) == set(_REFERENCES) else "reference"
+
+
+def check_slots(tokens: int, slots: int) -> None:
+    """Slots are numbered in 32 bits inside the kernels."""
+    if tokens * slots > MAX_SLOTS:
+        raise ValueError(
+            f"{tokens} tokens x {slots} slots are more than the 2^31 - 1 slots that one call "
+            "supports; use smaller batches"
+        )

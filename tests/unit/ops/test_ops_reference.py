@@ -110,7 +110,17 @@ def test_opcheck(tokens: int) -> None:
     x, logits = _normal(tokens, 3), _normal(tokens, 4)
     allowed = torch.arange(tokens * 4).reshape(tokens, 4) % 3 > 0
     for selector in ("dense", "topk"):
-        args = (logits, _normal(tokens, 4, seed=3, grad=False), allowed, selector, 2, 0.5)
+        args = (
+            logits,
+            _normal(tokens, 4, seed=3, grad=False),
+            allowed,
+            None,
+            ("dense", "topk").index(selector),
+            2,
+            0.5,
+            1.0,
+            0,
+        )
         opcheck(GROWSTAGE.route.default, args)
     selected, gate, _ = ops.route(logits, selector="topk", k=2, allowed_TE=allowed)
     rows, position, offsets = ops.permute(x, selected, 4)
@@ -119,7 +129,7 @@ def test_opcheck(tokens: int) -> None:
     opcheck(GROWSTAGE.combine.default, (rows, position, gate))
     for two in (True, False):
         weights = _experts([2, 3, 1, 2], 3, 5, two)
-        opcheck(GROWSTAGE.expert_mlp.default, (rows, offsets, *weights))
+        opcheck(GROWSTAGE.expert_mlp.default, (rows, offsets, *weights, None, 0, False))
     domain = torch.arange(tokens) % 3
     opcheck(GROWSTAGE.usage.default, (selected, domain, 4, 3))
 
@@ -206,22 +216,97 @@ def test_same_bits_twice() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="unknown selector 'best'; allowed: dense, topk"):
+    with pytest.raises(ValueError, match="unknown selector 'best'; allowed: dense, percentile"):
         ops.route(torch.zeros(1, 2), selector="best")
     with pytest.raises(ValueError, match="temperature > 0"):
         ops.route(torch.zeros(1, 2), temperature=0.0)
 
 
-def test_reference_answers_until_a_device_kernel_is_registered() -> None:
-    assert ops.backend() == "reference"
+def test_levels_capacity_and_thresholds_are_checked() -> None:
+    for wrong in ({"level": 1.5}, {"capacity": -1}):
+        with pytest.raises(ValueError, match="level must be 0..1 and capacity >= 0"):
+            ops.route(torch.zeros(1, 2), selector="topp", **wrong)
+    with pytest.raises(ValueError, match="needs a threshold"):
+        ops.route(torch.zeros(1, 2), selector="threshold")
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; allowed: gelu, relu, silu"):
+        weights = _experts([2], 1, 1, True)
+        ops.expert_mlp(torch.zeros(1, 1), torch.tensor([0, 1]), *weights, activation="tanh")
+
+
+def test_a_library_without_every_kernel_does_not_count_as_compiled() -> None:
     assert ops.backend("meta") == "reference"
     assert "growstage::route" in ops.names()
+    assert ops.backend("xpu") == "reference"
+    before = ops.compiled("cuda")
     library = torch.library.Library("growstage", "FRAGMENT")
-    library.impl("usage", lambda s, d, e, n: torch.full((e, n), 7), "CPU")
-    try:
-        assert ops.backend() == "compiled"
-        table = ops.usage(torch.zeros(1, 1).long(), torch.zeros(1).long(), 2, 1)
-        assert table.tolist() == [[7], [7]]
-    finally:
-        library._destroy()
-    assert ops.backend() == "reference"
+    if "growstage::usage" not in before:
+        library.impl("usage", lambda s, d, e, n: torch.full((e, n), 7), "CUDA")
+        assert ops.compiled("cuda") == (*before, "growstage::usage")
+        assert ops.backend("cuda") == "reference"
+    library._destroy()
+    assert ops.compiled("cuda") == before
+
+
+SELECTIONS = {
+    "topp": ({"level": 0.7}, [[1, 2, -1], [0, -1, -1]]),
+    "percentile": ({"level": 0.5}, [[1, 2, -1], [0, 1, -1]]),
+    "threshold": ({"threshold": torch.tensor(0.5)}, [[1, 2, 0], [0, -1, -1]]),
+}
+
+
+@pytest.mark.parametrize("selector", SELECTIONS)
+def test_selectors_that_choose_how_many(selector: str) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [9.0, -1.0, -2.0]])
+    settings, want = SELECTIONS[selector]
+    selected, gate, counts = ops.route(logits, selector=selector, k=3, **settings)
+    assert selected.tolist() == want
+    assert counts.tolist() == [sum(row.count(e) for row in want) for e in range(3)]
+    assert (gate.sum(1) - 1).abs().max() < 1e-6
+    assert ((gate > 0) == (selected >= 0)).all()
+    capped, _, _ = ops.route(logits, selector=selector, k=1, **settings)
+    assert capped.tolist() == [[1], [0]]
+
+
+def test_the_best_expert_is_used_whatever_the_threshold() -> None:
+    logits = torch.tensor([[1.0, 3.0], [float("-inf"), float("-inf")]])
+    selected, gate, counts = ops.route(
+        logits, selector="threshold", k=2, threshold=torch.tensor(99.0)
+    )
+    assert selected.tolist() == [[1, -1], [-1, -1]]
+    assert gate.tolist() == [[1, 0], [0, 0]]
+    assert counts.tolist() == [0, 1]
+
+
+def test_capacity_drops_late_comers_and_reweighs_the_rest() -> None:
+    logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]])
+    selected, gate, counts = ops.route(logits, selector="topk", k=2, capacity=2)
+    assert selected.tolist() == [[0, 1], [0, 1], [-1, -1]]
+    assert counts.tolist() == [2, 2]
+    assert gate[2].tolist() == [0, 0]
+    selected, gate, _ = ops.route(logits, selector="topk", k=2, capacity=1)
+    assert selected.tolist() == [[0, 1], [-1, -1], [-1, -1]]
+    torch.testing.assert_close(gate[0], torch.softmax(logits[0], 0))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_masked_rows_teach_their_expert_nothing_and_keep_their_own_gradient(activation) -> None:
+    rows, weights = _normal(6, 3), _experts([2, 4], 3, 5, True)
+    offsets, learning = torch.tensor([0, 4, 6]), torch.tensor([1, 0, 1, 0, 0, 0]).bool()
+    probe = _normal(6, 5, seed=7, grad=False)
+    flat = [w for group in weights for w in group]
+
+    def gradients(mask, scale):
+        y = ops.expert_mlp(rows, offsets, *weights, activation=activation, learning_S=mask)
+        return torch.autograd.grad((y * probe * scale).sum(), [rows, *flat])
+
+    ours = gradients(learning, 1)
+    assert torch.equal(ours[0], gradients(None, 1)[0])
+    for a, b in zip(ours[1:], gradients(None, learning.unsqueeze(1))[1:], strict=True):
+        torch.testing.assert_close(a, b)
+    assert ours[2].abs().max() == 0  # expert 1 learns from no row
+
+
+def test_too_many_slots_are_refused() -> None:
+    wide = torch.zeros(1, 1, dtype=torch.int64).expand(2**20, 2**11)
+    with pytest.raises(ValueError, match="smaller batches"):
+        ops.permute(torch.zeros(1, 1).expand(2**20, 1), wide, 4)

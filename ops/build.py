@@ -1,0 +1,236 @@
+"""Builds the compiled kernels into a cache folder, with the compilers of this machine.
+
+Knows how to compile, not when: ``ops.library`` decides that. ``python -m ops.build`` builds now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).parent / "csrc"
+LIBRARY = "libgrowstage_ops.so"
+ARCHITECTURES = ("80", "90", "100")
+TIMEOUT = 300.0
+"""Seconds that one compiler call, or waiting for another process's build, may take."""
+_STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000ULL"  # torch 2.11
+_CXX = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra")
+_NVCC = ("-O3", "-std=c++20", "-Werror", "all-warnings", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+
+
+class BuildError(RuntimeError):
+    """The kernels could not be built; the message says why, compiler output included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """What to compile with. ``nvcc`` None = CPU kernels only."""
+
+    compiler: str
+    nvcc: str | None
+    architectures: tuple[str, ...]
+    """Compute capabilities without the dot; empty without nvcc."""
+
+    def key(self) -> str:
+        """Name of the build: differs wherever the library might."""
+        state = hashlib.sha256()
+        for path in sources(cuda=True, headers=True):
+            state.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
+        state.update(repr((self, torch.__version__, _CXX, _NVCC, _processor())).encode())
+        return state.hexdigest()[:20]
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: GROWSTAGE_OPS_CACHE, or growstage/ops in the user's cache."""
+    own = os.environ.get("GROWSTAGE_OPS_CACHE")
+    if own:
+        return Path(own)
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "growstage" / "ops"
+
+
+def toolchain() -> Toolchain:
+    """The compilers found here; BuildError says what is missing.
+
+    GROWSTAGE_OPS_CUDA on|off|auto (auto: nvcc is there and torch can use CUDA) and
+    GROWSTAGE_OPS_ARCHS (such as 80,90) decide about the CUDA kernels.
+    """
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise BuildError("no C++ compiler found (looked for $CXX, c++, g++, clang++)")
+    wanted = os.environ.get("GROWSTAGE_OPS_CUDA", "auto")
+    nvcc = _nvcc() if wanted == "on" or (wanted == "auto" and torch.version.cuda) else None
+    if wanted == "on" and nvcc is None:
+        raise BuildError("GROWSTAGE_OPS_CUDA=on, but no nvcc in $CUDA_HOME/bin or on the PATH")
+    architectures = _architectures() if nvcc else ()
+    return Toolchain(compiler=compiler, nvcc=nvcc, architectures=architectures)
+
+
+def built(tools: Toolchain) -> Path | None:
+    """The library of an earlier build, if there is one."""
+    path = cache_folder() / tools.key() / LIBRARY
+    return path if path.exists() else None
+
+
+def failure(tools: Toolchain) -> str | None:
+    """Why an earlier build with this toolchain failed, if it did."""
+    path = _failure_file(tools.key())
+    return path.read_text() if path.exists() else None
+
+
+def build(tools: Toolchain) -> Path:
+    """Build, or wait for and take what another process is building. Returns the library."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f"{tools.key()}.lock"):
+        ready = built(tools)
+        if ready:
+            return ready
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            try:
+                _compile(tools, Path(scratch))
+            except BuildError as error:
+                _failure_file(tools.key()).write_text(str(error))
+                raise
+            result = Path(scratch, "result")
+            os.rename(result, folder / tools.key())
+    _failure_file(tools.key()).unlink(missing_ok=True)
+    return folder / tools.key() / LIBRARY
+
+
+def sources(*, cuda: bool, headers: bool = False) -> list[Path]:
+    """Source files, in a fixed order."""
+    kinds = {".cpp", ".cu", ".h", ".cuh"} if headers else {".cpp", ".cu"}
+    found = sorted(path for path in SOURCES.rglob("*") if path.suffix in kinds)
+    return [path for path in found if cuda or "cuda" not in path.relative_to(SOURCES).parts]
+
+
+def commands(tools: Toolchain, folder: Path) -> tuple[list[list[str]], list[str]]:
+    """The compiler calls, which may run side by side, and the link that follows them."""
+    package = Path(torch.__file__).parent
+    include = ["-isystem", str(package / "include"), "-I", str(SOURCES)]
+    calls, objects = [], []
+    for source in sources(cuda=tools.nvcc is not None):
+        target = str(folder / f"{source.parent.name}_{source.name}.o")
+        objects.append(target)
+        if source.suffix == ".cu":
+            assert tools.nvcc
+            archs = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in tools.architectures]
+            # route.cu must round as the CPU does, which fuses no products into sums
+            exact = ["-fmad=false"] if source.stem == "route" else []
+            calls.append([tools.nvcc, "-ccbin", tools.compiler, *_NVCC, *archs, *exact])
+        else:
+            calls.append([tools.compiler, *_CXX, *_native(), _STABLE_ABI, *include])
+        calls[-1] += ["-c", str(source), "-o", target]
+    libraries = [f"-L{package / 'lib'}", "-ltorch_cpu"]
+    library = str(folder / LIBRARY)
+    if tools.nvcc:
+        hide = ["-Xlinker", "--exclude-libs,ALL"]
+        start = [tools.nvcc, "-ccbin", tools.compiler, "-shared", "-cudart", "static", *hide]
+        return calls, [*start, *objects, *libraries, "-ldl", "-o", library]
+    return calls, [tools.compiler, "-shared", *objects, *libraries, "-o", library]
+
+
+def _compile(tools: Toolchain, scratch: Path) -> None:
+    calls, link = commands(tools, scratch)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(_run, calls))
+    _run(link)
+    result = scratch / "result"
+    result.mkdir()
+    os.rename(scratch / LIBRARY, result / LIBRARY)
+    info = {"architectures": tools.architectures, "torch": torch.__version__}
+    Path(result, "build.json").write_text(json.dumps(info))
+
+
+def _run(call: list[str]) -> None:
+    try:
+        subprocess.run(call, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in error.stderr.splitlines() if "error" in line] or [error.stderr]
+        raise BuildError(f"{Path(call[0]).name} failed: {' | '.join(lines[:3])}") from error
+    except (subprocess.TimeoutExpired, OSError) as error:
+        raise BuildError(f"{Path(call[0]).name} did not run: {error}") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a build; the operating system frees it if the holder dies."""
+    with path.open("w") as file:
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BuildError(f"another process has held {path} for too long") from None
+                time.sleep(0.1)
+        yield
+
+
+def _failure_file(key: str) -> Path:
+    return cache_folder() / f"{key}.failed"
+
+
+def _nvcc() -> str | None:
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    places = [str(Path(home, "bin")) for home in homes if home]
+    return shutil.which("nvcc", path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
+
+
+def _architectures() -> tuple[str, ...]:
+    named = os.environ.get("GROWSTAGE_OPS_ARCHS")
+    if named:
+        return tuple(part.strip() for part in named.split(",") if part.strip())
+    if torch.version.cuda and torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        found = {torch.cuda.get_device_capability(device) for device in devices}
+        return tuple(f"{major}{minor}" for major, minor in sorted(found))
+    return ARCHITECTURES
+
+
+def _native() -> list[str]:
+    return ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else ["-mcpu=native"]
+
+
+def _processor() -> str:
+    """What a build for this processor depends on: a cache folder may be shared by many nodes."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def main() -> int:
+    """Build now, whatever failed before, and say in one line what is in use."""
+    from ops import library
+
+    try:
+        build(toolchain())
+    except BuildError as error:
+        print(f"ops: not built: {error}", file=sys.stderr)
+    print(library.load().line())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

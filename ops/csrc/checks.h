@@ -1,0 +1,102 @@
+// Argument checks that the CPU and CUDA kernels of an op share, and the sizes they work with.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "binding.h"
+
+namespace growstage {
+
+struct RouteSizes {
+  int64_t tokens, experts, slots;
+};
+
+inline RouteSizes check_route(const Tensor& logits, const OptionalTensor& noise,
+                              const OptionalTensor& allowed, const OptionalTensor& threshold,
+                              int64_t selector, int64_t k, int64_t capacity) {
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.size(1) >= 1, "logits must be [tokens, experts]");
+  check_floating(logits, "logits");
+  const auto same = [&](const OptionalTensor& x) {
+    return !x || (x->dim() == 2 && x->size(0) == logits.size(0) && x->size(1) == logits.size(1));
+  };
+  STD_TORCH_CHECK(same(noise) && same(allowed), "noise and allowed must be shaped like logits");
+  STD_TORCH_CHECK(!allowed || allowed->scalar_type() == ScalarType::Bool, "allowed must be bool");
+  const auto last = static_cast<int64_t>(Selector::kThreshold);
+  STD_TORCH_CHECK(selector >= 0 && selector <= last && k >= 1 && capacity >= 0,
+                  "selector, k or capacity out of range");
+  STD_TORCH_CHECK(selector != last || (threshold && threshold->numel() == 1),
+                  "this selector needs a threshold of one value");
+  const int64_t experts = logits.size(1);
+  const bool dense = selector == static_cast<int64_t>(Selector::kDense);
+  const RouteSizes n{logits.size(0), experts, dense ? experts : std::min(k, experts)};
+  STD_TORCH_CHECK(n.tokens <= kMaxSlots / n.slots, "route: ", n.tokens, " x ", n.slots,
+                  " slots; at most 2^31 - 1 are supported: use smaller batches");
+  return n;
+}
+
+struct CombineSizes {
+  int64_t tokens, per_token, rows, width;
+};
+
+inline CombineSizes check_combine(const Tensor& rows, const Tensor& position,
+                                  const Tensor& weights) {
+  check_floating(rows, "rows");
+  STD_TORCH_CHECK(rows.dim() == 2 && position.dim() == 2 && weights.dim() == 2 &&
+                      position.size(0) == weights.size(0) && position.size(1) == weights.size(1),
+                  "combine takes rows [rows, width], position and weights [tokens, slots]");
+  return {position.size(0), position.size(1), rows.size(0), rows.size(1)};
+}
+
+struct ExpertSizes {
+  int64_t rows, inputs, outputs, experts, stride;
+  std::vector<int64_t> hidden;
+};
+
+inline void check_weight(const Tensor& w, int64_t rows, int64_t columns, const Tensor& like,
+                         const char* name) {
+  STD_TORCH_CHECK(w.dim() == 2 && w.size(0) == rows && w.size(1) == columns, name,
+                  " must be [", rows, ", ", columns, "] here");
+  STD_TORCH_CHECK(w.scalar_type() == like.scalar_type(), name, " must have the type of rows");
+}
+
+inline ExpertSizes check_experts(const Tensor& rows, const Tensor& offsets,
+                                 const std::vector<Tensor>& up, const std::vector<Tensor>& down,
+                                 int64_t activation) {
+  check_floating(rows, "rows");
+  const auto experts = static_cast<int64_t>(up.size());
+  STD_TORCH_CHECK(rows.dim() == 2 && experts >= 1 && (down.empty() || down.size() == up.size()),
+                  "expert_mlp takes rows [rows, inputs] and one up (and one down) for each expert");
+  STD_TORCH_CHECK(offsets.numel() == experts + 1 && offsets.scalar_type() == ScalarType::Long,
+                  "offsets must be int64 [experts + 1]");
+  STD_TORCH_CHECK(rows.size(0) <= kMaxSlots, "expert_mlp: at most 2^31 - 1 rows are supported");
+  STD_TORCH_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::kSilu),
+                  "activation out of range");
+  ExpertSizes n{rows.size(0), rows.size(1), down.empty() ? up[0].size(0) : down[0].size(0),
+                experts, 0, {}};
+  for (int64_t e = 0; e < experts; ++e) {
+    n.hidden.push_back(up[e].size(0));
+    check_weight(up[e], down.empty() ? n.outputs : n.hidden[e], n.inputs, rows, "up");
+    if (!down.empty()) {
+      check_weight(down[e], n.outputs, n.hidden[e], rows, "down");
+      n.stride = std::max(n.stride, n.hidden[e]);
+    }
+  }
+  return n;
+}
+
+inline void check_biases(const ExpertSizes& n, const std::vector<Tensor>& up_bias,
+                         const std::vector<Tensor>& down, const std::vector<Tensor>& down_bias,
+                         const Tensor& rows) {
+  STD_TORCH_CHECK(static_cast<int64_t>(up_bias.size()) == n.experts &&
+                      down_bias.size() == down.size(),
+                  "expert_mlp needs one bias for each weight");
+  for (int64_t e = 0; e < n.experts; ++e) {
+    const bool fits = up_bias[e].numel() == n.hidden[e] &&
+                      (down.empty() || down_bias[e].numel() == n.outputs) &&
+                      up_bias[e].scalar_type() == rows.scalar_type();
+    STD_TORCH_CHECK(fits, "a bias must have one value for each row of its weight");
+  }
+}
+
+}  // namespace growstage
