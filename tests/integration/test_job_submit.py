@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,86 +31,93 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Head:
+    """A running head: where its dashboard is, and the environment that knows its token."""
+
+    address: str
+    env: dict[str, str]
+
+    def ray(self, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        command = [str(RAY), *(str(part) for part in args)]
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=420,
+            check=False,
+        )
+
+    def submit(self, *entrypoint: object, cwd: Path = ROOT) -> str:
+        """`ray job submit` in ``cwd``, waiting for its end; returns what was streamed."""
+        where = ("--address", self.address, "--working-dir", ".")
+        done = self.ray("job", "submit", *where, "--", *entrypoint, cwd=cwd)
+        output = done.stderr + done.stdout
+        assert done.returncode == 0, output[-4000:]
+        found = re.search(r"raysubmit_\w+", output)
+        assert found is not None, output
+        status = self.ray("job", "status", "--address", self.address, found.group())
+        assert "SUCCEEDED" in (status.stdout + status.stderr).upper()
+        return output
+
+
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """A local head with dashboard; ended by the process ids it left behind."""
-    folder = tempfile.mkdtemp(prefix="gs", dir="/tmp")  # short: Ray's sockets live under it
+def head() -> Iterator[Head]:
+    """A local head with dashboard and token authentication; ended by its own process group."""
+    folder = Path(tempfile.mkdtemp(prefix="gs", dir="/tmp"))  # short: sockets live under it
+    (folder / "token").write_text(secrets.token_hex(32))
+    env = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),  # the job's `python`
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+    }
     dashboard = free_port()
-    env = {**os.environ, "RAY_TMPDIR": folder}
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true",
         f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
         f"--temp-dir={folder}", "--disable-usage-stats", f"--ray-client-server-port={free_port()}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{dashboard}"
-    wait_for(address, process)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
+    with open(folder / "head.log", "wb") as log:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    found = Head(f"http://127.0.0.1:{dashboard}", env)
     try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    from ray.job_submission import JobSubmissionClient
-
-    deadline = time.monotonic() + 90
-    while True:
-        assert process.poll() is None, process.stdout and process.stdout.read().decode()
-        try:
-            JobSubmissionClient(address).list_jobs()
-        except (ConnectionError, RuntimeError):
+        deadline = time.monotonic() + 120
+        while found.ray("job", "list", "--address", found.address).returncode != 0:
+            assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, "the head did not come up"
-            time.sleep(0.5)
-        else:
-            return
-
-
-def submit(address: str, *entrypoint: object, cwd: Path = ROOT) -> str:
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *entrypoint]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=420,
-        check=False,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-4000:]
-    return output
-
-
-def status(address: str, output: str) -> str:
-    from ray.job_submission import JobSubmissionClient
-
-    found = re.search(r"raysubmit_\w+", output)
-    assert found is not None, output
-    return str(JobSubmissionClient(address).get_job_status(found.group()))
+        yield found
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.craftax
-def test_quickstart_as_a_job(head: str, tmp_path: Path) -> None:
+def test_quickstart_as_a_job(head: Head, tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "job"
     python = ["python", "-m", "orchestrator", "run", "configs/quickstart.toml"]
-    output = submit(head, *python, "--run-dir", run_dir)
-    assert status(head, output) == "SUCCEEDED"
+    output = head.submit(*python, "--run-dir", run_dir)
     assert "digits-s0: grown to 2 experts" in output, "the log is streamed"
     assert "craftax-s0: grown to 2 experts" in output
     assert "run done" in output
 
 
-def test_users_own_stream_as_a_job(head: str, tmp_path: Path) -> None:
+def test_users_own_stream_as_a_job(head: Head, tmp_path: Path) -> None:
     """The documented example, from a folder outside the repository."""
     folder = tmp_path / "outside"
     folder.mkdir()
@@ -117,6 +126,5 @@ def test_users_own_stream_as_a_job(head: str, tmp_path: Path) -> None:
     for package in ("orchestrator", "workers", "ops"):
         shutil.copytree(ROOT / package, folder / package)
     python = ["python", "-m", "orchestrator", "run", "my_stream.toml"]
-    output = submit(head, *python, "--run-dir", tmp_path / "runs" / "mine", cwd=folder)
-    assert status(head, output) == "SUCCEEDED"
+    output = head.submit(*python, "--run-dir", tmp_path / "runs" / "mine", cwd=folder)
     assert "run done" in output
