@@ -122,7 +122,66 @@ class Grow:
     cause: Cause
 
 
-Edit = Grow
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """An expert that ``RefreshMask`` copies, so that a domain has its own."""
+
+    expert: int
+    """Id of the copy."""
+    parent: int
+    owner: str
+    """Domain whose tokens alone choose the copy in training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshMask:
+    """Edit: which experts each domain may train, in every layer, afterwards (absolute).
+
+    DES-MoE (arXiv 2509.16882), equations 6 and 9. All that decided the mask stands in the edit, so
+    that a fold of the journal needs no policy.
+    """
+
+    kind: Literal["refresh_mask"] = "refresh_mask"
+    id: str
+    stage: str
+    after_interval: int
+    version: int
+    """Version of the mask; every later step must be trained under it."""
+    domains: tuple[str, ...]
+    """Row order of ``masks`` and ``usage``."""
+    masks: dict[str, list[list[int]]]
+    """Layer -> domain -> 0 or 1 for each expert, copies included."""
+    usage: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Layer -> domain -> share of the domain's tokens that chose each expert (the matrix A)."""
+    copies: dict[str, list[Duplicate]] = field(default_factory=dict)
+    """Layer -> experts this edit copies, in order of their ids."""
+    owners: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Layer -> expert id -> owning domain: of the copies, or of claimed experts."""
+    seed: int
+    cause: Cause
+
+
+Role = Literal["router", "backbone", "experts"]
+"""What a phase may train: routers, experts, and all the rest of the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPhase:
+    """Edit: only these roles are trained afterwards (DES-MoE, arXiv 2509.16882, equation 11)."""
+
+    kind: Literal["set_phase"] = "set_phase"
+    id: str
+    stage: str
+    after_interval: int
+    phase: str
+    trains: tuple[Role, ...]
+    adapt: bool = False
+    """Adaptive routers take over from the linear ones trained so far: their teachers from now."""
+    seed: int
+    cause: Cause
+
+
+Edit = Grow | RefreshMask | SetPhase
 """The union of edits; a new kind is a class here and a case in the appliers."""
 
 
@@ -214,6 +273,13 @@ class IntervalReport:
     metrics: dict[str, float]
     usage: dict[str, list[float]] = field(default_factory=dict)
     """Layer -> mean gate weight of each live expert over the interval."""
+    counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Layer -> domain -> how many of its tokens chose each expert. Integers, so that sums over
+    workers and intervals are exact."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Domain -> tokens trained on, each counted once a layer."""
+    mask_version: int = 0
+    """Version of the gradient masks the interval was trained under; 0 = none yet."""
     signals: dict[str, float] = field(default_factory=dict)
     """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
     seconds: float
@@ -230,6 +296,8 @@ class EvaluationReport:
     """Task name -> further figures (loss, episode length, achievements, ...)."""
     usage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Task name -> layer -> mean gate weight of each expert on that task."""
+    probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    """Task name -> layer -> gate weights of each expert on the task's first test samples."""
     seconds: float
 
 
@@ -241,7 +309,7 @@ class Trainer(Protocol):
 
     def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport: ...
     def start(self, stage: StageSpec) -> StartReport: ...
-    def run_interval(self, n: int) -> IntervalReport: ...
+    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport: ...
     def apply(self, edit: Edit) -> EditReport: ...
     def save(self, uri: str, seq: int) -> CheckpointRef: ...
     def close(self) -> None: ...
