@@ -27,7 +27,7 @@ app.add_typer(data_app, name="data")
 Config = Annotated[Path, typer.Argument(help="Stream file (TOML).", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a.b=value; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-RunDir = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+RunDir = Annotated[str, typer.Argument(help="Folder of a run: path or URI.", show_default=False)]
 TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow store or server; default: sqlite beside the run folder."),
@@ -37,16 +37,25 @@ Address = Annotated[
     typer.Option(help="Ray cluster to join; default: the one this job runs in, else a local Ray."),
 ]
 
+WaitForNodes = Annotated[
+    float,
+    typer.Option(help="Seconds to wait for nodes that an autoscaler starts for the lanes."),
+]
+
 
 @app.command()
 def run(
     config: Config,
     set_: Set = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run; one that has a journal is gone on with.")
+        str | None,
+        typer.Option(
+            help="Folder of the run (path or URI); one that has a journal is gone on with."
+        ),
     ] = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
+    wait_for_nodes: WaitForNodes = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Run a stream file to its end."""
@@ -55,7 +64,8 @@ def run(
 
     checked = load(config, set_ or ())
     folder = run_dir or session.default_run_dir(checked)
-    _finish(session.run(checked, folder, tracking_uri, address, quiet=as_json), folder, as_json)
+    status = session.run(checked, folder, tracking_uri, address, as_json, wait_for_nodes)
+    _finish(status, folder, as_json)
 
 
 @app.command()
@@ -63,12 +73,14 @@ def resume(
     run_dir: RunDir,
     tracking_uri: TrackingUri = None,
     address: Address = None,
+    wait_for_nodes: WaitForNodes = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted, killed or failed run."""
     from orchestrator import session
 
-    _finish(session.resume(run_dir, tracking_uri, address, quiet=as_json), run_dir, as_json)
+    status = session.resume(run_dir, tracking_uri, address, as_json, wait_for_nodes)
+    _finish(status, run_dir, as_json)
 
 
 @app.command()
@@ -145,7 +157,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="Data set to fetch.")]) 
     typer.echo(f"{name}: {fetch(name)}")
 
 
-def _finish(status: str, run_dir: Path, as_json: bool) -> None:
+def _finish(status: str, run_dir: str, as_json: bool) -> None:
     """Print the result and leave with the exit code of the run's status."""
     from orchestrator import session
 

@@ -255,7 +255,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_links(links: Links, run_dir: Path) -> None:
+def print_links(links: Links, run_dir: Path | str) -> None:
     """How to look at the run in the MLflow UI, and again here."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"run folder: {run_dir}", markup=False)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from orchestrator.config import RunConfig
+from orchestrator.config import LaneConfig, Resources, RunConfig
 from orchestrator.controller import Controller, Policies, fold
 from orchestrator.events import (
     Action,
@@ -131,20 +131,45 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_resources(config: RunConfig, cpus: float, gpus: float) -> None:
-    """Refuse lanes that could never be placed."""
-    impossible = [
-        f"  lanes.{lane.name}.resources: cpus = {lane.resources.cpus:g}, "
-        f"gpus = {lane.resources.gpus:g}"
+def needs(resources: Resources) -> dict[str, float]:
+    """What one worker of a lane asks of a node, in Ray's names; zeros left out."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus, **resources.custom}
+    return {name: amount for name, amount in wanted.items() if amount > 0}
+
+
+def unplaceable(config: RunConfig, nodes: Iterable[Mapping[str, float]]) -> list[LaneConfig]:
+    """Lanes that fit on none of the nodes even if it were empty."""
+    nodes = list(nodes)
+    return [
+        lane
         for lane in config.lanes
-        if lane.resources.cpus > cpus or lane.resources.gpus > gpus
-    ]
-    if impossible:
-        raise InputError(
-            f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; these lanes can never be placed:\n"
-            + "\n".join(impossible)
-            + "\nlower the lane's resources, or give a larger cluster with --address"
+        if not any(
+            all(node.get(name, 0.0) >= amount for name, amount in needs(lane.resources).items())
+            for node in nodes
         )
+    ]
+
+
+def check_resources(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuse lanes that could never be placed."""
+    lines = [
+        f"  lanes.{lane.name}.resources: {_amounts(needs(lane.resources))}"
+        for lane in unplaceable(config, nodes)
+    ]
+    if lines:
+        have = "; ".join(sorted({_amounts(node) for node in nodes}))
+        raise InputError(
+            "these lanes can never be placed, no node is large enough:\n"
+            + "\n".join(lines)
+            + f"\nthe nodes have: {have}\nlower the lane's resources, give a larger cluster with "
+            "--address, or wait for an autoscaler's nodes with --wait-for-nodes SECONDS"
+        )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    hidden = ("node:", "memory", "object_store_memory")
+    shown = {name: x for name, x in resources.items() if not name.startswith(hidden)}
+    return ", ".join(f"{name} = {amount:g}" for name, amount in sorted(shown.items()))
 
 
 def begin(config: RunConfig, run_id: str, cpus: float, gpus: float) -> RunStarted:
@@ -178,7 +203,7 @@ def first_record(run_dir: Path) -> RunStarted | None:
     return None
 
 
-def check_same_config(run_dir: Path, started: RunStarted, config: RunConfig) -> None:
+def check_same_config(run_dir: Path | str, started: RunStarted, config: RunConfig) -> None:
     """Refuse to go on with a journal that another config wrote."""
     if started.config_digest != config.digest:
         raise InputError(
@@ -187,7 +212,7 @@ def check_same_config(run_dir: Path, started: RunStarted, config: RunConfig) -> 
         )
 
 
-def resume_command(run_dir: Path) -> str:
+def resume_command(run_dir: Path | str) -> str:
     """What to type to go on with an interrupted run."""
     return f"growstage resume {shlex.quote(str(run_dir))}"
 

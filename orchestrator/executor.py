@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from orchestrator.events import (
     ApplyEdit,
     CheckpointSaved,
     CloseLane,
+    ClusterChanged,
     Command,
     EditApplied,
     Evaluate,
@@ -53,6 +54,8 @@ from workers.contract import (
 )
 
 CONNECT_TIMEOUT_S = 10.0
+WATCH_S = 2.0
+"""Seconds between two looks at what the cluster has."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -146,9 +149,18 @@ class Call:
 class RayExecutor:
     """Performs actions on a Ray cluster; one worker actor per open lane, evaluators beside."""
 
-    def __init__(self, checkpoints: Path, resources: Mapping[str, Resources]) -> None:
+    def __init__(
+        self, checkpoints: Path | str, resources: Mapping[str, Resources], owns_cluster: bool = True
+    ) -> None:
+        """``checkpoints``: path or URI that every node reaches. ``owns_cluster``: spread workers
+        over the nodes and follow nodes that come and go; False inside a trial, whose workers stay
+        in what was reserved for it."""
         self.folder = str(checkpoints)
         self.resources = resources
+        self.owns_cluster = owns_cluster
+        self.size: tuple[float, float] | None = None
+        """CPUs and GPUs of the cluster as last told."""
+        self.looked = time.monotonic()
         self.workers: dict[str, Any] = {}
         self.evaluators: dict[str, Any] = {}
         self.calls: dict[Any, Call] = {}
@@ -180,9 +192,10 @@ class RayExecutor:
 
     def wait(self, timeout: float) -> list[Event]:
         """Events of the calls that came back; empty after ``timeout`` seconds without any."""
-        if not self.calls:
-            time.sleep(min(timeout, 0.05))
-            return []
+        changed = self._watch()
+        if changed or not self.calls:
+            time.sleep(0.0 if changed else min(timeout, 0.05))
+            return changed
         done, _ = ray.wait(list(self.calls), num_returns=1, timeout=timeout)
         return [self._event(ref, self.calls.pop(ref)) for ref in done]
 
@@ -207,7 +220,20 @@ class RayExecutor:
             "max_restarts": 0,
             "runtime_env": {"env_vars": threads},
         }
+        if self.owns_cluster and not evaluator:
+            options["scheduling_strategy"] = "SPREAD"
         return ray.remote(shell).options(**options).remote(spec.engine)
+
+    def _watch(self) -> list[Event]:
+        """The cluster's size where it is another than last time."""
+        now = time.monotonic()
+        if not self.owns_cluster or now - self.looked < WATCH_S:
+            return []
+        self.looked = now
+        before, self.size = self.size, cluster_size()
+        if before in (None, self.size):
+            return []
+        return [ClusterChanged(at=time.time(), cpus=self.size[0], gpus=self.size[1])]
 
     def _evaluator(self, spec: LaneSpec) -> Any:
         if spec.engine not in self.evaluators:
@@ -292,8 +318,25 @@ def connect(address: str | None) -> tuple[float, float]:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _away(address, error) from error
+    return cluster_size()
+
+
+def cluster_size() -> tuple[float, float]:
+    """CPUs and GPUs of all live nodes."""
     total = ray.cluster_resources()
     return float(total.get("CPU", 0.0)), float(total.get("GPU", 0.0))
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each live node has, by resource."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def ask_for_nodes(needs: Iterable[Mapping[str, float]]) -> None:
+    """Tell an autoscaler what the lanes will need all at once; without one nothing comes of it."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[dict(need) for need in needs])
 
 
 def _check_listening(address: str) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -19,11 +21,19 @@ from workers.contract import InputError
 JOURNAL_FILE = "journal.jsonl"
 
 
+class Mirror(Protocol):
+    """A second place that holds the journal and is written first."""
+
+    def put(self, offset: int, data: bytes) -> None: ...
+
+
 class Journal:
     """Writer of one run's journal. Only one process may hold it at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None, patience: float = 0.0) -> None:
         """Open for appending, cutting off a torn last line.
+
+        ``patience``: seconds to wait for a driver that is just ending to let go.
 
         Raises InputError where the folder cannot be written or another driver holds the journal.
         """
@@ -36,15 +46,24 @@ class Journal:
                 f"run folder {path.parent}: cannot write there ({error.strerror}); give a "
                 "writable folder with --run-dir"
             ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise InputError(
-                f"run folder {path.parent}: another driver is running it; wait for it or stop it"
-            ) from error
+        self._mirror = mirror
+        self._lock(time.monotonic() + patience)
         self._file.truncate(_whole_length(path))
         self._file.seek(0, os.SEEK_END)
+
+    def _lock(self, deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                self._file.close()
+                raise InputError(
+                    f"run folder {self.path.parent}: another driver is running it; wait for it "
+                    "or stop it"
+                ) from error
 
     @property
     def offset(self) -> int:
@@ -53,7 +72,10 @@ class Journal:
 
     def append(self, *records: Record) -> None:
         """Append and fsync: returns when the records are durable."""
-        self._file.write(b"".join(RECORD.dump_json(record) + b"\n" for record in records))
+        data = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
+        if self._mirror is not None:
+            self._mirror.put(self.offset, data)
+        self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import (
     CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     IntervalDone,
@@ -24,6 +25,7 @@ from orchestrator.events import (
     RunResumed,
     RunStarted,
     StageStarted,
+    TrialRef,
     WorkFailed,
 )
 from orchestrator.metrics import summarise
@@ -74,6 +76,8 @@ class Projection:
             return []
         event = record.event
         match event:
+            case ClusterChanged():
+                return []
             case RunStarted():
                 return self._run_started(event)
             case RunResumed():
@@ -107,18 +111,32 @@ class Projection:
         """The run's, a lane's or a stage's key; a model has the key of the run that made it."""
         assert self.fold.started is not None
         parts = [self.fold.started.run_id]
-        if lane is not None:
+        if lane is not None and self.trial is None:
             parts.append(lane.name)
         if index is not None:
             parts.append(f"{index:03d}")
         return "/".join(parts)
+
+    @property
+    def trial(self) -> TrialRef | None:
+        """The trial this run is: it and its only lane are then shown as one."""
+        return self.fold.started.trial if self.fold.started else None
 
     # ------------------------------------------------------------ runs
 
     def _tags(self, level: str) -> dict[str, str]:
         started = self.fold.started
         assert started is not None
+        trial: dict[str, str] = {}
+        if started.trial is not None:
+            trial = {
+                "sweep": started.trial.sweep,
+                "trial": started.trial.trial,
+                "trial.attempt": str(started.trial.attempt),
+                "trial.parent": started.trial.parent or "none",
+            }
         return {
+            **trial,
             "level": level,
             "stream": started.name,
             "git": started.code_version,
@@ -150,6 +168,8 @@ class Projection:
             "cpus": f"{event.cpus:g}",
             "gpus": f"{event.gpus:g}",
         }
+        if event.trial is not None:
+            return [self._trial_run(event, event.trial)]
         run = OpenRun(
             key=self.key(),
             parent=None,
@@ -160,7 +180,23 @@ class Projection:
         )
         return [run]
 
+    def _trial_run(self, event: RunStarted, trial: TrialRef) -> OpenRun:
+        """The run of a trial, under its search: what was chosen, and the lane's whole config."""
+        (lane,) = self.fold.lanes.values()
+        config = {name: value for name, value in lane.config.items() if name != "name"}
+        chosen = {name: str(value) for name, value in trial.settings.items()}
+        return OpenRun(
+            key=self.key(),
+            parent=trial.sweep,
+            name=trial.name,
+            at=_ms(event.at),
+            tags=self._lane_tags(lane, "trial"),
+            params={**flatten(config), **chosen, "lane": lane.name, "variant": lane.label},
+        )
+
     def _lane_opened(self, lane: LaneFold, event: LaneOpened) -> list[Write]:
+        if self.trial is not None:
+            return [ReopenRun(key=self.key())]
         key, stream = self.key(lane), self._tags("lane")["stream"]
         config = {name: value for name, value in lane.config.items() if name != "name"}
         run = OpenRun(
@@ -201,7 +237,7 @@ class Projection:
         run = OpenRun(
             key=key,
             parent=self.key(lane),
-            name=f"{spec.index:02d} {spec.task.name} · {lane.label}·s{lane.seed}",
+            name=f"{spec.index:02d} {spec.task.name} · {self._short(lane)}",
             at=_ms(event.at),
             tags=tags,
             params=params,
@@ -216,6 +252,10 @@ class Projection:
         shape = _shape_points(lane.shape, 0, event.at)
         return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
 
+    def _short(self, lane: LaneFold) -> str:
+        """What tells a stage's run from the same stage of other lanes."""
+        return self.trial.name if self.trial is not None else f"{lane.label}·s{lane.seed}"
+
     def _run_ended(self, at: float) -> list[Write]:
         self.dirty.run = self.dirty.ended = True
         self.dirty.lanes |= {lane.name for lane in self.fold.lanes.values() if lane.attempt}
@@ -224,7 +264,7 @@ class Projection:
             for key, end in self._ends()
             if end is not None and end != "done"
         ]
-        points = _means(self.fold, at)
+        points = _means(self.fold, at) if self.trial is None else ()
         writes.append(LogPoints(key=self.key(), points=points))
         writes.append(CloseRun(key=self.key(), status=STATUS[self.fold.status], at=_ms(at)))
         return writes
@@ -276,14 +316,18 @@ class Projection:
         key = self.key(lane, event.index) if event.index >= 0 else self.key(lane)
         points = _shape_points(lane.shape, event.index + 1, event.at)
         writes: list[Write] = [
-            self._model(lane, event.index, event.checkpoint),
+            self._model(lane, event.index, event.checkpoint, event.adopted_from),
             LogPoints(key=self.key(lane), points=points),
         ]
         if event.index >= 0:
             writes.append(CloseRun(key=key, status="FINISHED", at=_ms(event.at)))
+        if event.adopted_from is not None:
+            self.dirty.stages.add((lane.name, event.index))
         return writes
 
-    def _model(self, lane: LaneFold, index: int, ref: CheckpointRef) -> LogModel:
+    def _model(
+        self, lane: LaneFold, index: int, ref: CheckpointRef, adopted_from: str | None
+    ) -> LogModel:
         """The model a final checkpoint holds, with all that traces it."""
         parents = [
             other for other, stage in lane.stages.items() if other < index and stage.checkpoint
@@ -303,6 +347,7 @@ class Projection:
             "config_digest": tags["config.digest"],
             "code_version": tags["git"],
             "ops_backend": lane.backend,
+            "adopted_from": adopted_from or "none",
             "experts": str(_experts(lane.shape)),
             "parameters": str(lane.shape.parameters) if lane.shape else "0",
         }
@@ -312,11 +357,15 @@ class Projection:
             key=self.key(lane, index) if stage else self.key(lane),
             run=self.key(lane, index) if stage else self.key(lane),
             parent=parent if stage else None,
-            name=re.sub(r"[^\w-]", "_", f"{lane.name}-{suffix}"),
+            name=re.sub(r"[^\w-]", "_", f"{self._model_prefix(lane)}-{suffix}"),
             step=index + 1,
             params=params,
             tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
         )
+
+    def _model_prefix(self, lane: LaneFold) -> str:
+        trial = self.trial
+        return lane.name if trial is None else f"trial{trial.trial}-{trial.attempt}"
 
     # ------------------------------------------------------------ the matrix
 

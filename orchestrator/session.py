@@ -15,73 +15,90 @@ from orchestrator.driver import (
     check_resources,
     check_same_config,
     first_record,
+    needs,
     takeover,
+    unplaceable,
 )
 from orchestrator.events import RunResumed, RunStarted
-from orchestrator.journal import JOURNAL_FILE, Journal, read
+from orchestrator.folder import RunFolder, open_folder
+from orchestrator.journal import JOURNAL_FILE, read
 from workers.contract import InputError, Json
 
-CHECKPOINTS = "checkpoints"
+Place = str | Path
+"""A path, or a URI that pyarrow or fsspec knows."""
 
 
-def default_run_dir(config: RunConfig) -> Path:
+def default_run_dir(config: RunConfig) -> str:
     """``runs/<name>-<time>`` under the working folder."""
-    return Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def run(
-    config: RunConfig, run_dir: Path, tracking_uri: str | None, address: str | None, quiet: bool
+    config: RunConfig,
+    run_dir: Place,
+    tracking_uri: str | None,
+    address: str | None,
+    quiet: bool,
+    wait_for_nodes: float = 0.0,
 ) -> str:
     """Run ``config`` in ``run_dir`` and return the run's status.
 
     A folder that already holds this config's journal is gone on with. Raises InputError where it
     holds another config's.
     """
-    run_dir = run_dir.resolve()
-    started = first_record(run_dir)
+    folder = open_folder(run_dir)
+    started = first_record(folder.path)
     if started is not None:
-        check_same_config(run_dir, started, config)
-    return _drive(config, run_dir, started, tracking_uri, address, quiet)
+        check_same_config(folder.place, started, config)
+    return _drive(config, folder, started, tracking_uri, address, quiet, wait_for_nodes)
 
 
-def resume(run_dir: Path, tracking_uri: str | None, address: str | None, quiet: bool) -> str:
+def resume(
+    run_dir: Place,
+    tracking_uri: str | None,
+    address: str | None,
+    quiet: bool,
+    wait_for_nodes: float = 0.0,
+) -> str:
     """Go on with the run whose journal is in ``run_dir``; returns its status."""
-    run_dir = run_dir.resolve()
-    started = first_record(run_dir)
+    folder = open_folder(run_dir)
+    started = first_record(folder.path)
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
     config = configuration.restore(started.config)
-    return _drive(config, run_dir, started, tracking_uri, address, quiet)
+    return _drive(config, folder, started, tracking_uri, address, quiet, wait_for_nodes)
 
 
 def _drive(
     config: RunConfig,
-    run_dir: Path,
+    folder: RunFolder,
     started: RunStarted | None,
     tracking_uri: str | None,
     address: str | None,
     quiet: bool,
+    wait_for_nodes: float,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
     from orchestrator import display, executor
     from orchestrator.tracking import BackgroundTracker, Tracker
 
-    journal = Journal(run_dir / JOURNAL_FILE)
-    tracker = Tracker(run_dir, tracking_uri)
+    journal = folder.journal()
+    tracker = Tracker(folder.path, tracking_uri)
     tracker.connect()
     progress = display.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
-        workers = executor.RayExecutor(run_dir / CHECKPOINTS, resources)
+        workers = executor.RayExecutor(folder.checkpoints, resources)
         driver = Driver(config, journal, workers, (progress.add,))
         if driver.state.status == "done":
             tracker.project()  # what a tracking server that was away at the end has missed
-            print(f"{run_dir}: this run is done; nothing to go on with", file=sys.stderr)
+            print(f"{folder.place}: this run is done; nothing to go on with", file=sys.stderr)
             return "done"
         for record, _ in read(journal.path):
             progress.add(record)
-        cpus, gpus = executor.connect(address)
-        check_resources(config, cpus, gpus)
+        executor.connect(address)
+        make_room(config, wait_for_nodes)
+        cpus, gpus = executor.cluster_size()
         first: RunStarted | RunResumed = (
             begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", cpus, gpus)
             if started is None
@@ -93,18 +110,34 @@ def _drive(
         executor.disconnect()
         journal.close()
     if not quiet:
-        display.print_report(report_of(run_dir))
-        display.print_links(tracker.links(), run_dir)
+        display.print_report(report_of(folder.path))
+        display.print_links(tracker.links(), folder.place)
     return status
 
 
-def report_of(run_dir: Path) -> Json:
+def make_room(config: RunConfig, seconds: float) -> None:
+    """Ask an autoscaler for all lanes' resources and wait until each lane fits on some node.
+
+    Raises InputError where that is not so after ``seconds``.
+    """
+    from orchestrator import executor
+
+    deadline = time.monotonic() + seconds
+    if seconds:
+        executor.ask_for_nodes(needs(lane.resources) for lane in config.lanes)
+    while unplaceable(config, executor.nodes()) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    check_resources(config, executor.nodes())
+
+
+def report_of(run_dir: Place) -> Json:
     """The contract of ``growstage show --json`` for the run in ``run_dir``."""
     from orchestrator.report import report
     from orchestrator.tracking import tracked_offset
 
-    records = (record for record, _ in read(run_dir / JOURNAL_FILE))
-    return report(records, tracked_offset(run_dir))
+    path = open_folder(run_dir).path
+    records = (record for record, _ in read(path / JOURNAL_FILE))
+    return report(records, tracked_offset(path))
 
 
 def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:

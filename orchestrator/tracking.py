@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -114,6 +114,22 @@ class Tracker:
             raise
         return self._ledger.offset
 
+    def publish(self, writes: Iterable[Write], shown: Mapping[str, pages.Page]) -> None:
+        """Write what no journal tells (a search over runs): idempotent, keyed as all writes are.
+
+        Raises TrackingAway where the store fails.
+        """
+        with _answering():
+            if self._client is None:
+                self._client = open_client(self.uri)
+            points: dict[tuple[str, str | None], list[Point]] = {}
+            for write in writes:
+                self._perform(write, points)
+            for (key, model), found in points.items():
+                self._log_points(key, model, found)
+            for key, page in shown.items():
+                self._show(key, page)
+
     def links(self) -> views.Links:
         """The command and the links that show the run; experiment 0 before anything is written."""
         return views.links(self.uri, self._ledger.ids.get("experiment", "0"))
@@ -196,7 +212,18 @@ class Tracker:
                 self._log_model(write)
 
     def _run(self, key: str) -> str:
-        return self._ledger.ids[f"run:{key}"]
+        """Id of a run; one that another run folder created (a trial's search) is looked up."""
+        name = f"run:{key}"
+        if name not in self._ledger.ids:
+            found = self._find_run(self._ledger.ids["experiment"], key)
+            if found is None:
+                raise TrackingAway(f"the store holds no run {key!r}")
+            self._ledger.created(name, found)
+        return self._ledger.ids[name]
+
+    def _find_run(self, experiment: str, key: str) -> str | None:
+        found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(key)}'")
+        return found[0].info.run_id if found else None
 
     def _open_run(self, write: OpenRun) -> None:
         """Create the run unless the ledger or the store knows one with its key."""
@@ -205,11 +232,9 @@ class Tracker:
         name = f"run:{write.key}"
         if name in self._ledger.ids:
             return
-        experiment = self._experiment(write.tags["stream"])
-        found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(write.key)}'")
-        if found:
-            run = found[0].info.run_id
-        else:
+        experiment = self._experiment(write.tags["stream"], write.at)
+        run = self._find_run(experiment, write.key)
+        if run is None:
             tags = {**write.tags, KEY: _key(write.key)}
             if write.parent is not None:
                 tags["mlflow.parentRunId"] = self._run(write.parent)
@@ -221,7 +246,7 @@ class Tracker:
             self.client.log_batch(run, params=params[start : start + PARAMS])
         self._ledger.created(name, run)
 
-    def _experiment(self, name: str) -> str:
+    def _experiment(self, name: str, at: int) -> str:
         """Id of the run's experiment: one per stream name, made with its saved views."""
         if "experiment" in self._ledger.ids:
             return self._ledger.ids["experiment"]
@@ -233,9 +258,7 @@ class Tracker:
             )
         identifier: str = found.experiment_id if found else self._create_experiment(name)
         known = set(found.tags) if found else set()
-        started = self._projection.fold.started
-        assert started is not None
-        for tag, value in views.saved_views(round(started.at * 1000)).items():
+        for tag, value in views.saved_views(at).items():
             if tag not in known:
                 self.client.set_experiment_tag(identifier, tag, value)
         self._ledger.created("experiment", identifier)
@@ -335,7 +358,7 @@ class Tracker:
             self._show(key, pages.lane_page(fold, name, self._run(key), self.run_dir))
         self._stale |= dirty.lanes
         self._draw(dirty.ended)
-        if dirty.run:
+        if dirty.run and projection.trial is None:
             runs = {
                 name: self._run(projection.key(lane))
                 for name, lane in fold.lanes.items()

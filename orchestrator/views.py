@@ -62,6 +62,8 @@ def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) ->
 def stage_note(stage: Json) -> str:
     """Markdown of a stage: its data and what was changed in the model on the way."""
     data = f"Trained on {stage['data']['source']} (data {stage['data']['digest'][:16]})"
+    if stage["adopted_from"]:
+        data += f"\n\nNot trained here: taken over from {stage['adopted_from']}."
     edits = [_edit_line(edit) for edit in stage["edits"]]
     return _fit([data, "\n".join(edits)] if edits else [data])
 

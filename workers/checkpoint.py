@@ -1,7 +1,7 @@
-"""Checkpoints: named tensors and a JSON state in a folder, digested, renamed into place.
+"""Checkpoints: named tensors and a JSON state in a folder, digested, put into place at once.
 
 Loads without executing code (safetensors + JSON). The digest covers contents only, so equal
-states give equal digests wherever and whenever they are written.
+states give equal digests wherever and whenever they are written. The folder may lie behind a URI.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from workers.contract import CheckpointRef, InputError, Json
+from workers.storage import RemoteFolder, is_remote, local_path
 
 FORMAT = 1
+STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,6 @@ def write(
 
     The same command may be executed twice (after a loss): the second write replaces the first.
     """
-    target = Path(uri)
     files = {
         f"{group}.safetensors": save_tensors(
             {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(named.items())}
@@ -53,7 +54,42 @@ def write(
         for group, named in sorted(tensors.items())
     }
     body = {"format": FORMAT, "seq": seq, "stage": stage, "groups": sorted(tensors), "state": state}
-    files["state.json"] = json.dumps(body, sort_keys=True).encode()
+    files[STATE] = json.dumps(body, sort_keys=True).encode()
+    return _put(uri, files, seq, stage)
+
+
+def adopt(ref: CheckpointRef, uri: str, changes: Json) -> CheckpointRef:
+    """A checkpoint of the same tensors at ``uri`` whose state holds ``changes``.
+
+    For a lane that goes on from another lane's model. Raises InputError as ``read`` does.
+    """
+    files = _verified(ref)
+    body = _body(ref.uri, files)
+    body["state"] = {**body["state"], **changes, "adopted_from": ref.digest}
+    files[STATE] = json.dumps(body, sort_keys=True).encode()
+    return _put(uri, files, ref.seq, ref.stage)
+
+
+def _put(uri: str, files: Mapping[str, bytes], seq: int, stage: str | None) -> CheckpointRef:
+    """Put a checkpoint's files into place."""
+    if is_remote(uri):
+        _upload(RemoteFolder(uri), files)
+    else:
+        _rename_into_place(local_path(uri), files)
+    size = sum(len(data) for data in files.values())
+    return CheckpointRef(uri=str(uri), digest=_digest(files), seq=seq, stage=stage, bytes=size)
+
+
+def _upload(folder: RemoteFolder, files: Mapping[str, bytes]) -> None:
+    """The state last: a folder without it is none, and the digest tells a mixed one apart."""
+    for name in set(folder.names()) - set(files):
+        folder.remove(name)
+    for name in sorted(files, key=lambda name: (name == STATE, name)):
+        folder.write(name, files[name])
+
+
+def _rename_into_place(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder beside ``target`` durably and swap it in."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
@@ -69,8 +105,6 @@ def write(
         _sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    size = sum(len(data) for data in files.values())
-    return CheckpointRef(uri=str(uri), digest=_digest(files), seq=seq, stage=stage, bytes=size)
 
 
 def read(ref: CheckpointRef) -> Checkpoint:
@@ -78,37 +112,48 @@ def read(ref: CheckpointRef) -> Checkpoint:
 
     Raises InputError where it is missing, damaged, or not one of ours.
     """
-    files = _files(Path(ref.uri))
-    found = _digest(files)
-    if found != ref.digest:
-        raise InputError(
-            f"checkpoint {ref.uri}: contents hash to {found}, expected {ref.digest}; the folder "
-            "is damaged or foreign: restore it from a copy, or start a new run"
-        )
-    return _decode(Path(ref.uri), files)
+    return _decode(ref.uri, _verified(ref))
 
 
 def describe(uri: str) -> CheckpointRef:
-    """The reference of a checkpoint folder found on disk."""
-    files = _files(Path(uri))
-    body = _body(Path(uri), files)
+    """The reference of a checkpoint folder that is already there."""
+    files = _files(uri)
+    body = _body(uri, files)
     size = sum(len(data) for data in files.values())
     return CheckpointRef(
         uri=uri, digest=_digest(files), seq=body["seq"], stage=body["stage"], bytes=size
     )
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    if not (folder / "state.json").is_file():
+def _verified(ref: CheckpointRef) -> dict[str, bytes]:
+    files = _files(ref.uri)
+    found = _digest(files)
+    if found != ref.digest:
         raise InputError(
-            f"checkpoint {folder}: no state.json there; give a folder that a run has written"
+            f"checkpoint {ref.uri}: contents hash to {found}, expected {ref.digest}; the folder "
+            "is damaged or foreign: restore it from a copy, or start a new run"
         )
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    return files
 
 
-def _body(folder: Path, files: Mapping[str, bytes]) -> Json:
+def _files(uri: str) -> dict[str, bytes]:
+    if is_remote(uri):
+        remote = RemoteFolder(uri)
+        files = {name: remote.read(name) for name in remote.names()}
+    else:
+        folder = local_path(uri)
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        files = {path.name: path.read_bytes() for path in found if path.is_file()}
+    if STATE not in files:
+        raise InputError(
+            f"checkpoint {uri}: no {STATE} there; give a folder that a run has written"
+        )
+    return files
+
+
+def _body(folder: str, files: Mapping[str, bytes]) -> Json:
     try:
-        body = json.loads(files["state.json"])
+        body = json.loads(files[STATE])
     except ValueError as error:
         raise InputError(f"checkpoint {folder}: state.json is not JSON ({error})") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -119,7 +164,7 @@ def _body(folder: Path, files: Mapping[str, bytes]) -> Json:
     return body
 
 
-def _decode(folder: Path, files: Mapping[str, bytes]) -> Checkpoint:
+def _decode(folder: str, files: Mapping[str, bytes]) -> Checkpoint:
     body = _body(folder, files)
     try:
         tensors = {group: load_tensors(files[f"{group}.safetensors"]) for group in body["groups"]}
