@@ -5,6 +5,7 @@ Knows neither what an expert is made of nor which model it is part of.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, Json, LayerShape, derive_seed
+from workers.contract import InputError, Json, LayerShape, Role, derive_seed
 from workers.moe.growable import Growable, Grown, Growth, Routed, count_parameters, like
+from workers.moe.masks import DomainGuide, Mask
 from workers.moe.routers import ROUTERS
 from workers.moe.schedules import Place
 from workers.moe.seeding import seeded
@@ -28,6 +30,8 @@ class Birth:
 
     stage: str | None = None
     parent: int | None = None
+    owner: str | None = None
+    """Domain that it was copied for; such copies do not count as experts that growth added."""
 
 
 class ExpertBank(Growable, Routed):
@@ -73,7 +77,11 @@ class ExpertBank(Growable, Routed):
         self.experts = nn.ModuleDict()
         self.births: dict[int, Birth] = {}
         self.register_buffer("_gate_sum", torch.zeros(0), persistent=False)
-        self._tokens, self._always, self._auxiliary = 0, False, None
+        self._tokens, self._always = 0, False
+        self._auxiliary: Tensor | None = None
+        self.guide = DomainGuide()
+        self.trains: tuple[Role, ...] | None = None
+        """What the phase trains; None = no phase was set."""
         for number in range(place.count(experts)):
             with seeded(derive_seed(seed, "expert", number)):
                 self._add(number, Birth())
@@ -87,7 +95,7 @@ class ExpertBank(Growable, Routed):
         """See ``selectors.base.Bank``."""
 
     @abstractmethod
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor) -> Tensor:
+    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
         """See ``selectors.base.Bank``."""
 
     @property
@@ -95,7 +103,8 @@ class ExpertBank(Growable, Routed):
         return len(self.experts)
 
     def target(self, experts: int) -> int:
-        return self.place.count(experts)
+        copies = sum(birth.owner is not None for birth in self.births.values())
+        return self.place.count(experts) + copies
 
     def expert(self, number: int) -> Any:
         """The expert with this id."""
@@ -110,20 +119,59 @@ class ExpertBank(Growable, Routed):
         if k is not None and k < self.live:
             logits_TE = logits_TE.masked_fill(~largest(logits_TE, k), -1e8)
         learning = self.training and torch.is_grad_enabled()
+        index_T = self.guide.index(len(x_TD)) if learning else None
+        learning_TE = None
+        if index_T is not None:
+            learning_TE = self.guide.learning(index_T, self.live)
+            allowed_TE = _both(allowed_TE, self.guide.allowed(index_T, self.live))
         y_TO, gates_TE = self.selector.mix(
             self,
             x_TD,
             logits_TE,
             grad_max_k=self.config.grad_max_k,
             allowed_TE=allowed_TE,
+            learning_TE=learning_TE,
             training=learning,
         )
+        if index_T is not None:
+            self._note(index_T, gates_TE.detach(), learning_TE)
         if learning or self._always:
             self._gate_sum = self._gate_sum + gates_TE.detach().sum(0)
             self._tokens += gates_TE.shape[0]
-        if learning and self.config.balance_weight > 0:
-            self._auxiliary = self.config.balance_weight * _balance_loss(gates_TE)
+        if learning:
+            self._auxiliary = self._losses(x_TD, gates_TE)
         return y_TO.reshape(*x.shape[:-1], self.outputs)
+
+    def _note(self, index_T: Tensor, gates_TE: Tensor, learning_TE: Tensor | None) -> None:
+        """Tell the guide which experts each token chose: where all run, its first choice."""
+        if self.selector.active(self.live) < self.live:
+            return self.guide.note(index_T, gates_TE > 0, learning_TE)
+        chosen_TE = torch.zeros_like(gates_TE, dtype=torch.bool)
+        chosen_TE.scatter_(1, gates_TE.argmax(1, keepdim=True), True)
+        self.guide.note(index_T, chosen_TE, learning_TE, gates_TE > 0)
+
+    def _losses(self, x_TD: Tensor, gates_TE: Tensor) -> Tensor | None:
+        """Balance loss and the router's distillation, weighted; None if there is neither."""
+        loss: Tensor | None = self.router.distillation(x_TD)
+        if self.config.balance_weight > 0:
+            balance = self.config.balance_weight * _balance_loss(gates_TE)
+            loss = balance if loss is None else loss + balance
+        return loss
+
+    def duplicate(self, number: int, parent: int, owner: str, stage: str) -> None:
+        """Add the copy ``number`` of ``parent`` for a domain; both then share one gate weight.
+
+        Call ``share`` once all copies of a parent are there.
+        """
+        with seeded(0):  # every value is overwritten
+            self._add(number, Birth(stage, parent, owner), self.expert(parent).width)
+        self.expert(number).load_state_dict(self.expert(parent).state_dict())
+        self.router.split(parent, number, 0.0)
+
+    def share(self, numbers: list[int]) -> None:
+        """Lower the logits of experts that are alike so that together they weigh as one did."""
+        for number in numbers:
+            self.router.lower(number, self.selector.temperature * math.log(len(numbers)))
 
     def grow(self, growth: Growth) -> Grown:
         grown, old = Grown(), list(self.births)
@@ -155,18 +203,21 @@ class ExpertBank(Growable, Routed):
         return count_parameters(self.router) + sum(sizes[:active])
 
     def arch(self) -> Json:
-        return {
-            "experts": [
-                {
-                    "id": number,
-                    "birth": birth.stage,
-                    "parent": birth.parent,
-                    "width": self.expert(number).width,
-                    "frozen": self._frozen(number),
-                }
-                for number, birth in self.births.items()
-            ]
-        }
+        experts = [
+            {
+                "id": number,
+                "birth": birth.stage,
+                "parent": birth.parent,
+                "width": self.expert(number).width,
+                "frozen": self._frozen(number),
+            }
+            | ({} if birth.owner is None else {"owner": birth.owner})
+            for number, birth in self.births.items()
+        ]
+        mask = None if self.guide.mask is None else self.guide.mask.arch()
+        trains = None if self.trains is None else list(self.trains)
+        more = {"router": self.router.arch(), "mask": mask, "trains": trains}
+        return {"experts": experts} | {k: v for k, v in more.items() if v is not None}
 
     def ensure_arch(self, arch: Json) -> None:
         records = {record["id"]: record for record in arch["experts"]}
@@ -182,7 +233,12 @@ class ExpertBank(Growable, Routed):
                 self._ensure(number, record["width"])
                 if record["frozen"] != self._frozen(number):
                     self.expert(number).requires_grad_(not record["frozen"])
-                self.births[number] = Birth(record["birth"], record["parent"])
+                owner = record.get("owner")
+                self.births[number] = Birth(record["birth"], record["parent"], owner)
+        if "router" in arch:
+            self.router.ensure_arch(arch["router"])
+        self.guide.set_mask(Mask.of(arch["mask"]) if "mask" in arch else None)
+        self.trains = tuple(arch["trains"]) if "trains" in arch else None
         self.reset_usage()
 
     def _ensure(self, number: int, width: int) -> None:
@@ -211,6 +267,13 @@ class ExpertBank(Growable, Routed):
     def take_auxiliary_loss(self) -> Tensor | None:
         loss, self._auxiliary = self._auxiliary, None
         return loss
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """What two permissions allow; None allows everything."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def _balance_loss(gates_TE: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ class MoELayer(ExpertBank):
         return tuple(list(role) for role in tensors)
 
     def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
-        return dense_mixture(x_TD.detach() if frozen else x_TD, gates_TE, self.weights(frozen))
+        return dense_mixture(x_TD, gates_TE, self.weights(frozen))
 
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor) -> Tensor:
-        return ops.expert_mlp(rows_SD, offsets, *self.weights())
+    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
+        return ops.expert_mlp(rows_SD, offsets, *self.weights(), learning_S=learning_S)
 
     def check(self, growth: Growth) -> None:
         if growth.reading == "unmask":

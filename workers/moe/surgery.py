@@ -9,18 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import EditReport, Grow, InputError, derive_seed
-from workers.moe.growable import Growable, Grown, Growth, arch, ensure_arch, growables, shape
+from workers.contract import (
+    Edit,
+    EditReport,
+    Grow,
+    InputError,
+    Json,
+    RefreshMask,
+    SetPhase,
+    derive_seed,
+)
+from workers.moe import growable
+from workers.moe.growable import Growable, Grown, Growth, arch, growables, shape
 from workers.moe.initialisers import INITIALISERS, Initialiser
 from workers.moe.optimizer import rebind
+from workers.moe.specialise import Parents, enforce, plan_mask, plan_phase
 from workers.tables import Problem, lookup
 
 __all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
@@ -28,18 +39,34 @@ __all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
 Forward = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What an edit did to the parameters, as far as the optimizer must follow."""
+
+    parents: Parents = field(default_factory=dict)
+    narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = field(default_factory=dict)
+    rebind: bool = True
+    keep: bool = True
+    """Whether the optimizer keeps what it knows of old parameters."""
+
+
+Planned = Callable[[], _Change]
+"""A checked edit: calling it changes the module."""
+
+
 def apply(
     module: nn.Module,
     optimizer: torch.optim.Optimizer | None,
-    edit: Grow,
+    edit: Edit,
     probe: Tensor | None,
     forward: Forward | None = None,
 ) -> EditReport:
-    """Give every growable part ``edit.experts`` experts; changes nothing where it has them.
+    """Change the module as the edit says, with its optimizer; applying an edit twice is harmless.
 
-    A part under a schedule takes its share of ``edit.experts``. The optimizer keeps the state of
-    old parameters bit for bit, or drops all state, as the edit says; a module without growable
-    parts only has its optimizer reset, so that static baselines get the same resets.
+    Growth gives every growable part ``edit.experts`` experts; a part under a schedule takes its
+    share. The optimizer keeps the state of old parameters bit for bit, or drops all state, as the
+    edit says; a module without growable parts only has its optimizer reset, so that static
+    baselines get the same resets. Masks and phases never touch the optimizer's state.
     ``probe`` is passed through ``forward`` (default: the module) in evaluation mode, to measure
     how far the output moved and, for the reading ``rescale``, to refit the experts. Parts with a
     rule of their own (the baselines) pay no heed to the initialiser. Raises InputError, with
@@ -48,29 +75,30 @@ def apply(
     began = time.perf_counter()
     run = forward or module
     before = shape(module)
-    growths = _plan(module, edit, probe, run)
+    planned = PLAN[type(edit)](module, edit, probe, run)
     output = None if probe is None else _answer(module, run, probe)
-    parents: dict[str, list[int | None]] = {}
-    narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = {}
-    old = dict(module.named_parameters()) if edit.reading == "rescale" else {}
-    for name, (part, growth) in growths.items():
-        grown = part.grow(growth)
-        parents[name] = grown.parents
-        narrowed |= _absolute(name, grown, old)
-    if optimizer is not None and (growths or not before.layers):
-        rebind(optimizer, module, keep=edit.optimizer == "keep", narrowed=narrowed)
-    change = None
+    change = planned()
+    enforce(module)
+    if optimizer is not None and change.rebind:
+        rebind(optimizer, module, keep=change.keep, narrowed=change.narrowed)
+    moved = None
     if output is not None and probe is not None:
-        change = float((_answer(module, run, probe) - output).abs().max())
+        moved = float((_answer(module, run, probe) - output).abs().max())
     return EditReport(
         edit=edit.id,
         fingerprint=fingerprint(module),
         before=before,
         after=shape(module),
-        probe_change=change,
-        parents=parents,
+        probe_change=moved,
+        parents=change.parents,
         seconds=time.perf_counter() - began,
     )
+
+
+def ensure_arch(module: nn.Module, arch: Mapping[str, Json]) -> None:
+    """Give the module a saved architecture (see ``growable.ensure_arch``), masks and phase too."""
+    growable.ensure_arch(module, arch)
+    enforce(module)
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -94,7 +122,47 @@ def initialiser(name: str) -> Initialiser:
     return made
 
 
-def _plan(
+def _plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward) -> Planned:
+    growths = _growths(module, edit, probe, run)
+    routed = bool(growables(module))
+
+    def change() -> _Change:
+        parents: Parents = {}
+        narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = {}
+        old = dict(module.named_parameters()) if edit.reading == "rescale" else {}
+        for name, (part, growth) in growths.items():
+            grown = part.grow(growth)
+            parents[name] = grown.parents
+            narrowed.update(_absolute(name, grown, old))
+        return _Change(
+            parents=parents,
+            narrowed=narrowed,
+            rebind=bool(growths) or not routed,
+            keep=edit.optimizer == "keep",
+        )
+
+    return change
+
+
+def _plan_mask(module: nn.Module, edit: RefreshMask, probe: Tensor | None, run: Forward) -> Planned:
+    change = plan_mask(module, edit)
+    return lambda: _Change(parents=change())
+
+
+def _plan_phase(module: nn.Module, edit: SetPhase, probe: Tensor | None, run: Forward) -> Planned:
+    change = plan_phase(module, edit)
+    return lambda: _Change(parents=change())
+
+
+PLAN: Mapping[type, Callable[[nn.Module, Any, Tensor | None, Forward], Planned]] = {
+    Grow: _plan_growth,
+    RefreshMask: _plan_mask,
+    SetPhase: _plan_phase,
+}
+"""Edit -> what checks it against a module, which stays as it is."""
+
+
+def _growths(
     module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward
 ) -> dict[str, tuple[Growable, Growth]]:
     """The checked growth of every part that is to change; the module stays as it is."""

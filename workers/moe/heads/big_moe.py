@@ -45,12 +45,31 @@ class BigMoE(ExpertBank):
         return MLP(MLP.Config(hidden=self.config.hidden), self.inputs, self.outputs, seed=seed)
 
     def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
-        y_TEO = torch.stack([expert(x_TD) for expert in self.experts.values()], 1)
-        return ((y_TEO.detach() if frozen else y_TEO) * gates_TE.unsqueeze(-1)).sum(1)
+        answer = _detached if frozen else _plain
+        y_TEO = torch.stack([answer(expert, x_TD) for expert in self.experts.values()], 1)
+        return (y_TEO * gates_TE.unsqueeze(-1)).sum(1)
 
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor) -> Tensor:
+    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
         bounds = offsets.tolist()
         sizes = [stop - start for start, stop in pairwise(bounds)]
         *parts, rest = rows_SD.split([*sizes, rows_SD.shape[0] - bounds[-1]])
-        outputs = [expert(part) for expert, part in zip(self.experts.values(), parts, strict=True)]
+        outputs = []
+        for expert, part, start in zip(self.experts.values(), parts, bounds, strict=False):
+            output = expert(part)
+            if learning_S is not None:
+                learning_S1 = learning_S[start : start + len(part)].unsqueeze(1)
+                output = torch.where(learning_S1, output, _detached(expert, part))
+            outputs.append(output)
         return torch.cat([*outputs, rest.new_zeros((rest.shape[0], self.outputs))])
+
+
+def _plain(expert: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = expert(x)
+    return y
+
+
+def _detached(expert: nn.Module, x: Tensor) -> Tensor:
+    """The expert's answer, whose gradient reaches ``x`` but not the expert's parameters."""
+    frozen = {name: parameter.detach() for name, parameter in expert.named_parameters()}
+    y: Tensor = torch.func.functional_call(expert, frozen, (x,))
+    return y

@@ -1,7 +1,9 @@
 """Routers by name: token features -> one logit per expert."""
 
+from workers.moe.routers.adaptive import AdaptiveRouter
+from workers.moe.routers.base import Router
 from workers.moe.routers.linear import LinearRouter
 
-ROUTERS = {"linear": LinearRouter}
+ROUTERS: dict[str, type] = {"linear": LinearRouter, "adaptive": AdaptiveRouter}
 
-__all__ = ["ROUTERS", "LinearRouter"]
+__all__ = ["ROUTERS", "AdaptiveRouter", "LinearRouter", "Router"]

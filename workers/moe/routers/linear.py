@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from workers.moe.routers.base import Router
 
-class LinearRouter(nn.Module):
+
+class LinearRouter(Router):
     """One affine score per expert, r_e(x) = w_e x + b_e."""
 
     offset: Tensor
@@ -61,6 +63,11 @@ class LinearRouter(nn.Module):
         self.anneal[ids.index(str(child))] = self.anneal[ids.index(str(parent))]
 
     @torch.no_grad()
+    def lower(self, expert: int, amount: float) -> None:
+        """Take ``amount`` off the expert's bias."""
+        self.biases[str(expert)].sub_(amount)
+
+    @torch.no_grad()
     def hold_back(self, expert: int, offset: float, steps: int) -> None:
         """Zero row for ``expert``, its logit lowered by ``offset``, back to 0 within ``steps``."""
         self.rows[str(expert)].zero_()
@@ -73,7 +80,10 @@ class LinearRouter(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
         rows, biases = list(self.rows.values()), list(self.biases.values())
-        logits_TE = functional.linear(x_TD, torch.stack(rows), torch.stack(biases))
+        return self.shift(functional.linear(x_TD, torch.stack(rows), torch.stack(biases)))
+
+    def shift(self, logits_TE: Tensor) -> Tensor:
+        """The logits with what is held back taken off, a little less at every training forward."""
         if self._annealing:
             if self.training and torch.is_grad_enabled():
                 self.offset = (self.offset + self.anneal).clamp(max=0)

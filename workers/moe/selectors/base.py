@@ -15,11 +15,14 @@ class Bank(Protocol):
     """The experts of one layer, in the two ways in which a selector may run them."""
 
     def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
-        """All experts on all tokens, weighted, [T, O]; ``frozen`` = gradient to the gates only."""
+        """All experts on all tokens, weighted, [T, O]; ``frozen`` = none to their parameters."""
         ...
 
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor) -> Tensor:
-        """Each expert on its own rows ``offsets[e]:offsets[e + 1]``, [S, O]."""
+    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
+        """Each expert on its own rows ``offsets[e]:offsets[e + 1]``, [S, O].
+
+        ``learning`` (bool) leaves rows out of the gradients of the experts' parameters.
+        """
         ...
 
 
@@ -43,11 +46,14 @@ class Selector(Protocol):
         grad_max_k: int | None,
         allowed_TE: Tensor | None,
         training: bool,
+        learning_TE: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Output [T, O] and gate weights [T, E].
 
         ``grad_max_k``: only the k experts with the largest logits get a gradient, forward values
-        unchanged. ``allowed`` (bool) takes experts out of the choice.
+        unchanged. ``allowed`` (bool) takes experts out of the choice. ``learning`` (bool): which
+        experts' parameters learn from a token (DES-MoE, arXiv 2509.16882, equation 8); values
+        and the gradients of router and input are unchanged.
         """
         ...
 

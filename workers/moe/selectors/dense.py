@@ -41,13 +41,23 @@ class Dense:
         grad_max_k: int | None,
         allowed_TE: Tensor | None,
         training: bool,
+        learning_TE: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``Selector.mix``; every token must be allowed at least one expert."""
         if allowed_TE is not None:
             logits_TE = logits_TE.masked_fill(~allowed_TE, float("-inf"))
         gates_TE = torch.softmax(logits_TE / self.temperature, -1)
-        if grad_max_k is None or grad_max_k >= logits_TE.shape[1]:
+        if grad_max_k is not None and grad_max_k >= logits_TE.shape[1]:
+            grad_max_k = None
+        if grad_max_k is None and learning_TE is None:
             return bank.mixture(x_TD, gates_TE), gates_TE
-        learning_TE = largest(logits_TE, grad_max_k).to(gates_TE.dtype)
-        y_TO = bank.mixture(x_TD, gates_TE * learning_TE)
-        return y_TO + bank.mixture(x_TD, gates_TE * (1 - learning_TE), frozen=True), gates_TE
+        learners_TE, rest = gates_TE, []
+        if grad_max_k is not None:
+            near_TE = largest(logits_TE, grad_max_k).to(gates_TE.dtype)
+            rest.append(bank.mixture(x_TD.detach(), gates_TE * (1 - near_TE), frozen=True))
+            learners_TE = gates_TE * near_TE
+        if learning_TE is not None:
+            free_TE = learning_TE.to(gates_TE.dtype)
+            rest.append(bank.mixture(x_TD, learners_TE * (1 - free_TE), frozen=True))
+            learners_TE = learners_TE * free_TE
+        return sum(rest, bank.mixture(x_TD, learners_TE)), gates_TE

@@ -49,6 +49,7 @@ class TopK:
         grad_max_k: int | None,
         allowed_TE: Tensor | None,
         training: bool,
+        learning_TE: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See ``Selector.mix``; a token that is allowed no expert gets 0."""
         noisy = training and self.noise > 0
@@ -61,7 +62,8 @@ class TopK:
             allowed_TE=allowed_TE,
         )
         rows_SD, position_TK, offsets = ops.permute(x_TD, selected_TK, logits_TE.shape[1])
-        rows_SO = bank.on_rows(rows_SD, offsets)
+        learning_S = _learning_rows(learning_TE, selected_TK, position_TK)
+        rows_SO = bank.on_rows(rows_SD, offsets, learning_S)
         if grad_max_k is not None and grad_max_k < selected_TK.shape[1]:
             rows_SO = _detach_late_slots(rows_SO, position_TK, grad_max_k)
         gates_TE = torch.zeros_like(logits_TE)
@@ -75,3 +77,17 @@ def _detach_late_slots(rows_SO: Tensor, position_TK: Tensor, kept: int) -> Tenso
     detached_S = torch.zeros(rows_SO.shape[0] + 1, dtype=torch.bool, device=rows_SO.device)
     detached_S[late_S.where(late_S >= 0, rows_SO.shape[0])] = True
     return torch.where(detached_S[:-1].unsqueeze(1), rows_SO.detach(), rows_SO)
+
+
+def _learning_rows(
+    learning_TE: Tensor | None, selected_TK: Tensor, position_TK: Tensor
+) -> Tensor | None:
+    """Bool [S]: may the row's expert learn from it? Rows of unused slots are True."""
+    if learning_TE is None:
+        return None
+    rows = position_TK.numel()
+    learning_TK = learning_TE.gather(1, selected_TK.clamp(min=0))
+    place_TK = position_TK.where(position_TK >= 0, rows)  # unused slots share a row past the end
+    learning_S = torch.ones(rows + 1, dtype=torch.bool, device=position_TK.device)
+    learning_S[place_TK.reshape(-1)] = learning_TK.reshape(-1)
+    return learning_S[:-1].contiguous()

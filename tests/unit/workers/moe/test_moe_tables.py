@@ -61,7 +61,7 @@ def test_classifier_with_every_head_and_backbone(head: str, backbone: str) -> No
     model = Classifier(config, (3, 16, 16), 5, seed=1)
     y = model(torch.ones(2, 3, 16, 16))
     assert y.shape == (2, 5)
-    (y.square().sum() + model.auxiliary_loss()).backward()
+    (y.square().sum() + (model.auxiliary_loss() or 0.0)).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 

@@ -1,0 +1,245 @@
+"""The adaptive router: a linear router at first, then a two-layer one distilled from it.
+
+DES-MoE (arXiv 2509.16882), section 3.1 and equations 1 to 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from workers.contract import Json
+from workers.moe.routers.base import Router
+from workers.moe.routers.linear import LinearRouter
+from workers.moe.seeding import seeded
+
+WIDTH = 4
+"""Hidden units per input (equation 1)."""
+
+
+class AdaptiveRouter(Router):
+    """Linear until a phase has it adapt, then W2 GELU(W1 x + b1) + b2 with the linear as teacher.
+
+    ``exact`` starts from GELU(z) - GELU(-z) = z, so that the logits stay as they were and half of
+    the hidden units are free; ``residual`` adds a two-layer router that starts at 0 to the frozen
+    linear one; ``literal`` tiles the linear weights behind a random first layer, as the paper's
+    words say, and does not keep the logits.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of an adaptive router."""
+
+        kind: str = "adaptive"
+        start: Literal["exact", "residual", "literal"] = "exact"
+        """How the second router starts from the first."""
+        temperature: float = 0.7
+        """tau of the distillation (equation 2)."""
+        distil: bool = True
+        """Pull towards the teacher, less and less as the stage goes on (equation 4)."""
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise ValueError(f"temperature must be above 0, got {self.temperature}")
+
+    def __init__(self, config: Config, inputs: int) -> None:
+        super().__init__()
+        self.config, self.inputs = config, inputs
+        self.linear = LinearRouter(LinearRouter.Config(), inputs)
+        self.rows, self.biases = nn.ParameterDict(), nn.ParameterDict()
+        self.up: nn.Linear | None = None
+        self.taught: list[int] = []
+        """Experts that the teacher knows: those there when it was frozen, and their copies."""
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Logits [T, E]; the task's gradient of the router's own parameters is scaled by 1 - λ."""
+        if self.up is None:
+            logits_TE: Tensor = self.linear(x_TD)
+            return logits_TE
+        learning = self.training and torch.is_grad_enabled() and self.config.distil
+        logits_TE = self._second(x_TD, 1.0 - self.pull if learning else 1.0)
+        if self.config.start == "residual":
+            return logits_TE + self.linear(x_TD)
+        return self.linear.shift(logits_TE)
+
+    @property
+    def pull(self) -> float:
+        """``lambda(a) = max(0, 1 - a)``, a = share of the stage done (equation 4)."""
+        return max(0.0, 1.0 - self.progress)
+
+    def distillation(self, x_TD: Tensor) -> Tensor | None:
+        """``lambda KL(softmax(teacher / tau) || softmax(router / tau))``, mean over tokens.
+
+        Over the experts that the teacher knows. Reaches the router's parameters only. None where
+        the router does not adapt or does not learn.
+        """
+        if self.up is None or not self.config.distil or not self.up.weight.requires_grad:
+            return None
+        return self.pull * self.divergence(x_TD.detach())
+
+    def divergence(self, x_TD: Tensor) -> Tensor:
+        """The divergence of equation 2, without its weight."""
+        known = [i for i, name in enumerate(self.linear.rows) if int(name) in self.taught]
+        tau = self.config.temperature
+        with torch.no_grad():
+            teacher_TE = self.linear(x_TD)
+        student_TE = self._second(x_TD, 1.0)
+        if self.config.start == "residual":
+            student_TE = student_TE + teacher_TE
+        wanted_TE = functional.log_softmax(teacher_TE[:, known] / tau, -1)
+        found_TE = functional.log_softmax(student_TE[:, known] / tau, -1)
+        return functional.kl_div(found_TE, wanted_TE, reduction="batchmean", log_target=True)
+
+    def adapt(self, seed: int) -> None:
+        """Freeze the linear router as teacher and start the two-layer one from it."""
+        if self.up is not None:
+            return
+        with seeded(seed):
+            self._build()
+            assert self.up is not None
+            nn.init.kaiming_uniform_(self.up.weight, nonlinearity="relu")
+            nn.init.zeros_(self.up.bias)
+        self.taught = [int(name) for name in self.linear.rows]
+        self._start()
+        self._freeze_teacher()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        assert self.up is not None
+        size = self.inputs
+        if self.config.start == "exact":
+            one = torch.eye(size, dtype=self.up.weight.dtype, device=self.up.weight.device)
+            self.up.weight[: 2 * size] = torch.cat([one, -one])
+        for name, row in self.linear.rows.items():
+            if self.config.start == "exact":
+                self.rows[name][: 2 * size] = torch.cat([row, -row])
+            if self.config.start == "literal":
+                self.rows[name].copy_((row / WIDTH).repeat(WIDTH))
+            if self.config.start != "residual":
+                self.biases[name].copy_(self.linear.biases[name])
+
+    def _build(self) -> None:
+        """The second router's parameters, for every expert there is; values are set by others."""
+        like = self.linear.offset
+        self.up = nn.Linear(self.inputs, WIDTH * self.inputs).to(like.device, like.dtype)
+        for name in self.linear.rows:
+            self._second_row(name)
+
+    def _second_row(self, name: str) -> None:
+        like = self.linear.offset
+        self.rows[name] = nn.Parameter(like.new_zeros(WIDTH * self.inputs))
+        self.biases[name] = nn.Parameter(like.new_zeros(()))
+
+    def _second(self, x_TD: Tensor, scale: float) -> Tensor:
+        assert self.up is not None
+        first = [self.up.weight, self.up.bias]
+        second = [torch.stack(list(self.rows.values())), torch.stack(list(self.biases.values()))]
+        if scale != 1.0:
+            first = [_Scaled.apply(tensor, scale) for tensor in first]
+            second = [_Scaled.apply(tensor, scale) for tensor in second]
+        hidden_TH = functional.gelu(functional.linear(x_TD, *first))
+        return functional.linear(hidden_TH, *second)
+
+    # ------------------------------------------------------------ rows
+
+    def add(self, expert: int) -> None:
+        """A new row; after adapting it is drawn small and the teacher does not know it."""
+        self.linear.add(expert)
+        if self.up is None:
+            return
+        self._second_row(str(expert))
+        if self.config.start != "residual":
+            bound = (WIDTH * self.inputs) ** -0.5
+            drawn = torch.empty(WIDTH * self.inputs).uniform_(-bound, bound)
+            self.rows[str(expert)].data.copy_(drawn)
+        self._freeze_teacher()
+
+    def remove(self, expert: int) -> None:
+        """Forget the rows of ``expert``."""
+        self.linear.remove(expert)
+        self.taught = [known for known in self.taught if known != expert]
+        if self.up is not None:
+            del self.rows[str(expert)], self.biases[str(expert)]
+
+    @torch.no_grad()
+    def split(self, parent: int, child: int, amount: float) -> None:
+        """Both routers treat the copy alike, so that they stay as far apart as they were."""
+        self.linear.split(parent, child, amount)
+        if self.up is None:
+            return
+        if self.config.start != "residual":
+            self.biases[str(parent)].sub_(amount)
+        self.rows[str(child)].copy_(self.rows[str(parent)])
+        self.biases[str(child)].copy_(self.biases[str(parent)])
+        if parent in self.taught and child not in self.taught:
+            self.taught.append(child)
+        self._freeze_teacher()
+
+    @torch.no_grad()
+    def lower(self, expert: int, amount: float) -> None:
+        """Take ``amount`` off the expert's bias, in both routers."""
+        self.linear.lower(expert, amount)
+        if self.up is not None and self.config.start != "residual":
+            self.biases[str(expert)].sub_(amount)
+
+    @torch.no_grad()
+    def hold_back(self, expert: int, offset: float, steps: int) -> None:
+        """Zero rows for ``expert`` in both routers; the offset lies on the logits."""
+        self.linear.hold_back(expert, offset, steps)
+        if self.up is not None:
+            self.rows[str(expert)].zero_()
+            self.biases[str(expert)].zero_()
+
+    # ------------------------------------------------------------ phases and architecture
+
+    def learning_parameters(self) -> Iterator[nn.Parameter]:
+        """All but the teacher."""
+        if self.up is None:
+            yield from self.linear.parameters()
+            return
+        yield from (*self.up.parameters(), *self.rows.values(), *self.biases.values())
+        if self.config.start == "residual":
+            for name in self.linear.rows:
+                if int(name) not in self.taught:
+                    yield from (self.linear.rows[name], self.linear.biases[name])
+
+    def _freeze_teacher(self) -> None:
+        learning = {id(parameter) for parameter in self.learning_parameters()}
+        for parameter in self.linear.parameters():
+            if id(parameter) not in learning:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def arch(self) -> Json:
+        """Whether it has adapted, and whom the teacher knows."""
+        return {"adapted": self.up is not None, "taught": list(self.taught)}
+
+    def ensure_arch(self, arch: Json) -> None:
+        """Adapt, or go back to the linear router; values are loaded afterwards."""
+        if arch["adapted"] and self.up is None:
+            with seeded(0):
+                self._build()
+        if not arch["adapted"] and self.up is not None:
+            self.up, self.rows, self.biases = None, nn.ParameterDict(), nn.ParameterDict()
+            self.linear.requires_grad_(True)
+        self.taught = list(arch["taught"])
+        if self.up is not None:
+            self._freeze_teacher()
+
+
+class _Scaled(torch.autograd.Function):
+    """The same value, its gradient scaled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.scale, None
