@@ -11,6 +11,7 @@ from ops.library import OpsUnavailableError, require
 from ops.permute import permute
 from ops.registry import backend, compiled, names
 from ops.route import route
+from ops.row_sum import row_sum
 from ops.usage import usage
 
 status = library.load
@@ -25,6 +26,7 @@ __all__ = [
     "permute",
     "require",
     "route",
+    "row_sum",
     "status",
     "usage",
 ]
