@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from orchestrator.events import (
 )
 from orchestrator.plan import PlannedLane
 from orchestrator.views import Links
-from workers.contract import Json
+from workers.contract import InputError, Json
 
 
 class Progress(Protocol):
@@ -264,6 +265,19 @@ def print_links(links: Links, run_dir: Path | str) -> None:
         console.print(f"  {links.command}", markup=False)
     for name in ("tree", "lanes", "methods"):
         console.print(f"  {name}: {getattr(links, name)}", markup=False)
+
+
+def free_port(first: int, most: int = 100) -> int:
+    """The first port from ``first`` on that nothing on this machine listens to."""
+    for port in range(first, first + most):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise InputError(f"ports {first} to {first + most - 1} are all in use; free one of them")
 
 
 def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:

@@ -22,6 +22,7 @@ from orchestrator.driver import (
 from orchestrator.events import RunResumed, RunStarted
 from orchestrator.folder import RunFolder, open_folder
 from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.views import UI_PORT
 from workers.contract import InputError, Json
 
 Place = str | Path
@@ -111,7 +112,7 @@ def _drive(
         journal.close()
     if not quiet:
         display.print_report(report_of(folder.path))
-        display.print_links(tracker.links(), folder.place)
+        display.print_links(tracker.links(display.free_port(UI_PORT)), folder.place)
     return status
 
 

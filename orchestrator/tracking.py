@@ -130,9 +130,9 @@ class Tracker:
             for key, page in shown.items():
                 self._show(key, page)
 
-    def links(self) -> views.Links:
+    def links(self, port: int = views.UI_PORT) -> views.Links:
         """The command and the links that show the run; experiment 0 before anything is written."""
-        return views.links(self.uri, self._ledger.ids.get("experiment", "0"))
+        return views.links(self.uri, self._ledger.ids.get("experiment", "0"), port)
 
     # ------------------------------------------------------------ one chunk of the journal
 

@@ -27,7 +27,8 @@ HUES = (0.58, 0.07, 0.36, 0.97, 0.75, 0.14, 0.50, 0.88)
 HEADLINES = ("acc.final", "forgetting.max", "bwt.gem", "learning_accuracy")
 """Metrics that notes and tables show first."""
 VIEW_PREFIX = "mlflow.sharedViewState."
-LOCAL_UI = "http://127.0.0.1:5000"
+UI_PORT = 5000
+LOCAL_UI = f"http://127.0.0.1:{UI_PORT}"
 
 
 def lane_colours(lanes: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -263,22 +264,22 @@ class Links:
     methods: str
 
 
-def links(uri: str, experiment: str) -> Links:
+def links(uri: str, experiment: str, port: int = UI_PORT) -> Links:
     """Links into the UI of the store at ``uri``; a file store needs the command first."""
     served = uri.startswith(("http://", "https://"))
-    base = uri.rstrip("/") if served else LOCAL_UI
+    base = uri.rstrip("/") if served else f"http://127.0.0.1:{port}"
     runs = (
         f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey="
     )
     return Links(
-        command=None if served else ui_command(uri),
+        command=None if served else ui_command(uri, port),
         tree=f"{runs}tree",
         lanes=f"{runs}lanes&compareRunsMode=CHART",
         methods=f"{runs}methods",
     )
 
 
-def ui_command(uri: str, port: int = 5000) -> str:
+def ui_command(uri: str, port: int = UI_PORT) -> str:
     """The light way to serve the UI of a file store: one worker, no job runner."""
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true "
