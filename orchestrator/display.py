@@ -256,14 +256,16 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_links(links: Links, run_dir: Path | str) -> None:
-    """How to look at the run in the MLflow UI, and again here."""
+def print_links(
+    links: Links, run_dir: Path | str, shown: tuple[str, ...] = ("tree", "lanes", "methods")
+) -> None:
+    """How to look at the run (or sweep) in the MLflow UI, and again here."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"run folder: {run_dir}", markup=False)
+    console.print(f"folder: {run_dir}", markup=False)
     if links.command is not None:
         console.print("to browse it, start the MLflow UI with:", markup=False)
         console.print(f"  {links.command}", markup=False)
-    for name in ("tree", "lanes", "methods"):
+    for name in shown:
         console.print(f"  {name}: {getattr(links, name)}", markup=False)
 
 

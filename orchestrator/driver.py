@@ -25,9 +25,10 @@ from orchestrator.events import (
     RunInterrupted,
     RunResumed,
     RunStarted,
+    TrialRef,
 )
 from orchestrator.journal import JOURNAL_FILE, Journal, read
-from orchestrator.policies import GROWTH
+from orchestrator.policies import GROWTH, MASKS, PHASES
 from orchestrator.policies.growth import Progress
 from orchestrator.state import RunState
 from workers.contract import Edit, InputError
@@ -48,12 +49,29 @@ class LanePolicies:
     """The lanes' live policies; remembers what was decided, for the journal record."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.growth = {lane.name: construct(GROWTH, lane.growth) for lane in config.lanes}
+        self.policies = {lane.name: _policies(lane) for lane in config.lanes}
         self.decided: tuple[Edit, ...] = ()
 
     def propose(self, lane: str, progress: Progress) -> tuple[Edit, ...]:
-        self.decided = self.growth[lane].propose(progress)
-        return self.decided
+        """Growth first, then the phase, then the masks: each sees what the ones before decided."""
+        decided: tuple[Edit, ...] = ()
+        for policy in self.policies[lane]:
+            for edit in policy.propose(progress):
+                progress = progress.after(edit)
+                decided = (*decided, edit)
+        self.decided = decided
+        return decided
+
+
+class Policy(Protocol):
+    """Decides edits of one kind."""
+
+    def propose(self, progress: Progress) -> tuple[Edit, ...]: ...
+
+
+def _policies(lane: LaneConfig) -> tuple[Policy, ...]:
+    growth, phases = construct(GROWTH, lane.growth), construct(PHASES, lane.phases)
+    return growth, phases, construct(MASKS, lane.masks, lane.domains())
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
@@ -172,8 +190,10 @@ def _amounts(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} = {amount:g}" for name, amount in sorted(shown.items()))
 
 
-def begin(config: RunConfig, run_id: str, cpus: float, gpus: float) -> RunStarted:
-    """The first event of a new run."""
+def begin(
+    config: RunConfig, run_id: str, cpus: float, gpus: float, trial: TrialRef | None = None
+) -> RunStarted:
+    """The first event of a new run, or of a trial's attempt."""
     return RunStarted(
         at=time.time(),
         run_id=run_id,
@@ -183,6 +203,7 @@ def begin(config: RunConfig, run_id: str, cpus: float, gpus: float) -> RunStarte
         code_version=code_version(),
         cpus=cpus,
         gpus=gpus,
+        trial=trial,
     )
 
 

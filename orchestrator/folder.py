@@ -7,9 +7,11 @@ truth, the local file is what the driver, the tracker and the report read.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.events import RECORD, Record
 from orchestrator.journal import JOURNAL_FILE, Journal
 from workers.contract import InputError, digest
 from workers.storage import RemoteFolder, is_remote, join, local_path
@@ -33,11 +35,20 @@ class RunFolder:
         """Where workers put checkpoints: every node must reach it."""
         return join(self.place, CHECKPOINTS)
 
-    def journal(self) -> Journal:
+    def journal(self, patience: float = 0.0) -> Journal:
         """The journal, held for writing; raises InputError as Journal does."""
-        if not is_remote(self.place):
-            return Journal(self.path / JOURNAL_FILE)
-        return Journal(self.path / JOURNAL_FILE, Segments(self.place))
+        mirror = Segments(self.place) if is_remote(self.place) else None
+        return Journal(self.path / JOURNAL_FILE, mirror, patience)
+
+    def begin(self, records: Iterable[Record]) -> None:
+        """Put a journal that begins with ``records`` into the empty folder, whole or not at all."""
+        data = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
+        if is_remote(self.place):
+            Segments(self.place).put(0, data)
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f".{JOURNAL_FILE}"
+        temporary.write_bytes(data)
+        os.replace(temporary, self.path / JOURNAL_FILE)
 
 
 class Segments:

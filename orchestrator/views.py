@@ -184,6 +184,12 @@ STAGE_COLUMNS = [
     "attributes.`Models`",
     "metrics.`experts`",
 ]
+TRIAL_COLUMNS = [
+    "tags.`trial.attempt`",
+    "metrics.`objective`",
+    *(f"metrics.`{name}`" for name in HEADLINES),
+    "metrics.`experts`",
+]
 _LANES = "tags.level = 'lane'"
 _BY_VARIANT = {
     "aggregateFunction": "average",
@@ -203,6 +209,12 @@ VIEWS: dict[str, Json] = {
         "orderByKey": "metrics.`acc.final`",
         "selectedColumns": LANE_COLUMNS,
         "groupBy": _BY_VARIANT,
+    },
+    "trials": {
+        "name": "Trials",
+        "searchFilter": "tags.level = 'trial'",
+        "orderByKey": "metrics.`objective`",
+        "selectedColumns": TRIAL_COLUMNS,
     },
     "stages": {
         "name": "Stages",
@@ -262,6 +274,7 @@ class Links:
     tree: str
     lanes: str
     methods: str
+    trials: str
 
 
 def links(uri: str, experiment: str, port: int = UI_PORT) -> Links:
@@ -276,6 +289,7 @@ def links(uri: str, experiment: str, port: int = UI_PORT) -> Links:
         tree=f"{runs}tree",
         lanes=f"{runs}lanes&compareRunsMode=CHART",
         methods=f"{runs}methods",
+        trials=f"{runs}trials&compareRunsMode=CHART",
     )
 
 

@@ -1,0 +1,115 @@
+"""The command line of searches. Arguments are read before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tune_spaces import SPACES
+from workers.contract import InputError, RunError
+from workers.tables import first_line
+
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+_SPACES = "\n\n".join(f"{name}: {first_line(cls)}" for name, cls in SPACES.items())
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(
+    no_args_is_help=True,
+    help=f"Search over whole streams: a trial is one lane of a stream file.\n\n{_SPACES}",
+)
+def main_(
+    name: Annotated[str | None, typer.Argument(help="Space to search.", show_default=False)] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Stream file trials start from; default: the space's.")
+    ] = None,
+    lane: Annotated[
+        str | None, typer.Option(help="Lane of the file that is a trial, where it has several.")
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Trials.")] = 8,
+    max_concurrent: Annotated[
+        int, typer.Option(min=0, help="Trials at once; 0 = as many as there is room for.")
+    ] = 0,
+    scheduler: Annotated[
+        Literal["asha", "pbt", "none"], typer.Option(help="What stops or moves trials.")
+    ] = "asha",
+    search: Annotated[
+        Literal["random", "optuna"], typer.Option(help="What proposes settings.")
+    ] = "random",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What is maximised, e.g. 'acc.final - 0.5*forgetting.max' or 'return'."),
+    ] = None,
+    grace: Annotated[
+        int, typer.Option(min=1, help="Stages every trial learns before it may be stopped.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the search, not of the streams.")] = 0,
+    sweep_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep; default: runs/NAME-TIME.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow store or server; default: sqlite beside the sweep's folder."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join; default: a job's own, or a local Ray.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the sweep in this folder.", metavar="DIR")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Search over whole streams."""
+    from tune_spaces import sweep
+    from tune_spaces.search import load
+
+    if resume is not None:
+        folder = resume.resolve()
+        plan = load(folder)
+    elif name is None:
+        raise InputError(f"name a space ({', '.join(SPACES)}) or give --resume DIR")
+    else:
+        plan = sweep.make_plan(
+            name,
+            base,
+            lane,
+            num_samples=num_samples,
+            max_concurrent=max_concurrent,
+            scheduler=scheduler,
+            search=search,
+            objective=objective,
+            grace=grace,
+            seed=seed,
+        )
+        folder = sweep.create(plan, sweep_dir)
+    status, summary = sweep.run(plan, folder, tracking_uri, address, quiet=as_json)
+    if as_json:
+        print(json.dumps(summary), flush=True)
+    if status == "interrupted":
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if status != "done":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def main() -> None:
+    """Entry point: user mistakes end with one clear message and exit code 2."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

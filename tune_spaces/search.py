@@ -1,0 +1,220 @@
+"""A sweep: Tune's searcher and scheduler over trials that are whole streams.
+
+The one file that talks to Tune beside the trial itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config import RunConfig
+from tune_spaces import SPACES
+from tune_spaces.space import Choice, Domain, Integer, LogUniform
+from tune_spaces.store import StageStore
+from tune_spaces.stream_file import trial_config
+from tune_spaces.trial import Sweep, bundles, run_trial
+from workers.contract import InputError, Json
+
+SWEEP_FILE = "sweep.json"
+TUNE = "tune"
+"""Folder inside the sweep's that Tune keeps its state in."""
+
+Scheduler = Literal["asha", "pbt", "none"]
+Search = Literal["random", "optuna"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a sweep is asked to do; kept in its folder, so that it can be resumed."""
+
+    id: str
+    space: str
+    raw: Json
+    """Stream file of one lane, before a trial's settings."""
+    objective: str
+    scheduler: Scheduler
+    search: Search
+    num_samples: int
+    max_concurrent: int
+    """Trials at once; 0 = as many as the cluster has room for."""
+    grace: int
+    """Stages every trial learns before ASHA may stop it."""
+    seed: int
+
+    def parameters(self) -> Mapping[str, Domain]:
+        found: Mapping[str, Domain] = SPACES[self.space].parameters  # type: ignore[attr-defined]
+        return found
+
+    def probe(self) -> RunConfig:
+        """A config of the space: checks that space and base fit; raises ConfigError."""
+        return trial_config(self.raw, {key: first(d) for key, d in self.parameters().items()})
+
+
+def save(plan: Plan, folder: Path) -> None:
+    """Write the plan into a sweep's new folder; InputError where one is there already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / SWEEP_FILE, "x", encoding="utf-8") as file:
+            json.dump(asdict(plan), file, indent=1)
+    except FileExistsError as error:
+        raise InputError(
+            f"{folder}: a sweep is there already; go on with it by --resume {folder}, or give "
+            "another --sweep-dir"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write there ({error.strerror}); give a writable --sweep-dir"
+        ) from error
+
+
+def load(folder: Path) -> Plan:
+    """The plan of the sweep in ``folder``; InputError where there is none."""
+    try:
+        return Plan(**json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{folder}: no {SWEEP_FILE} there; give the folder of a sweep") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder / SWEEP_FILE}: not a sweep's plan ({error}); another version wrote it"
+        ) from error
+
+
+def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
+    """Run the sweep, or go on with it, on the connected cluster; whether all trials ended well.
+
+    Ray must be initialised. ``callbacks`` are Tune's.
+    """
+    import ray
+    from ray import tune
+
+    _quiet()
+    stages = len(plan.probe().lanes[0].tasks())
+    store = ray.remote(num_cpus=0)(StageStore).remote(str(folder))
+    sweep = Sweep(id=plan.id, folder=str(folder), raw=plan.raw, objective=plan.objective)
+    function = partial(run_trial, sweep=sweep, store=store)
+    trainable = tune.with_resources(
+        _named(function), tune.PlacementGroupFactory(bundles(plan.probe()))
+    )
+    place = str(folder / TUNE)
+    if tune.Tuner.can_restore(place):
+        tuner = tune.Tuner.restore(place, trainable, resume_errored=True)
+        # Callbacks are not part of what Tune restores from another process.
+        tuner._local_tuner._run_config.callbacks = callbacks  # type: ignore[union-attr]
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_param_space(plan),
+            tune_config=tune.TuneConfig(
+                metric="objective",
+                mode="max",
+                num_samples=plan.num_samples,
+                max_concurrent_trials=plan.max_concurrent or None,
+                scheduler=_scheduler(plan, stages),
+                search_alg=_searcher(plan),
+                trial_dirname_creator=_folder_name,
+            ),
+            run_config=tune.RunConfig(
+                name=TUNE,
+                storage_path=str(folder),
+                callbacks=callbacks,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+    return not tuner.fit().errors
+
+
+def _named(function: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
+    """Tune wants a plain function of one argument, the same name after a restore."""
+
+    def trial(config: dict[str, Any]) -> None:
+        function(config)
+
+    return trial
+
+
+def _folder_name(trial: Any) -> str:
+    """Tune's own would hold every setting and grow too long for a file system."""
+    return str(trial.trial_id)
+
+
+def _param_space(plan: Plan) -> dict[str, Any]:
+    if plan.search == "optuna":
+        return {}
+    return {key: _tune_domain(domain) for key, domain in plan.parameters().items()}
+
+
+def _searcher(plan: Plan) -> Any:
+    if plan.search == "random":
+        from ray.tune.search import BasicVariantGenerator
+
+        return BasicVariantGenerator(random_state=plan.seed)
+    from ray.tune.search.optuna import OptunaSearch
+
+    space = {key: _tune_domain(domain) for key, domain in plan.parameters().items()}
+    return OptunaSearch(space, metric="objective", mode="max", seed=plan.seed)
+
+
+def _scheduler(plan: Plan, stages: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+
+    match plan.scheduler:
+        case "asha":
+            # max_t lies beyond the last stage: a trial ends by itself, with its journal closed.
+            grace = min(plan.grace, stages)
+            return ASHAScheduler(
+                time_attr="stage", max_t=stages + 1, grace_period=grace, reduction_factor=2
+            )
+        case "pbt":
+            return PopulationBasedTraining(
+                time_attr="stage",
+                perturbation_interval=1,
+                burn_in_period=max(0, plan.grace - 1),
+                hyperparam_mutations={k: _mutation(d) for k, d in plan.parameters().items()},
+                quantile_fraction=0.34,
+            )
+        case "none":
+            return FIFOScheduler()
+
+
+def first(domain: Domain) -> Any:
+    """The first value of a domain."""
+    return domain.values[0] if isinstance(domain, Choice) else domain.low
+
+
+def _tune_domain(domain: Domain) -> Any:
+    from ray import tune
+
+    match domain:
+        case Choice(values):
+            return tune.choice(list(values))
+        case Integer(low, high):
+            return tune.randint(low, high + 1)
+        case LogUniform(low, high):
+            return tune.loguniform(low, high)
+
+
+def _mutation(domain: Domain) -> Any:
+    """What PBT moves along: neighbours in a list, or a factor of a number."""
+    match domain:
+        case Choice(values):
+            return list(values)
+        case Integer(low, high):
+            return list(range(low, high + 1))
+        case LogUniform():
+            return _tune_domain(domain)
+
+
+def _quiet() -> None:
+    """Tune's own table and files repeat what the sweep shows and journals."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")

@@ -1,0 +1,125 @@
+"""Stream files of trials: one lane of a base file with a trial's settings laid over it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from orchestrator import config as configuration
+from orchestrator.config import DEFAULT_KINDS, SECTIONS, RunConfig, merge
+from tune_spaces.space import Space
+from workers.contract import InputError, Json
+
+
+def single_lane(path: Path, lane: str | None, space: str) -> Json:
+    """The raw stream file at ``path`` reduced to one lane with its first seed.
+
+    The lane's own sections are laid over the file's, so that a dotted key reaches all of it.
+    Raises InputError where the lane is not there or not named.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    configuration.check(raw, str(path))
+    entries = {_name(entry): entry for entry in raw["lanes"]}
+    if lane is None and len(entries) > 1:
+        raise InputError(
+            f"{path}: has lanes {', '.join(entries)}; a trial is one of them: name it with --lane"
+        )
+    name = lane or next(iter(entries))
+    if name not in entries:
+        raise InputError(f"{path}: no lane {name!r}; allowed for --lane: {', '.join(entries)}")
+    entry = entries[name]
+    merged = {
+        section: merge(raw.get(section), entry.get(section), DEFAULT_KINDS.get(section))
+        for section in SECTIONS
+        if section in raw or section in entry or section in DEFAULT_KINDS
+    }
+    seeds = entry.get("seeds") or [raw.get("seed", 0)]
+    rest = {key: value for key, value in raw.items() if key not in (*SECTIONS, "lanes", "seed")}
+    return {
+        **rest,
+        "name": f"{raw['name']}-{space}",
+        "seed": seeds[0],
+        **merged,
+        "lanes": [{"name": name}],
+    }
+
+
+def with_settings(raw: Json, settings: Mapping[str, Any]) -> Json:
+    """``raw`` with every dotted key set; a section given as a bare name becomes a table."""
+    laid: Json = deepcopy(raw)
+    for key, value in settings.items():
+        node = laid
+        *parents, last = key.split(".")
+        for part in parents:
+            inner = node.get(part, {})
+            node[part] = {"kind": inner} if isinstance(inner, str) else inner
+            node = node[part]
+        if last == "kind" and node.get("kind") not in (None, value):
+            node.clear()  # settings of another kind mean nothing to this one
+        node[last] = value
+    return laid
+
+
+def trial_config(raw: Json, settings: Mapping[str, Any]) -> RunConfig:
+    """The checked config of a trial; raises ConfigError naming what the space made wrong."""
+    named = " ".join(f"{key}={value}" for key, value in settings.items())
+    return configuration.check(with_settings(raw, settings), f"trial with {named}")
+
+
+def base_of(space: type[Space], base: Path | None, lane: str | None, name: str) -> Json:
+    """The raw one-lane file all trials of a sweep start from."""
+    root = Path(__file__).resolve().parent.parent
+    path = base or root / space.base
+    chosen = lane or (space.lane if base is None else None)
+    return with_settings(single_lane(path, chosen, name), space.fixed)
+
+
+def to_toml(raw: Json) -> str:
+    """A raw stream file as TOML text: plain keys first, then a table for each section."""
+    plain = [f"{key} = {_value(value)}" for key, value in raw.items() if not _table(value)]
+    tables = [text for key, value in raw.items() for text in _tables(key, value) if _table(value)]
+    return "\n".join(plain) + "\n" + "".join(tables)
+
+
+def _tables(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        body = "\n".join(f"{name} = {_value(item)}" for name, item in value.items())
+        return [f"\n[{key}]\n{body}\n"]
+    if _table(value):
+        return [f"\n[[{key}]]\n" + _tables("", item)[0].split("\n", 2)[2] for item in value]
+    return []
+
+
+def _table(value: Any) -> bool:
+    """Whether a value is a section, or a list of them."""
+    entries = isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value)
+    return isinstance(value, Mapping) or bool(entries)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_key(name)} = {_value(item)}" for name, item in value.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are TOML too
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+
+
+def _name(entry: Json) -> str:
+    """Name of a ``[[lanes]]`` entry: its own, else its method's."""
+    method = entry.get("method", DEFAULT_KINDS["method"])
+    kind = method if isinstance(method, str) else method.get("kind", DEFAULT_KINDS["method"])
+    return str(entry.get("name") or kind)

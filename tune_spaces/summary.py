@@ -1,0 +1,155 @@
+"""What a sweep has come to, from the journals of its trials alone.
+
+Pure but for reading the journals. The best trial is the one with the largest objective among
+those that learnt most stages: an early score says less than a late one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.events import CheckpointSaved, RunResumed, RunStarted, StageStarted
+from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.report import RunFold
+from tune_spaces.objective import Objective
+from workers.contract import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of a trial as its journal tells it."""
+
+    run: str
+    trial: str
+    number: int
+    name: str
+    settings: Json
+    parent: str | None
+    status: str
+    folder: Path
+    planned: int
+    """Stages of the stream."""
+    values: tuple[float, ...]
+    """Objective after each stage."""
+    experts: int
+    trained: int
+    """Stages trained to their end in this attempt."""
+    cut: int
+    """Stages begun and not finished."""
+    shared: int
+    """Stages taken over from a trial that had done the same."""
+    inherited: int
+    """Stages of the trial whose model it went on from."""
+
+
+def attempts(folder: Path, objective: Objective, planned: int) -> list[Attempt]:
+    """Every attempt in a sweep's folder, in order of trial and number; ``planned`` = stages."""
+    paths = sorted((folder / "trials").glob(f"*/*/{JOURNAL_FILE}"), key=_order)
+    found = [_attempt(path.parent, objective, planned) for path in paths]
+    return [attempt for attempt in found if attempt is not None]
+
+
+def latest(found: Iterable[Attempt]) -> list[Attempt]:
+    """The last attempt of each trial."""
+    return list({attempt.trial: attempt for attempt in found}.values())
+
+
+def best(found: Iterable[Attempt]) -> Attempt | None:
+    """The best of all attempts; None where none has learnt a stage."""
+    scored = [attempt for attempt in found if attempt.values]
+    return max(scored, key=lambda x: (len(x.values), x.values[-1]), default=None)
+
+
+def as_json(sweep: str, folder: Path, found: list[Attempt]) -> Json:
+    """The contract of ``--json``."""
+    winner, trials = best(found), latest(found)
+    planned = sum(attempt.planned for attempt in trials)
+    reached = sum(len(attempt.values) for attempt in trials)
+    return {
+        "sweep": sweep,
+        "folder": str(folder),
+        "trials": [_trial(attempt) for attempt in found],
+        "stages": {
+            "planned": planned,
+            "trained": sum(attempt.trained for attempt in found),
+            "cut_short": sum(attempt.cut for attempt in found),
+            "saved_by_early_stopping": planned - reached,
+            "saved_by_shared_prefixes": sum(attempt.shared for attempt in found),
+            "inherited": sum(attempt.inherited for attempt in found),
+        },
+        "best": None if winner is None else _trial(winner),
+    }
+
+
+def _trial(attempt: Attempt) -> Json:
+    return {
+        "run": attempt.run,
+        "trial": attempt.trial,
+        "attempt": attempt.number,
+        "parent": attempt.parent,
+        "settings": attempt.settings,
+        "status": attempt.status,
+        "stages": len(attempt.values),
+        "objective": attempt.values[-1] if attempt.values else None,
+        "experts": attempt.experts,
+        "folder": str(attempt.folder),
+    }
+
+
+def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None:
+    """None where the journal holds no whole record yet."""
+    fold = RunFold()
+    started: set[int] = set()
+    trained: set[int] = set()
+    shared: set[int] = set()
+    for record, _ in read(folder / JOURNAL_FILE):
+        fold.add(record)
+        match record.event:
+            case StageStarted(stage=stage):
+                started.add(stage.index)
+            case CheckpointSaved(index=index, final=True, adopted_from=origin) if index >= 0:
+                (trained if origin is None else shared).add(index)
+    first = fold.started
+    if first is None or first.trial is None:
+        return None
+    inherited = _prefix(folder) if first.trial.parent is not None else 0
+    (lane,) = fold.lanes.values()
+    rows = lane.complete()
+    experts = [layer.experts for layer in lane.shape.layers.values()] if lane.shape else []
+    return Attempt(
+        run=first.run_id,
+        trial=first.trial.trial,
+        number=first.trial.attempt,
+        name=first.trial.name,
+        settings=first.trial.settings,
+        parent=first.trial.parent,
+        status=fold.status,
+        folder=folder,
+        planned=planned,
+        values=tuple(objective(rows[: k + 1], lane.untrained()) for k in range(len(rows))),
+        experts=max(experts, default=0),
+        trained=len(trained),
+        cut=len(started - trained - shared),
+        shared=len(shared) - inherited,
+        inherited=inherited,
+    )
+
+
+def _prefix(folder: Path) -> int:
+    """Stages in the history that an attempt was begun with: all before its first driver."""
+    count = 0
+    for record, _ in read(folder / JOURNAL_FILE):
+        match record.event:
+            case RunResumed():
+                break
+            case CheckpointSaved(index=index, final=True) if index >= 0:
+                count += 1
+            case RunStarted():
+                count = 0
+    return count
+
+
+def _order(path: Path) -> tuple[str, int]:
+    return path.parent.parent.name, int(path.parent.name)

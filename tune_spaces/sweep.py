@@ -1,0 +1,119 @@
+"""A sweep from the command line: cluster, search, tracking, display and results put together."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from orchestrator.background import BackgroundTracker, TrackingAway
+from orchestrator.driver import check_resources
+from tune_spaces import SPACES, search
+from tune_spaces.objective import parse
+from tune_spaces.search import Plan
+from tune_spaces.stream_file import base_of, to_toml, with_settings
+from tune_spaces.summary import Attempt, as_json, attempts, best
+from workers.contract import InputError, Json
+from workers.storage import is_remote
+from workers.tables import Problem, lookup
+
+
+def make_plan(
+    space: str, base: Path | None, lane: str | None, *, objective: str | None, **options: Any
+) -> Plan:
+    """A checked plan; raises InputError where space, base and objective do not fit."""
+    found = lookup(SPACES, space, "space")
+    if isinstance(found, Problem):
+        raise InputError(str(found))
+    wanted = objective or found.objective  # type: ignore[attr-defined]
+    parse(wanted)
+    raw = base_of(found, base, lane, space)
+    plan = Plan(
+        id=f"{space}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}",
+        space=space,
+        raw=raw,
+        objective=wanted,
+        **options,
+    )
+    plan.probe()
+    return plan
+
+
+def create(plan: Plan, folder: Path | None) -> Path:
+    """The sweep's new folder with its plan in it."""
+    if folder is not None and is_remote(str(folder).replace(":/", "://", 1)):
+        raise InputError(f"--sweep-dir {folder}: give a folder that every node reaches, no URI")
+    place = (folder or Path("runs") / plan.id).resolve()
+    search.save(plan, place)
+    return place
+
+
+def run(
+    plan: Plan, folder: Path, tracking_uri: str | None, address: str | None, quiet: bool
+) -> tuple[str, Json]:
+    """Run the sweep in ``folder`` to its end, or go on with it; (status, summary)."""
+    from rich.console import Console
+
+    from orchestrator import executor
+    from tune_spaces.board import Board
+    from tune_spaces.tracking import SweepTracker, close_journals
+
+    config = plan.probe()
+    stages, objective = len(config.lanes[0].tasks()), parse(plan.objective)
+    tracker = SweepTracker(plan, folder, tracking_uri)
+    tracker.connect()
+    console = Console(stderr=quiet, highlight=False)
+    status = "interrupted"
+    try:
+        executor.connect(address)
+        check_resources(config, executor.nodes())
+        with BackgroundTracker(tracker, every=2.0), Board(console) as board:
+            try:
+                status = "done" if search.run(plan, folder, [board]) else "failed"
+            except KeyboardInterrupt:
+                print(f"interrupted; go on with --resume {folder}", file=sys.stderr)
+            executor.disconnect()
+            reason = "the end of the sweep" if status == "done" else "an interrupt of the sweep"
+            close_journals(attempts(folder, objective, stages), reason)
+    finally:
+        executor.disconnect()
+    found = attempts(folder, objective, stages)
+    summary = as_json(plan.id, folder, found) | {"status": status}
+    _show(plan, folder, tracker, found, summary, console)
+    return status, summary
+
+
+def _show(
+    plan: Plan, folder: Path, tracker: Any, found: list[Attempt], summary: Json, console: Any
+) -> None:
+    """Best configuration, figures, importance: on disk, in MLflow and on the terminal."""
+    from orchestrator import display
+    from tune_spaces.board import print_summary
+    from tune_spaces.figures import importance, parallel_coordinates
+    from tune_spaces.tracking import sweep_page
+
+    texts: dict[str, str] = {}
+    images: dict[str, bytes] = {}
+    shares = importance(found, plan.parameters())
+    summary["importance"] = shares
+    winner = best(found)
+    if winner is not None:
+        texts["best.toml"] = best_toml(plan, winner)
+        images["figures/parallel_coordinates.png"] = parallel_coordinates(found, plan.parameters())
+        (folder / "best.toml").write_text(texts["best.toml"], encoding="utf-8")
+        (folder / "parallel_coordinates.png").write_bytes(*images.values())
+    try:
+        tracker.finish(summary["status"] == "done", found, sweep_page(summary, texts, images))
+    except TrackingAway as error:
+        print(f"MLflow takes no writes; --resume {folder} catches up ({error})", file=sys.stderr)
+    if not console.stderr:
+        print_summary(console, summary, found, shares, folder)
+        display.print_links(tracker.links(), folder, ("tree", "trials"))
+
+
+def best_toml(plan: Plan, winner: Attempt) -> str:
+    """The best trial as a stream file that ``growstage run`` takes."""
+    head = f"# Best of sweep {plan.id}: {plan.objective} = {winner.values[-1]:.6g} after stage "
+    return f"{head}{len(winner.values)}.\n" + to_toml(with_settings(plan.raw, winner.settings))

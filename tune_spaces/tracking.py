@@ -1,0 +1,157 @@
+"""A sweep in MLflow: sweep -> trial -> stage, projected by the sweep's process alone.
+
+One process writes for all trials, so that a file store is never fought over; every journal has
+its own ledger, so that a resumed sweep goes on with the runs it had.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator import views
+from orchestrator.events import Record, RunInterrupted
+from orchestrator.folder import open_folder
+from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.pages import NOTE, Page
+from orchestrator.report import RunFold
+from orchestrator.tracking import Tracker
+from orchestrator.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
+from tune_spaces.objective import Objective, parse
+from tune_spaces.search import Plan
+from tune_spaces.summary import Attempt, best
+from workers.contract import Json
+
+
+class SweepTracker:
+    """Brings one store up to date with the journals of a sweep's trials."""
+
+    def __init__(self, plan: Plan, folder: Path, uri: str | None) -> None:
+        """``uri``: MLflow store; None = a SQLite file in the folder that holds the sweep's."""
+        self.plan, self.folder = plan, folder
+        self.sweep = Tracker(folder, uri)
+        self._objective: Objective = parse(plan.objective)
+        self._trials: dict[Path, Tracker] = {}
+        self._told: dict[Path, int] = {}
+        """Rows whose objective was written, by attempt."""
+
+    def connect(self) -> None:
+        """Make sure the store answers and the sweep has its run; InputError where it does not."""
+        self.sweep.connect()
+        now = round(time.time() * 1000)
+        self.sweep.publish([self._open(now), ReopenRun(key=self.plan.id)], {})
+
+    def project(self) -> int:
+        """Write what trials have added; returns how many attempts are shown.
+
+        Raises TrackingAway where the store fails.
+        """
+        for path in sorted((self.folder / "trials").glob(f"*/*/{JOURNAL_FILE}")):
+            attempt = path.parent
+            tracker = self._trials.setdefault(attempt, Tracker(attempt, self.sweep.uri))
+            tracker.project()
+            tracker.publish(self._objectives(attempt), {})
+        return len(self._trials)
+
+    def finish(self, done: bool, found: list[Attempt], page: Page) -> None:
+        """Show the sweep's results on its run and close it."""
+        now = round(time.time() * 1000)
+        winner = best(found)
+        points = [_point("trials", len({a.trial for a in found}), now)]
+        if winner is not None:
+            points.append(_point("best.objective", winner.values[-1], now))
+            points.append(_point("best.experts", winner.experts, now))
+        writes: list[Write] = [
+            LogPoints(key=self.plan.id, points=tuple(points)),
+            CloseRun(key=self.plan.id, status="FINISHED" if done else "KILLED", at=now),
+        ]
+        self.sweep.publish(writes, {self.plan.id: page})
+
+    def links(self) -> views.Links:
+        return self.sweep.links()
+
+    def _open(self, at: int) -> OpenRun:
+        plan = self.plan
+        parameters = {key: str(domain) for key, domain in plan.parameters().items()}
+        names = ("space", "objective", "scheduler", "search", "num_samples", "grace", "seed")
+        return OpenRun(
+            key=plan.id,
+            parent=None,
+            name=plan.id,
+            at=at,
+            tags={
+                "level": "sweep",
+                "stream": plan.raw["name"],
+                "sweep": plan.id,
+                "mlflow.source.name": "growstage",
+                "mlflow.source.type": "PROJECT",
+            },
+            params={**{name: str(getattr(plan, name)) for name in names}, **parameters},
+        )
+
+    def _objectives(self, attempt: Path) -> list[Write]:
+        """The objective after every row that was not written yet."""
+        fold = RunFold()
+        for record, _ in read(attempt / JOURNAL_FILE):
+            fold.add(record)
+        if fold.started is None:
+            return []
+        (lane,) = fold.lanes.values()
+        rows, told = lane.complete(), self._told.get(attempt, 0)
+        self._told[attempt] = len(rows)
+        points = tuple(
+            Point(
+                name="objective",
+                value=self._objective(rows[:count], lane.untrained()),
+                step=count,
+                at=round(lane.rows[count - 1].at * 1000),
+            )
+            for count in range(told + 1, len(rows) + 1)
+            if count - 1 in lane.rows
+        )
+        return [LogPoints(key=fold.started.run_id, points=points)] if points else []
+
+
+def close_journals(found: list[Attempt], reason: str) -> None:
+    """End the journals of attempts whose driver was stopped before it could."""
+    for attempt in found:
+        if attempt.status != "running":
+            continue
+        journal = open_folder(attempt.folder).journal(patience=15.0)
+        journal.append(Record(event=RunInterrupted(at=time.time(), reason=reason)))
+        journal.close()
+
+
+def sweep_page(summary: Json, texts: Mapping[str, str], images: Mapping[str, bytes]) -> Page:
+    """Note, table and figures of the sweep's run."""
+    stages = summary["stages"]
+    head = (
+        f"**{len({t['trial'] for t in summary['trials']})} trials** · stages trained "
+        f"{stages['trained']} of {stages['planned']} planned · saved by early stopping "
+        f"{stages['saved_by_early_stopping']} · by shared prefixes "
+        f"{stages['saved_by_shared_prefixes']}"
+    )
+    rows = ["| trial | stages | objective | experts | status |", "| --- | --- | --- | --- | --- |"]
+    ranked = sorted(summary["trials"], key=lambda t: (-t["stages"], -(t["objective"] or 0.0)))
+    rows += [
+        f"| {_short(t)} | {t['stages']} | "
+        f"{'' if t['objective'] is None else format(t['objective'], '.4f')} | {t['experts']} | "
+        f"{t['status']} |"
+        for t in ranked[:40]
+    ]
+    return Page(
+        texts={**texts, "sweep.json": json.dumps(summary, indent=1)},
+        images=images,
+        tags={NOTE: f"{head}\n\n" + "\n".join(rows)},
+    )
+
+
+def _short(trial: Json) -> str:
+    settings = " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in trial["settings"].items())
+    return f"{trial['trial'].rpartition('_')[2]}.{trial['attempt']} {settings}"
+
+
+def _point(name: str, value: float, at: int) -> Point:
+    return Point(name=name, value=float(value), step=0, at=at)
