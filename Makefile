@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= cpu
+FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench docs chaos constraints
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos constraints ops
 
 setup: .venv/.ready
 
@@ -10,17 +11,21 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m ops
 	touch $@
+
+ops: setup
+	$(BIN)/python -m ops
 
 demo: setup
 	$(BIN)/growstage run configs/quickstart.toml
 
 test: setup
-	$(BIN)/python -m pytest -m 'not ray and not craftax and not browser'
-	$(BIN)/python -m pytest -m 'ray or craftax or browser'
+	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest tests/integration
 
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not ray and not craftax and not browser'
+	$(BIN)/python -m pytest $(FAST)
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -38,6 +43,9 @@ check: lint types test
 
 bench: setup
 	$(BIN)/python benchmarks/bench_orchestration.py
+
+bench-ops: setup
+	$(BIN)/python benchmarks/bench_ops.py
 
 chaos: setup
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest tests/integration/test_kill.py
