@@ -21,7 +21,7 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> dict[str, Mapping[str, type]]:
-    from orchestrator.policies import GROWTH
+    from orchestrator.policies import GROWTH, MASKS, PHASES
     from workers import engines, moe
     from workers.augment import AUGMENTATIONS
     from workers.methods import METHODS
@@ -43,6 +43,8 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
         "growth": GROWTH,
+        "masks": MASKS,
+        "phases": PHASES,
         "trainings": engines.trainings(),
         "optimizers": OPTIMIZERS,
         "augmentations": AUGMENTATIONS,

@@ -14,18 +14,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.policies import GROWTH
+from orchestrator.policies import GROWTH, MASKS, PHASES
+from orchestrator.policies.masks import NoMasks
+from orchestrator.policies.phases import NoPhases
 from workers import engines
 from workers.choice import choose, parse
 from workers.contract import InputError, Json, LaneSpec, TaskSpec, digest
 from workers.tables import Problem, construct
 
-CHOSEN = ("stream", "model", "training", "growth", "method")
+CHOSEN = ("stream", "model", "training", "growth", "method", "masks", "phases")
+OPTIONAL = ("masks", "phases")
+"""Sections that are not part of a lane's settings while their kind is none."""
 DEFAULT_KINDS = {
     "model": "classifier",
     "training": "supervised",
     "growth": "none",
     "method": "finetune",
+    "masks": "none",
+    "phases": "none",
 }
 SECTIONS = (*CHOSEN, "resources")
 
@@ -92,10 +98,17 @@ class LaneConfig:
     growth: Any
     method: Any
     resources: Resources
+    masks: Any = field(default_factory=NoMasks.Config)
+    phases: Any = field(default_factory=NoPhases.Config)
 
     def spec(self) -> LaneSpec:
         """What a worker needs to know of the lane."""
-        settings = {name: asdict(getattr(self, name)) for name in CHOSEN}
+        sections = {name: getattr(self, name) for name in CHOSEN}
+        settings = {
+            name: asdict(section)
+            for name, section in sections.items()
+            if name not in OPTIONAL or section.kind != "none"
+        }
         return LaneSpec(
             lane=self.name,
             engine=self.engine,
@@ -110,6 +123,10 @@ class LaneConfig:
         """The stream's tasks in order, named without loading their data."""
         stream = construct(engines.streams(), self.stream, self.seed)
         return tuple(stream.tasks())
+
+    def domains(self) -> tuple[str, ...]:
+        """Every domain of the stream, in order of appearance."""
+        return tuple(dict.fromkeys(domain for task in self.tasks() for domain in task.domains))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +165,8 @@ class _File:
     training: Any = None
     growth: Any = None
     method: Any = None
+    masks: Any = None
+    phases: Any = None
     resources: Any = None
 
 
@@ -162,6 +181,8 @@ class _Lane:
     training: Any = None
     growth: Any = None
     method: Any = None
+    masks: Any = None
+    phases: Any = None
     resources: Any = None
 
 
@@ -190,7 +211,8 @@ def restore(plain: Json) -> RunConfig:
     for number, entry in enumerate(plain["lanes"]):
         values = dict(entry)
         for name in CHOSEN:
-            _, values[name], found = choose(_table(name), entry[name], f"lanes.{number}.{name}")
+            raw = entry.get(name, DEFAULT_KINDS.get(name))
+            _, values[name], found = choose(_table(name), raw, f"lanes.{number}.{name}")
             problems += found
         lane, found = parse(LaneConfig, values, f"lanes.{number}")
         lanes.append(lane)
@@ -324,6 +346,8 @@ def _table(section: str) -> Mapping[str, type]:
         "training": engines.trainings,
         "growth": lambda: GROWTH,
         "method": lambda: METHODS,
+        "masks": lambda: MASKS,
+        "phases": lambda: PHASES,
     }
     return makers[section]()
 

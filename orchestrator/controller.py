@@ -5,8 +5,9 @@ No clock, no randomness, no I/O: folding the journal through ``decide`` gives th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Protocol
 
 from orchestrator.config import Failures, LaneConfig, RunConfig
@@ -38,8 +39,18 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.policies.growth import Progress
-from orchestrator.state import LaneResources, LaneState, RunState
-from workers.contract import Edit, IntervalReport, StageSpec, derive_seed, digest
+from orchestrator.state import LaneResources, LaneState, RunState, Specialisation
+from workers.contract import (
+    Edit,
+    Grow,
+    IntervalReport,
+    ModelShape,
+    RefreshMask,
+    SetPhase,
+    StageSpec,
+    derive_seed,
+    digest,
+)
 
 Actions = tuple[Action, ...]
 
@@ -83,12 +94,16 @@ class Controller:
         match event:
             case LaneOpened():
                 lane = replace(lane, status="running", executed=event.report.seq)
+                if not lane.special.layers:
+                    lane = _shaped(lane, event.report.shape)
                 return self._continue(state, lane, ())
             case LaneClosed():
                 return self._settle(_with(state, replace(lane, status="done")), ())
             case EditApplied() if _contradicts(lane, event):
                 failure = _diverged(event, lane)
                 return self._failed(state, failure)
+            case IntervalDone() if event.report.mask_version != _commanded(lane, event):
+                return self._failed(state, _stale(event, lane))
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 return self._answered(state, lane, event, policies)
         raise AssertionError(f"unknown event {event!r}")
@@ -111,13 +126,13 @@ class Controller:
                 lane = _enqueue_work(lane, 0, None, policies, self.config)
             case IntervalDone() if first:
                 before = lane.steps_before + lane.steps
-                lane = replace(lane, steps=event.report.steps)
+                lane = _counted(replace(lane, steps=event.report.steps), event.report)
                 lane = _enqueue_work(
                     lane, event.report.n, event.report, policies, self.config, before
                 )
             case EditApplied() if first:
                 prints = {**lane.fingerprints, event.seq: event.report.fingerprint}
-                lane = replace(lane, fingerprints=prints)
+                lane = _shaped(replace(lane, fingerprints=prints), event.report.after)
             case CheckpointSaved():
                 lane = _checkpointed(lane, event)
                 if event.final and first:
@@ -326,13 +341,20 @@ def _enqueue_work(
             experts=lane.experts,
             edits=lane.edits,
             report=report,
+            mask=lane.special.mask,
+            phase=lane.special.phase,
+            counts=lane.special.counts,
+            tokens=lane.special.tokens,
+            layers=lane.special.layers,
         )
         for edit in policies.propose(name, progress):
             lane = _enqueue(lane, ApplyEdit(lane=name, attempt=0, seq=0, edit=edit))
-            lane = replace(lane, experts=edit.experts, edits=lane.edits + 1)
+            lane = _edited(lane, edit)
         if n > 0 and config.checkpoint_every and n % config.checkpoint_every == 0:
             lane = _enqueue(lane, _save(lane, final=False))
-        return _enqueue(lane, RunInterval(lane=name, attempt=0, seq=0, n=n + 1))
+        version = lane.special.version
+        run = RunInterval(lane=name, attempt=0, seq=0, n=n + 1, mask_version=version)
+        return _enqueue(lane, run)
     return _enqueue(lane, _save(lane, final=True))
 
 
@@ -358,8 +380,12 @@ def _next_stage(lane: LaneState) -> LaneState:
         return lane
     parent = lane.parent.stage if lane.parent is not None else None
     stage = stage_spec(lane, index, parent)
+    special = lane.special
+    if special.mask is None:
+        special = replace(special, counts={}, tokens={})  # masks begin with this stage's tokens
     lane = replace(
         lane,
+        special=special,
         stage=stage,
         index=index,
         edits=0,
@@ -376,7 +402,12 @@ def _checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
     rest = tuple(command for command in lane.queue if command.seq > event.seq)
     lane = replace(lane, base=event.checkpoint, queue=rest)
     if event.final:
-        lane = replace(lane, parent=event.checkpoint, parent_experts=lane.experts)
+        lane = replace(
+            lane,
+            parent=event.checkpoint,
+            parent_experts=lane.experts,
+            parent_special=lane.special,
+        )
     return lane
 
 
@@ -387,8 +418,75 @@ def _skipped(lane: LaneState) -> LaneState:
         base=lane.parent,
         queue=(),
         experts=lane.parent_experts,
+        special=lane.parent_special,
         answered=lane.next_seq - 1,
         steps=0,
+    )
+
+
+def _edited(lane: LaneState, edit: Edit) -> LaneState:
+    """The lane once the edit is decided."""
+    lane = replace(lane, edits=lane.edits + 1)
+    match edit:
+        case Grow():
+            return replace(lane, experts=edit.experts)
+        case RefreshMask():
+            special = replace(lane.special, mask=edit, counts={}, tokens={})
+        case SetPhase():
+            special = replace(lane.special, phase=edit)
+    return replace(lane, special=special)
+
+
+def _shaped(lane: LaneState, shape: ModelShape) -> LaneState:
+    layers = {name: layer.experts for name, layer in shape.layers.items()}
+    return replace(lane, special=replace(lane.special, layers=layers))
+
+
+def _counted(lane: LaneState, report: IntervalReport) -> LaneState:
+    """The interval's counts on top of those since the last mask; integers, so exact."""
+    if not report.tokens:
+        return lane
+    special = lane.special
+    counts = {
+        layer: {**special.counts.get(layer, {}), **_sums(special, layer, rows)}
+        for layer, rows in report.counts.items()
+    }
+    tokens = {
+        domain: special.tokens.get(domain, 0) + number for domain, number in report.tokens.items()
+    }
+    special = replace(
+        special, counts={**special.counts, **counts}, tokens={**special.tokens, **tokens}
+    )
+    return replace(lane, special=special)
+
+
+def _sums(
+    special: Specialisation, layer: str, rows: Mapping[str, list[int]]
+) -> dict[str, list[int]]:
+    known = special.counts.get(layer, {})
+    return {
+        domain: [a + b for a, b in zip_longest(known.get(domain, ()), row, fillvalue=0)]
+        for domain, row in rows.items()
+    }
+
+
+def _commanded(lane: LaneState, event: IntervalDone) -> int:
+    """Version of the masks that the answered interval was to be trained under."""
+    found = [
+        c.mask_version for c in lane.queue if c.seq == event.seq and isinstance(c, RunInterval)
+    ]
+    return found[0] if found else event.report.mask_version
+
+
+def _stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
+    return WorkFailed(
+        at=event.at,
+        lane=event.lane,
+        attempt=event.attempt,
+        kind="diverged",
+        index=lane.index,
+        message=f"interval {event.report.n} was trained under mask version "
+        f"{event.report.mask_version}, it had to be {_commanded(lane, event)}",
     )
 
 

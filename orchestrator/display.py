@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -32,7 +32,7 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.plan import PlannedLane
-from orchestrator.views import Links
+from orchestrator.views import Links, edit_text
 from workers.contract import InputError, Json
 
 
@@ -75,7 +75,7 @@ def line(record: Record) -> str | None:
                 "" if report.probe_change is None else f", output change {report.probe_change:.3g}"
             )
             return (
-                f"{lane}: grown to {edit.experts} experts "
+                f"{lane}: {edit_text(asdict(edit))} "
                 f"({report.before.parameters:,} -> {report.after.parameters:,} parameters{change})"
             )
         case CheckpointSaved(lane=lane, index=index, final=True) if index >= 0:
@@ -200,7 +200,8 @@ def _advanced(row: _Row, event: Any) -> _Row:
             note = figures(event.report.metrics, 2)
             return replace(row, done=row.base + event.report.n, note=note)
         case EditApplied():
-            return replace(row, experts=str(event.edit.experts))
+            live = (layer.experts for layer in event.report.after.layers.values())
+            return replace(row, experts=str(max(live, default=0)))
         case EvaluationDone():
             return replace(row, scores=tuple(event.report.scores))
         case LaneClosed():
@@ -240,7 +241,9 @@ def _matrix(lane: Json) -> Table:
     if lane["initial"]:
         table.add_row("untrained", *(_number(score) for score in lane["initial"]))
     for stage, row in zip(lane["stages"], lane["matrix"], strict=False):
-        grown = "".join(f" (grown to {edit['experts']} experts)" for edit in stage["edits"])
+        grown = "".join(
+            f" ({edit_text(edit)})" for edit in stage["edits"] if edit["kind"] == "grow"
+        )
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])
         table.add_row(f"{stage['task']}{grown}", *scores)
     return table

@@ -266,6 +266,8 @@ class RunInterval:
     attempt: int
     seq: int
     n: int
+    mask_version: int = 0
+    """The gradient masks it must be trained under; a worker with others refuses it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,9 @@ class EvaluationWorker:
 
 PERFORM: Mapping[type, Callable[[Trainer, Any, str], Any]] = {
     StartStage: lambda trainer, command, folder: trainer.start(command.stage),
-    RunInterval: lambda trainer, command, folder: trainer.run_interval(command.n),
+    RunInterval: lambda trainer, command, folder: trainer.run_interval(
+        command.n, command.mask_version
+    ),
     ApplyEdit: lambda trainer, command, folder: trainer.apply(command.edit),
     SaveCheckpoint: lambda trainer, command, folder: trainer.save(
         f"{folder}/{command.name}", command.seq

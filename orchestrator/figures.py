@@ -81,7 +81,7 @@ def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> 
         grid = [[r[e] if e < len(r) else float("nan") for r in rows] for e in range(experts)]
         image = axes.imshow(grid, vmin=0, vmax=1, cmap="magma", aspect="auto")
         for index, stage in enumerate(lane["stages"]):
-            if stage["edits"]:
+            if any(edit["kind"] == "grow" for edit in stage["edits"]):
                 axes.axvline(index - 0.5, color="tab:cyan", ls="--", lw=1)
         axes.set_yticks(range(experts), [f"expert {e}" for e in range(experts)], size=7)
         axes.set_title(layer, size=8, loc="left")
@@ -125,6 +125,8 @@ def _growth(axes: Axes, lane: Json) -> None:
     for index, stage in enumerate(lane["stages"]):
         for edit in stage["edits"]:
             share = edit["after_interval"] / max(stage["intervals"], edit["after_interval"], 1)
+            if edit["kind"] != "grow":
+                continue
             at = stage.get("index", index) + share
             axes.axvline(at, color="grey", ls="--", lw=1)
             text = f"{edit['experts']} exp."

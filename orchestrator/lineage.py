@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.views import edit_text
 from workers.contract import InputError, Json
 
 TASKS_FILE = "tasks.json"
@@ -119,7 +120,7 @@ def _details(step: Step) -> list[str]:
             f"(domain {escape(stage['domain'])}) of lane {escape(stage['lane'])}, id {stage['id']}"
         )
     lines += [
-        f"edit {edit['kind']} to {edit['experts']} experts after interval "
+        f"edit {edit_text(edit).replace('grown', 'grow', 1)} after interval "
         f"{edit['after_interval']}: {escape(edit['cause']['policy'])} "
         f"({escape(edit['cause']['trigger'])}), fingerprint {edit['fingerprint']}"
         for edit in step.edits

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.events import Command, FailureKind
-from workers.contract import CheckpointRef, LaneSpec, StageSpec, TaskSpec
+from workers.contract import (
+    CheckpointRef,
+    LaneSpec,
+    RefreshMask,
+    SetPhase,
+    StageSpec,
+    TaskSpec,
+)
 
 LaneStatus = Literal["waiting", "opening", "running", "closing", "done", "failed"]
 RunStatus = Literal["running", "interrupted", "failed", "done"]
@@ -19,6 +26,25 @@ class LaneResources:
 
     cpus: float
     gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specialisation:
+    """What a lane's experts are specialised by: the last mask and phase, and counts since then."""
+
+    mask: RefreshMask | None = None
+    phase: SetPhase | None = None
+    counts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+    """Layer -> domain -> tokens that chose each expert since the last mask."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Domain -> tokens trained on since the last mask."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """Layer -> live experts."""
+
+    @property
+    def version(self) -> int:
+        """Version of the masks; 0 = none yet."""
+        return 0 if self.mask is None else self.mask.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +75,9 @@ class LaneState:
     """Checkpoint of the last complete stage: what a skipped stage falls back to."""
     experts: int = 1
     parent_experts: int = 1
+    special: Specialisation = Specialisation()
+    parent_special: Specialisation = Specialisation()
+    """The same at the last complete stage."""
     edits: int = 0
     """Edits decided in the current stage."""
     steps_before: int = 0

@@ -122,6 +122,8 @@ class FakeExecutor:
                     n=action.n,
                     steps=10 * action.n,
                     metrics={"loss": 1.0},
+                    mask_version=action.mask_version,
+                    **self.counted(action),
                     seconds=0.1,
                 )
                 return IntervalDone(**common, report=report)
@@ -129,8 +131,8 @@ class FakeExecutor:
                 edited = EditReport(
                     edit=action.edit.id,
                     fingerprint=f"fp-{action.edit.id}",
-                    before=shape(action.edit.experts - 1),
-                    after=shape(action.edit.experts),
+                    before=shape(),
+                    after=shape(getattr(action.edit, "experts", 1)),
                     probe_change=0.1,
                     seconds=0.01,
                 )
@@ -144,6 +146,10 @@ class FakeExecutor:
                     **common, index=action.index, final=action.final, checkpoint=ref
                 )
         raise AssertionError(action)
+
+    def counted(self, action: RunInterval) -> dict[str, Any]:
+        """Usage counts of an interval; here none, a test may give some."""
+        return {}
 
     def _failure(self, action: Any, kind: FailureKind) -> WorkFailed:
         lane = getattr(action, "lane", None) or action.spec.lane

@@ -40,7 +40,13 @@ class TaskSpec:
     domain: str
     """Label of tasks that share experts."""
     settings: dict[str, Json] = field(default_factory=dict)
-    """What the stream needs to find the task's data or environment again."""
+    """What the stream needs to find the task's data or environment again; ``domains`` lists the
+    domains of a task that mixes several."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Every domain that the task's samples belong to."""
+        return tuple(self.settings.get("domains", (self.domain,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from workers.contract import Cause, Grow, IntervalReport, StageSpec, derive_seed
+from workers.contract import (
+    Cause,
+    Edit,
+    Grow,
+    IntervalReport,
+    RefreshMask,
+    SetPhase,
+    StageSpec,
+    derive_seed,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +35,29 @@ class Progress:
     """Edits already decided in this stage."""
     report: IntervalReport | None
     """The interval just finished, with its usage and signals; None at the stage's start."""
+    mask: RefreshMask | None = None
+    """The last mask that was decided, with the usage it was made from."""
+    phase: SetPhase | None = None
+    """The last phase that was decided."""
+    counts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
+    """Layer -> domain -> tokens that chose each expert since the last mask."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Domain -> tokens trained on since the last mask."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """Layer -> its live experts, before the edits of this decision."""
+    grows: bool = False
+    """Whether this decision adds experts."""
+
+    def after(self, edit: Edit) -> Progress:
+        """What the next policy of the same decision sees."""
+        edits = self.edits + 1
+        match edit:
+            case Grow():
+                return replace(self, edits=edits, experts=edit.experts, grows=True)
+            case RefreshMask():
+                return replace(self, edits=edits, mask=edit, counts={}, tokens={})
+            case SetPhase():
+                return replace(self, edits=edits, phase=edit)
 
 
 class GrowthPolicy(Protocol):

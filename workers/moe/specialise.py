@@ -174,10 +174,10 @@ def _check_mask(name: str, bank: ExpertBank, edit: RefreshMask) -> None:
                 f"experts 0 to {bank.live - 1} and domains {', '.join(edit.domains)}"
             )
     for domain, row in zip(edit.domains, rows, strict=True):
-        if len(row) != experts:
+        if len(row) > experts or (new and len(row) < experts):
             raise InputError(
                 f"{where}, domain {domain!r}: {len(row)} experts, the layer has {experts}; a mask "
-                "names only experts that exist, and all of them"
+                "names only experts that exist"
             )
-        if not any(row):
+        if not any(row) and len(row) == experts:
             raise InputError(f"{where}, domain {domain!r}: no expert; leave at least one")

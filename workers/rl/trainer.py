@@ -89,7 +89,7 @@ class RLTrainer:
             },
         )
 
-    def run_interval(self, n: int) -> IntervalReport:
+    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
         """Train for one interval (steps_per_stage / intervals environment steps)."""
         assert self._stage is not None, "start a stage before its intervals"
         begun = time.perf_counter()
