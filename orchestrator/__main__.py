@@ -84,6 +84,40 @@ def resume(
 
 
 @app.command()
+def submit(
+    config: Config,
+    set_: Set = None,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(help="Folder of the run (absolute path or URI) that every node reaches."),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    address: Annotated[
+        str | None, typer.Option(help="Dashboard of the cluster; default: http://127.0.0.1:8265.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Show the job's output until it ends.")] = False,
+    wait_for_nodes: WaitForNodes = 0.0,
+) -> None:
+    """Hand a stream file to a Ray cluster as a job; made again, it goes on where it stopped."""
+    from orchestrator import submit as jobs
+    from orchestrator.config import load
+
+    load(config, set_ or ())
+    job = jobs.submission(config, set_ or (), run_dir, tracking_uri, address, wait_for_nodes)
+    print(job.command(), file=sys.stderr)
+    client, job_id = jobs.submit(job)
+    typer.echo(job_id)
+    if not wait:
+        typer.echo(f"follow: ray job logs -f {job_id}   stop: ray job stop {job_id}", err=True)
+        return
+    status = jobs.follow(client, job_id)
+    typer.echo(f"job {job_id}: {status}", err=True)
+    if status == "STOPPED":
+        raise typer.Exit(EXIT_INTERRUPTED)
+    jobs.check_succeeded(job_id, status)
+
+
+@app.command()
 def plan(config: Config, set_: Set = None, as_json: AsJson = False) -> None:
     """Dry run: stages, ids, what waits for what, resources, parameters."""
     from orchestrator import display
@@ -135,6 +169,18 @@ def lineage(
     from orchestrator import session
 
     session.print_lineage(name, tracking_uri, as_json)
+
+
+@app.command("ops")
+def ops_(as_json: AsJson = False) -> None:
+    """What computes the routed layers here: compiled kernels or plain torch, and why."""
+    import ops
+
+    status = ops.status()
+    if as_json:
+        _print_json(status.as_json())
+    else:
+        typer.echo(status.line())
 
 
 @data_app.command("list")
