@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
+import ops
+from workers.compact import Compact
 from workers.contract import InputError, derive_seed
 from workers.moe.layer import MoELayer
 from workers.moe.seeding import seeded
@@ -21,11 +24,12 @@ Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
 
 
 class ActorCritic(nn.Module):
-    """Policy and value of one observation: encoder and experts are shared, last layers dense.
+    """Policy and value of one observation: a dense encoder, mixture layers, last layers dense.
 
-    The parameters depend on (config, observation_shape, actions, seed) only. Encoders, gains of
-    the orthogonal draws and last layers follow the Craftax baselines (arXiv 2402.16801); the
-    hidden layers between are mixtures (DynamicMoE, arXiv 2511.18987).
+    The parameters depend on (config, observation_shape, actions, seed) only, not on the form in
+    which observations come: ``layout`` says how a short one is read. Encoders, gains of the
+    orthogonal draws and last layers follow the Craftax baselines (arXiv 2402.16801); the hidden
+    layers between are mixtures (DynamicMoE, arXiv 2511.18987).
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,14 @@ class ActorCritic(nn.Module):
         encoder: int = 64
         """Width of the dense encoder of vectors; images go through three convolutions."""
         hidden: tuple[int, ...] = (64, 64)
-        """Outputs of the mixture-of-experts layers, each followed by tanh."""
+        """Outputs of the hidden layers, each followed by tanh."""
+        mixture: bool = True
+        """Hidden layers are mixtures of experts; false: plain linear layers, which do not grow."""
+        separate: bool = False
+        """The critic has an encoder and hidden layers of its own, as in the Craftax baselines."""
+        normalise_values: bool = False
+        """The critic learns values in units of their running mean and spread (PopArt,
+        arXiv 1809.04474)."""
 
         def __post_init__(self) -> None:
             # super() has no cell to look in here: a dataclass with slots is a second class.
@@ -58,62 +69,134 @@ class ActorCritic(nn.Module):
                 )
 
     def __init__(
-        self, config: Config, observation_shape: tuple[int, ...], actions: int, seed: int
+        self,
+        config: Config,
+        observation_shape: tuple[int, ...],
+        actions: int,
+        seed: int,
+        layout: Compact | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        encoder_type = ImageEncoder if len(observation_shape) == 3 else VectorEncoder
-        with seeded(derive_seed(seed, "encoder")):
-            self.encoder = encoder_type(observation_shape, config.encoder)
-        sizes = [self.encoder.outputs, *config.hidden]
-        self.layers = nn.ModuleList(
-            MoELayer(
-                config,
-                inputs,
-                outputs,
-                config.experts,
-                config.max_experts,
-                derive_seed(seed, "layer", index),
-            )
-            for index, (inputs, outputs) in enumerate(pairwise(sizes))
-        )
+        self.encoder = _encoder(config, observation_shape, layout, derive_seed(seed, "encoder"))
+        self.layers = _hidden(config, self.encoder.outputs, seed)
         with seeded(derive_seed(seed, "heads")):
-            self.actor = _orthogonal(nn.Linear(sizes[-1], actions), 0.01)
-            self.critic = _orthogonal(nn.Linear(sizes[-1], 1), 1.0)
+            self.actor = _orthogonal(nn.Linear(config.hidden[-1], actions), 0.01)
+            head = _orthogonal(nn.Linear(config.hidden[-1], 1), 1.0)
+        self.critic: nn.Module = head
+        if config.separate:
+            self.critic = Critic(
+                _encoder(config, observation_shape, layout, derive_seed(seed, "critic", "encoder")),
+                _hidden(config, self.encoder.outputs, derive_seed(seed, "critic")),
+                head,
+            )
+        if config.normalise_values:
+            self.register_buffer("value_mean", torch.zeros(()))
+            self.register_buffer("value_spread", torch.ones(()))
 
     def embed(self, observations: Tensor) -> Tensor:
-        """[B, *observation_shape] float -> features [B, hidden[-1]] of both heads."""
-        x: Tensor = self.encoder(observations)
-        for layer in self.layers:
-            x = layer(x).tanh()
-        return x
+        """[B, *observation_shape] float, or the short form int16 [B, width] of the layout ->
+        features [B, hidden[-1]] of the actor, and of the critic unless that is separate."""
+        return _through(self.layers, self.encoder(observations))
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [B, F] -> unnormalised log probabilities of the actions [B, actions]."""
         y: Tensor = self.actor(features)
         return y
 
-    def value(self, features: Tensor) -> Tensor:
-        """Features [B, F] -> expected discounted return [B]."""
-        y: Tensor = self.critic(features).squeeze(-1)
-        return y
+    def value(self, observations: Tensor, features: Tensor | None = None) -> Tensor:
+        """Expected discounted return [B]; ``features`` of the same observations save an embed."""
+        scaled = self.scaled_value(observations, features)
+        return scaled * self.value_spread + self.value_mean if self._normalises else scaled
+
+    def scaled_value(self, observations: Tensor, features: Tensor | None = None) -> Tensor:
+        """The value as the critic learns it: normalised, where the config says so."""
+        if self.config.separate:
+            y: Tensor = self.critic(observations)
+        else:
+            y = self.critic(self.embed(observations) if features is None else features)
+        return y.squeeze(-1)
+
+    def scale(self, returns: Tensor) -> Tensor:
+        """Returns in the units of ``scaled_value``."""
+        return (returns - self.value_mean) / self.value_spread if self._normalises else returns
+
+    @torch.no_grad()
+    def follow(self, returns: Tensor, rate: float) -> None:
+        """Move mean and spread of values towards those of ``returns``; no value changes by it."""
+        if not self._normalises:
+            return
+        mean, spread = self.value_mean.clone(), self.value_spread.clone()
+        square = torch.lerp(spread**2 + mean**2, (returns**2).mean(), rate)
+        self.value_mean.lerp_(returns.mean(), rate)
+        self.value_spread.copy_((square - self.value_mean**2).clamp_min(1e-6).sqrt())
+        head = self.critic.head if isinstance(self.critic, Critic) else self.critic
+        assert isinstance(head, nn.Linear)
+        head.weight.mul_(spread / self.value_spread)
+        head.bias.copy_((head.bias * spread + mean - self.value_mean) / self.value_spread)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Logits [B, actions] of observations [B, *observation_shape]."""
         return self.logits(self.embed(observations))
 
+    @property
+    def _normalises(self) -> bool:
+        return self.config.normalise_values
 
-class VectorEncoder(nn.Module):
-    """One dense layer with tanh on a flattened observation."""
 
-    def __init__(self, observation_shape: tuple[int, ...], outputs: int) -> None:
+class Critic(nn.Module):
+    """A critic that shares nothing with the actor."""
+
+    def __init__(self, encoder: nn.Module, layers: nn.ModuleList, head: nn.Linear) -> None:
         super().__init__()
-        self.outputs = outputs
-        self.linear = _orthogonal(nn.Linear(math.prod(observation_shape), outputs), math.sqrt(2))
+        self.encoder, self.layers, self.head = encoder, layers, head
 
     def forward(self, observations: Tensor) -> Tensor:
-        """[B, ...] -> [B, outputs]."""
-        y: Tensor = self.linear(observations.flatten(1))
+        """Observations as ``ActorCritic.embed`` takes them -> [B, 1]."""
+        y: Tensor = self.head(_through(self.layers, self.encoder(observations)))
+        return y
+
+
+class VectorEncoder(nn.Module):
+    """One dense layer with tanh on a flattened observation.
+
+    Observations in the short form of ``layout`` give the same result as the long ones they stand
+    for: the product with a vector of zeros and ones is a sum of rows.
+    """
+
+    usual: Tensor
+    derived: Tensor
+
+    def __init__(
+        self, observation_shape: tuple[int, ...], outputs: int, layout: Compact | None = None
+    ) -> None:
+        super().__init__()
+        self.outputs, self.layout = outputs, layout
+        self.linear = _orthogonal(nn.Linear(math.prod(observation_shape), outputs), math.sqrt(2))
+        if layout is None:
+            return
+        assert layout.dense_width == math.prod(observation_shape)
+        # One row of memory per input; shape, name and values of the parameter stay as they are.
+        self.linear.weight = nn.Parameter(self.linear.weight.detach().t().contiguous().t())
+        derived = torch.tensor(layout.derived, dtype=torch.long).reshape(-1, 2)
+        self.register_buffer("derived", derived, persistent=False)
+        usual = torch.tensor(layout.usual, dtype=torch.long)
+        self.register_buffer("usual", usual, persistent=False)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, ...] float or [B, width] int16 -> [B, outputs]."""
+        if observations.dtype == torch.int16:
+            assert self.layout is not None, "short observations need the layout they are made by"
+            y = ops.row_sum(
+                self.linear.weight.t(),
+                self.linear.bias,
+                observations,
+                self.usual,
+                self.derived,
+                self.layout.slots,
+            )
+        else:
+            y = self.linear(observations.flatten(1))
         return y.tanh()
 
 
@@ -137,9 +220,39 @@ class ImageEncoder(nn.Module):
         self.outputs = FILTERS * math.prod(sides)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """[B, height, width, channels] in 0..1 -> [B, outputs]."""
+        """[B, height, width, channels], float in 0..1 or uint8 in 0..255 -> [B, outputs]."""
+        if observations.dtype == torch.uint8:
+            observations = observations.to(self.stages[0].weight.dtype) / 255.0
         y: Tensor = self.stages(observations.movedim(-1, 1)).flatten(1)
         return y
+
+
+def _encoder(
+    config: ActorCritic.Config, shape: tuple[int, ...], layout: Compact | None, seed: int
+) -> VectorEncoder | ImageEncoder:
+    with seeded(seed):
+        if len(shape) == 3:
+            return ImageEncoder(shape, config.encoder)
+        return VectorEncoder(shape, config.encoder, layout)
+
+
+def _hidden(config: ActorCritic.Config, inputs: int, seed: int) -> nn.ModuleList:
+    layers: list[nn.Module] = []
+    for index, (width, outputs) in enumerate(pairwise([inputs, *config.hidden])):
+        own = derive_seed(seed, "layer", index)
+        if config.mixture:
+            experts = config.experts, config.max_experts
+            layers.append(MoELayer(config, width, outputs, *experts, own))
+        else:
+            with seeded(own):
+                layers.append(_orthogonal(nn.Linear(width, outputs), math.sqrt(2)))
+    return nn.ModuleList(layers)
+
+
+def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x).tanh()
+    return x
 
 
 def _orthogonal(layer: Dense, gain: float) -> Dense:

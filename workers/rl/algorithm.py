@@ -60,6 +60,8 @@ class GrowablePPO(PPO):
     setting: Setting | None = None
     """What the runners are pointed at."""
     last = Update()
+    lr: float | None = None
+    """Learning rate of the next update; None = as it is."""
 
     # ------------------------------------------------------------ one update
 
@@ -81,6 +83,7 @@ class GrowablePPO(PPO):
         learnt = self.learner_group.update(
             episodes=rollouts,
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
+            lr=self.lr,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
         )
@@ -184,7 +187,8 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
     """
     _check_cores(training)
     register_env(ENVIRONMENT, build_environment)
-    facts = build_stream(lane.settings["stream"], lane.seed).facts
+    stream = build_stream(lane.settings["stream"], lane.seed)
+    facts = stream.facts
     observations, actions = spaces(facts.observation_shape, facts.actions)
     runners, learners = max(1, training.num_env_runners), max(1, training.num_learners)
     config = (
@@ -217,6 +221,7 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
                     "model": lane.settings["model"],
                     "seed": lane.seed,
                     "distributed": learners > 1,
+                    "layout": stream.layout,
                 },
             )
         )
@@ -247,15 +252,24 @@ def _check_cores(training: PPOTraining.Config) -> None:
 def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOConfig:
     """The settings of PPO itself."""
 
-    gamma, gae_lambda = training.gamma, training.gae_lambda
-
     def to_batch(observations: Any, actions: Any) -> RolloutsToBatch:
-        return RolloutsToBatch(observations, actions, gamma=gamma, gae_lambda=gae_lambda)
+        return RolloutsToBatch(
+            observations,
+            actions,
+            gamma=training.gamma,
+            gae_lambda=training.gae_lambda,
+            normalise=training.advantages == "batch",
+        )
 
     config.learners(
         learner_class=GrowableLearner,
         learner_connector=to_batch,
         add_default_connectors_to_learner_pipeline=False,
+        learner_config_dict={
+            "clip_values": training.clip_values,
+            "normalise_each_minibatch": training.advantages == "minibatch",
+            "value_rate": training.value_rate,
+        },
     )
     return config.training(
         train_batch_size_per_learner=training.batch // learners,

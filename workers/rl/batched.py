@@ -5,14 +5,18 @@ Knows neither JAX nor RLlib: any engine that keeps the protocol can be trained o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Observations = NDArray[np.float32]
+Observations = NDArray[Any]
+"""float32 numbers, int16 short form or uint8 pixels."""
+ACHIEVEMENT = "achievement/"
+"""Prefix of the figure that says whether an episode earned an achievement (0 or 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class BatchedEnvironment(Protocol):
 
     num_envs: int
     observation_shape: tuple[int, ...]
+    """Of one observation in the form the engine gives it."""
+    observation_type: type[np.generic]
     actions: int
 
     def set_task(self, task: EnvironmentTask) -> None:
@@ -112,4 +118,14 @@ def summary(episodes: Sequence[Episode], largest: float) -> dict[str, float]:
     }
     for name in episodes[0].outcome:
         figures[name] = sum(episode.outcome[name] for episode in episodes) / count
+    if "floor" in figures:
+        figures["deepest_floor"] = max(episode.outcome["floor"] for episode in episodes)
+    rates = [value for name, value in figures.items() if name.startswith(ACHIEVEMENT)]
+    if rates:
+        figures["geometric_score"] = geometric_score(rates)
     return figures
+
+
+def geometric_score(rates: Sequence[float]) -> float:
+    """``exp(mean ln(1 + s)) - 1`` of success rates s in per cent (Crafter, arXiv 2109.06780)."""
+    return math.expm1(sum(math.log1p(100.0 * rate) for rate in rates) / len(rates))

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from workers.compact import Compact
+from workers.rl import compact_observation
+
 if TYPE_CHECKING:
     from workers.rl.batched import BatchedEnvironment
 
@@ -51,6 +54,9 @@ _FLOORS = (
 )  # fmt: skip
 
 
+_TIERS = {"basic": 1.0, "intermediate": 3.0, "advanced": 5.0, "very_advanced": 8.0}
+
+
 def _tier(index: int, name: str) -> float:
     """Reward of one achievement of the full game: 1, 3, 5 or 8 (226 in all)."""
     if index <= 24:
@@ -64,7 +70,13 @@ class Environment:
     """Facts of one environment; ``build`` makes the batched engine (imports JAX only then)."""
 
     name: ClassVar[str]
+    auto_reset: ClassVar[bool] = False
+    """Ended episodes begin anew inside the step, for which a world is made at every step."""
     observation_shape: ClassVar[tuple[int, ...]]
+    forms: ClassVar[tuple[str, ...]]
+    """Forms in which it can be observed, the shortest first."""
+    layout: ClassVar[Compact | None] = None
+    """Layout of the compact form, where there is one."""
     actions: ClassVar[int]
     achievements: ClassVar[tuple[str, ...]]
     rewards: ClassVar[tuple[float, ...]]
@@ -75,11 +87,20 @@ class Environment:
     """Parameters a task may override, with their defaults."""
 
     @classmethod
-    def build(cls, num_envs: int) -> BatchedEnvironment:
+    def build(cls, num_envs: int, form: str = "dense") -> BatchedEnvironment:
         """The engine of ``num_envs`` environments, compiled (or read from the XLA cache)."""
         from workers.rl.environment import CraftaxEngine
 
-        return CraftaxEngine(cls, num_envs)
+        return CraftaxEngine(cls, num_envs, form)
+
+    @classmethod
+    def tiers(cls) -> dict[str, tuple[int, ...]]:
+        """Tier -> indices of its achievements."""
+        return {
+            name: tuple(i for i, reward in enumerate(cls.rewards) if reward == worth)
+            for name, worth in _TIERS.items()
+            if worth in cls.rewards
+        }
 
     @classmethod
     def unlocked_at(cls, floor: int) -> tuple[str, ...]:
@@ -126,6 +147,15 @@ class CraftaxClassicSymbolic(_Classic):
 
     name = "Craftax-Classic-Symbolic-v1"
     observation_shape = (1345,)
+    forms = ("compact", "dense")
+    layout = compact_observation.CLASSIC
+
+
+class CraftaxClassicSymbolicAutoReset(CraftaxClassicSymbolic):
+    """The same, made anew inside the step as Craftax itself does: many times slower."""
+
+    name = "Craftax-Classic-Symbolic-AutoReset-v1"
+    auto_reset = True
 
 
 class CraftaxClassicPixels(_Classic):
@@ -133,6 +163,14 @@ class CraftaxClassicPixels(_Classic):
 
     name = "Craftax-Classic-Pixels-v1"
     observation_shape = (63, 63, 3)
+    forms = ("pixels", "dense")
+
+
+class CraftaxClassicPixelsAutoReset(CraftaxClassicPixels):
+    """The same, made anew inside the step as Craftax itself does: many times slower."""
+
+    name = "Craftax-Classic-Pixels-AutoReset-v1"
+    auto_reset = True
 
 
 class CraftaxSymbolic(_Full):
@@ -140,6 +178,15 @@ class CraftaxSymbolic(_Full):
 
     name = "Craftax-Symbolic-v1"
     observation_shape = (8268,)
+    forms = ("compact", "dense")
+    layout = compact_observation.FULL
+
+
+class CraftaxSymbolicAutoReset(CraftaxSymbolic):
+    """The same, made anew inside the step as Craftax itself does: many times slower."""
+
+    name = "Craftax-Symbolic-AutoReset-v1"
+    auto_reset = True
 
 
 class CraftaxPixels(_Full):
@@ -147,3 +194,26 @@ class CraftaxPixels(_Full):
 
     name = "Craftax-Pixels-v1"
     observation_shape = (130, 110, 3)
+    forms = ("pixels", "dense")
+
+
+class CraftaxPixelsAutoReset(CraftaxPixels):
+    """The same, made anew inside the step as Craftax itself does: many times slower."""
+
+    name = "Craftax-Pixels-AutoReset-v1"
+    auto_reset = True
+
+
+ENVIRONMENTS: dict[str, type[Environment]] = {
+    cls.name: cls
+    for cls in (
+        CraftaxClassicSymbolic,
+        CraftaxSymbolic,
+        CraftaxClassicPixels,
+        CraftaxPixels,
+        CraftaxClassicSymbolicAutoReset,
+        CraftaxSymbolicAutoReset,
+        CraftaxClassicPixelsAutoReset,
+        CraftaxPixelsAutoReset,
+    )
+}

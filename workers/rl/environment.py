@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.rl.batched import EnvironmentTask, Observations
+from workers.rl import compact_observation
+from workers.rl.batched import ACHIEVEMENT, EnvironmentTask, Observations
 from workers.rl.catalog import Environment
+from workers.rl.textures import keep_textures
 
 MONSTERS_TO_CLEAR = 8
 """Kills that open the ladder of a floor in Craftax."""
@@ -71,6 +73,8 @@ def prepare_jax() -> Any:
 def shared_environment(name: str) -> Any:
     """The one Craftax object of this name: its methods are compiled once per object."""
     prepare_jax()
+    if "Pixels" in name:
+        keep_textures(name)
     from craftax.craftax_env import make_craftax_env_from_name
 
     return make_craftax_env_from_name(name, auto_reset=False)
@@ -115,16 +119,58 @@ def _placed(state: Any, task: TaskArguments) -> Any:
     )
 
 
-def _step_function(environment: Any, num_envs: int) -> Callable[..., Any]:
+Observe = Callable[[Any], Any]
+"""State of one environment -> what the agent sees."""
+
+
+def _dense(environment: Any, facts: type[Environment]) -> Observe:
+    observe: Observe = environment.get_obs
+    return observe
+
+
+def _compact(environment: Any, facts: type[Environment]) -> Observe:
+    many = len(facts.floors) > 1
+    return (compact_observation.full if many else compact_observation.classic)(environment)
+
+
+def _pixels(environment: Any, facts: type[Environment]) -> Observe:
+    import jax.numpy as jnp
+
+    return lambda state: jnp.round(environment.get_obs(state) * 255.0).astype(jnp.uint8)
+
+
+FORMS = {"dense": _dense, "compact": _compact, "pixels": _pixels}
+
+
+def _world_function(environment: Any, facts: type[Environment]) -> Callable[..., Any]:
+    """A new world with the agent where the task begins."""
+    has_floors = len(facts.floors) > 1
+
+    def world(key: Any, task: TaskArguments) -> Any:
+        _, fresh = environment.reset_env(key, task.params)
+        return _placed(fresh, task) if has_floors else fresh
+
+    return world
+
+
+def _step_function(
+    environment: Any, facts: type[Environment], observe: Observe, num_envs: int
+) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
 
+    world = _world_function(environment, facts)
+
     def one(key: Any, state: Any, action: Any, task: TaskArguments) -> Any:
         before, health = state.achievements, state.player_health
-        observation, state, _, done, _ = environment.step_env(key, state, action, task.params)
-        gained = state.achievements.astype(jnp.float32) - before.astype(jnp.float32)
+        _, state, _, done, _ = environment.step_env(key, state, action, task.params)
+        unlocked = state.achievements
+        gained = unlocked.astype(jnp.float32) - before.astype(jnp.float32)
         reward = (gained * task.weights).sum() + task.health * (state.player_health - health)
-        return observation, state, reward.astype(jnp.float32), done, state.achievements
+        if facts.auto_reset:
+            fresh = world(jax.random.fold_in(key, 1), task)
+            state = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state)
+        return observe(state), state, reward.astype(jnp.float32), done, unlocked
 
     def step(state: Any, key: Any, count: Any, actions: Any, task: TaskArguments) -> Any:
         keys = jax.random.split(jax.random.fold_in(key, count), num_envs)
@@ -133,35 +179,41 @@ def _step_function(environment: Any, num_envs: int) -> Callable[..., Any]:
     return step
 
 
-def _renew_function(environment: Any, has_floors: bool) -> Callable[..., Any]:
+def _renew_function(
+    environment: Any, facts: type[Environment], observe: Observe
+) -> Callable[..., Any]:
     import jax
+
+    world = _world_function(environment, facts)
 
     def renew(
         state: Any, observations: Any, key: Any, count: Any, index: Any, task: TaskArguments
     ) -> Any:
-        observation, fresh = environment.reset_env(jax.random.fold_in(key, count), task.params)
-        if has_floors:
-            fresh = _placed(fresh, task)
-            observation = environment.get_obs(fresh)
+        fresh = world(jax.random.fold_in(key, count), task)
         state = jax.tree.map(lambda all_, one: all_.at[index].set(one), state, fresh)
-        return state, observations.at[index].set(observation)
+        return state, observations.at[index].set(observe(fresh))
 
     return renew
 
 
 @functools.cache
-def programs(facts: type[Environment], num_envs: int) -> Programs:
+def programs(facts: type[Environment], num_envs: int, form: str) -> Programs:
     """Both programs, compiled side by side (seconds; from the disk cache a fraction of it)."""
     jax = prepare_jax()
     environment = shared_environment(facts.name)
+    observe = FORMS[form](environment, facts)
     task = task_arguments(facts, EnvironmentTask())
     key, count = np.zeros(2, np.uint32), np.uint32(0)
-    shapes = jax.eval_shape(environment.reset_env, key, task.params)
+
+    def first(key: Any) -> Any:
+        state = environment.reset_env(key, task.params)[1]
+        return observe(state), state
+
     observations, blank = jax.tree.map(
-        lambda leaf: np.zeros((num_envs, *leaf.shape), leaf.dtype), shapes
+        lambda leaf: np.zeros((num_envs, *leaf.shape), leaf.dtype), jax.eval_shape(first, key)
     )
-    step = jax.jit(_step_function(environment, num_envs), donate_argnums=(0,))
-    renew = jax.jit(_renew_function(environment, len(facts.floors) > 1), donate_argnums=(0, 1))
+    step = jax.jit(_step_function(environment, facts, observe, num_envs), donate_argnums=(0,))
+    renew = jax.jit(_renew_function(environment, facts, observe), donate_argnums=(0, 1))
     actions = np.zeros(num_envs, np.int32)
     lowered = (
         step.lower(blank, key, count, actions, task),
@@ -175,13 +227,15 @@ def programs(facts: type[Environment], num_envs: int) -> Programs:
 class CraftaxEngine:
     """Batched Craftax with exact lazy resets, everything compiled when it is constructed."""
 
-    def __init__(self, facts: type[Environment], num_envs: int) -> None:
+    def __init__(self, facts: type[Environment], num_envs: int, form: str = "dense") -> None:
         self.facts = facts
         self.num_envs = num_envs
-        self.observation_shape = facts.observation_shape
         self.actions = facts.actions
-        self._programs = programs(facts, num_envs)  # type: ignore[arg-type]
+        self._programs = programs(facts, num_envs, form)  # type: ignore[arg-type]
         self._state, self._observations = self._programs.blank
+        self.observation_shape = self._observations.shape[1:]
+        self.observation_type = self._observations.dtype.type
+        self._tiers = {name: list(chosen) for name, chosen in facts.tiers().items()}
         self._unlocked: NDArray[np.bool_] = np.zeros((num_envs, len(facts.achievements)), bool)
         self.set_task(EnvironmentTask())
         self.seed(0)
@@ -197,10 +251,16 @@ class CraftaxEngine:
 
     def reset(self) -> Observations:
         """A new world in every environment; observations [num_envs, ...]."""
-        return self.renew(np.arange(self.num_envs))
+        self._renew(np.arange(self.num_envs))
+        return np.asarray(self._observations)
 
     def renew(self, indices: NDArray[np.integer]) -> Observations:
         """A new world in these environments only; observations of all [num_envs, ...]."""
+        if not self.facts.auto_reset:
+            self._renew(indices)
+        return np.asarray(self._observations)
+
+    def _renew(self, indices: NDArray[np.integer]) -> None:
         for index in indices:
             # Steps draw from even keys and worlds from odd ones, so they never share one.
             count = np.uint32((2 * self._worlds + 1) % 2**32)
@@ -208,7 +268,6 @@ class CraftaxEngine:
                 self._state, self._observations, self._key, count, np.int32(index), self._task
             )
             self._worlds += 1
-        return np.asarray(self._observations)
 
     def step(
         self, actions: NDArray[np.integer]
@@ -222,9 +281,14 @@ class CraftaxEngine:
         return np.asarray(self._observations), np.asarray(rewards), np.asarray(done)
 
     def outcome(self, index: int) -> dict[str, float]:
-        """Achievements unlocked in the episode and the deepest floor it reached."""
+        """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""
         unlocked = np.asarray(self._unlocked)[index]
-        figures = {"achievements": float((unlocked & ~self._task.unlocked).sum())}
+        earned = unlocked & ~self._task.unlocked
+        figures = {"achievements": float(earned.sum())}
+        figures |= {
+            f"tier_{name}": float(earned[chosen].mean()) for name, chosen in self._tiers.items()
+        }
         if len(self.facts.floors) > 1:
             figures["floor"] = float(self.facts.deepest_floor(unlocked))
-        return figures
+        names = zip(self.facts.achievements, earned.tolist(), strict=True)
+        return figures | {f"{ACHIEVEMENT}{name}": float(got) for name, got in names}

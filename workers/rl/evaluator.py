@@ -65,7 +65,13 @@ def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorC
     """The model of a checkpoint, in the shape it had grown to."""
     saved = read(checkpoint, lane)
     facts = stream.facts
-    model = build_model(lane.settings["model"], facts.observation_shape, facts.actions, lane.seed)
+    model = build_model(
+        lane.settings["model"],
+        facts.observation_shape,
+        facts.actions,
+        lane.seed,
+        stream.layout,
+    )
     ensure_arch(model, saved.state["arch"])
     model.load_state_dict(saved.tensors["model"])
     return model.eval()
@@ -85,7 +91,7 @@ def play(
     running = np.arange(engine.num_envs) < episodes
     played: list[Episode] = []
     for step in range(max_steps):
-        logits = model.logits(model.embed(torch.from_numpy(np.array(observations))))
+        logits = model(torch.from_numpy(np.array(observations)))
         actions, _ = sample_actions(logits, generator)
         observations, rewards, done = engine.step(actions.numpy())
         total[running] += rewards[running]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from workers import checkpoint as checkpoints
 from workers.checkpoint import Checkpoint
 from workers.choice import checked
+from workers.compact import Compact
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec
 from workers.moe import MODELS
 from workers.moe.actor_critic import ActorCritic
@@ -27,11 +28,15 @@ def build_stream(settings: Json, seed: int) -> Any:
 
 
 def build_model(
-    settings: Json, observation_shape: tuple[int, ...], actions: int, seed: int
+    settings: Json,
+    observation_shape: tuple[int, ...],
+    actions: int,
+    seed: int,
+    layout: Compact | None = None,
 ) -> ActorCritic:
     """The untrained model behind a lane's ``model`` section."""
     cls, config = checked(MODELS, settings)
-    model = cls(config, observation_shape, actions, seed)
+    model = cls(config, observation_shape, actions, seed, layout)
     assert isinstance(model, ActorCritic)
     return model
 

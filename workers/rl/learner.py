@@ -6,25 +6,35 @@ raises the number of the weights so that no runner takes the new ones for old.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ray.rllib.algorithms.ppo.ppo import (
+    LEARNER_RESULTS_KL_KEY,
+    LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY,
+)
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchDDPRLModule
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
 from workers.contract import Edit, EditReport, Json, ModelShape
 from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.optimizer import load_named_state, named_state
-from workers.moe.telemetry import auxiliary_loss, usage
+from workers.moe.telemetry import routed, take_auxiliary, usage
 from workers.rl.lane import freeze, frozen_names
+from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
+from workers.rl.rollout import standardised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,7 @@ class GrowableLearner(PPOTorchLearner):
         named = list(self._net.named_parameters())
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.Adam(named, lr=config.lr, eps=1e-5),
+            optimizer=torch.optim.Adam(named, lr=config.lr, eps=1e-5, fused=True),
             params=[parameter for _, parameter in named],
             lr_or_lr_schedule=config.lr,
         )
@@ -86,9 +96,9 @@ class GrowableLearner(PPOTorchLearner):
     def export(self) -> LearnerState:
         """A copy of everything to be kept."""
         return LearnerState(
-            model={k: v.detach().cpu().clone() for k, v in self._net.state_dict().items()},
+            model={k: _kept(v) for k, v in self._net.state_dict().items()},
             optimizer={
-                name: tensor.detach().cpu().clone()
+                name: _kept(tensor)
                 for name, tensor in named_state(self._net, self._optimizer).items()
             },
             architecture=surgery.arch(self._net),
@@ -126,42 +136,66 @@ class GrowableLearner(PPOTorchLearner):
 
     # ------------------------------------------------------------ training
 
-    def compute_loss_for_module(
-        self, *, module_id: Any, config: Any, batch: Any, fwd_out: Any
-    ) -> Tensor:
-        """PPO's loss and the balance loss of the routers, where one is asked for."""
-        loss: Any = super().compute_loss_for_module(
-            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
-        )
-        total: Tensor = loss + auxiliary_loss(self._net)
-        return total
+    def update(self, *, training_data: Any = None, episodes: Any = None, **settings: Any) -> Any:
+        """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew.
 
-    def postprocess_gradients_for_module(
-        self, *, module_id: Any, config: Any = None, module_gradients_dict: Any
-    ) -> Any:
-        """Drop parameters without a gradient: a frozen one must not move by Adam's momentum."""
-        present = {}
-        for reference, gradient in module_gradients_dict.items():
-            if gradient is not None and self._params[reference].requires_grad:
-                present[reference] = gradient
-            else:
-                self._params[reference].grad = None
-        return super().postprocess_gradients_for_module(
-            module_id=module_id, config=config, module_gradients_dict=present
-        )
-
-    def _create_iterator_if_necessary(
-        self,
-        *,
-        training_data: Any,
-        num_epochs: int = 1,
-        minibatch_size: int | None = None,
-        **_: Any,
-    ) -> Iterable[MultiAgentBatch]:
-        """Minibatches picked by index: RLlib's own iterator shuffles the whole batch instead."""
+        ``settings`` are RLlib's ``timesteps``, ``num_epochs`` and ``minibatch_size``, and ``lr``.
+        """
+        timesteps = settings.get("timesteps") or {}
+        self.before_gradient_based_update(timesteps=timesteps)
+        training_data = training_data or TrainingData(episodes=episodes)
+        training_data.solve_refs()
         batch = self._make_batch_if_necessary(training_data=training_data)
         columns = dict(batch.policy_batches[DEFAULT_MODULE_ID])
-        return _minibatches(columns, num_epochs, minibatch_size or len(batch))
+        if settings.get("lr") is not None:
+            self._set_optimizer_lr(self._optimizer, settings["lr"])
+        self._weights_seq_no += 1
+        metrics = self._learn(columns, settings["num_epochs"], settings["minibatch_size"])
+        self.metrics.log_dict(metrics, key=DEFAULT_MODULE_ID, window=1)
+        steps = (ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME)
+        self.metrics.log_value(steps, len(batch), reduce="lifetime_sum")
+        self.after_gradient_based_update(timesteps=timesteps)
+        return self.metrics.reduce()
+
+    def _learn(self, columns: dict[str, Tensor], epochs: int, size: int) -> dict[str, float]:
+        net, optimizer, options = self._net, self._optimizer, self.config.learner_config_dict
+        module = self._module[DEFAULT_MODULE_ID]
+        targets = columns[Postprocessing.VALUE_TARGETS]
+        explained = _explained(targets, columns[Columns.VF_PREDS])
+        net.follow(targets, options["value_rate"])
+        columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
+        columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        step = ClippedStep(optimizer, parameters, self.config.grad_clip)
+        weights = LossWeights(
+            clip=self.config.clip_param,
+            value=self.config.vf_loss_coeff,
+            clip_values=options["clip_values"],
+            entropy=self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
+            kl=float(self._kl_coefficient),
+        )
+        normalise, routers = options["normalise_each_minibatch"], routed(net)
+        seen, part = [], columns
+        for part in _minibatches(columns, epochs, size):
+            if normalise:
+                advantages = standardised(part[Postprocessing.ADVANTAGES])
+                part[Postprocessing.ADVANTAGES] = advantages
+            loss, figures = ppo_loss(module._forward_train(part), part, weights)
+            auxiliary = take_auxiliary(routers)
+            seen.append((*figures, step(loss if auxiliary is None else loss + auxiliary)))
+        return {
+            **_named(seen),
+            "skipped": step.skipped(),
+            "lr": float(self._get_optimizer_lr(optimizer)),
+            LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: explained,
+            LEARNER_RESULTS_KL_KEY: self._divergence(part),
+        }
+
+    @torch.no_grad()
+    def _divergence(self, part: dict[str, Tensor]) -> float:
+        """Mean divergence of the new policy from the one that acted."""
+        new = self._net(part[Columns.OBS])
+        return float(divergence(part[Columns.ACTION_DIST_INPUTS], new))
 
     @property
     def _net(self) -> ActorCritic:
@@ -180,11 +214,34 @@ class GrowableLearner(PPOTorchLearner):
         return coefficient
 
 
-def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator[MultiAgentBatch]:
-    total = len(next(iter(columns.values())))
+def _kept(tensor: Tensor) -> Tensor:
+    """A copy on the CPU in the plain order of memory, as checkpoints want it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator[dict[str, Tensor]]:
+    total = len(columns[Columns.ACTIONS])
     for _ in range(epochs):
         order = torch.randperm(total)
         for start in range(0, total - size + 1, size):
             chosen = order[start : start + size]
-            part = {name: column[chosen] for name, column in columns.items()}
-            yield MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(part)}, env_steps=size)
+            yield {name: column.index_select(0, chosen) for name, column in columns.items()}
+
+
+def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:
+    """Means over the minibatches of what ``ppo_loss`` measures, and of the gradient's norm."""
+    means = torch.stack([torch.stack(figures) for figures in seen]).mean(0).tolist()
+    names = (
+        "total_loss",
+        POLICY_LOSS_KEY,
+        VF_LOSS_KEY,
+        ENTROPY_KEY,
+        "clipped",
+        "gradient_norm",
+    )
+    return dict(zip(names, means, strict=True))
+
+
+def _explained(targets: Tensor, values: Tensor) -> float:
+    """Share of the variance of the value targets that the values had foreseen."""
+    return float(1.0 - (targets - values).var() / targets.var().clamp_min(1e-8))

@@ -27,7 +27,9 @@ FROZEN = "__frozen__"
 
 
 class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
-    """An actor-critic in an RLModule; ``model_config`` holds ``model``, ``seed``, ``distributed``.
+    """An actor-critic in an RLModule.
+
+    ``model_config`` holds ``model``, ``seed``, ``distributed`` and the ``layout`` of observations.
 
     The model is the attribute ``net``: parameter names inside it are the model's own.
     """
@@ -41,7 +43,8 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         """Build the model; all runners and learners draw the same weights from the same seed."""
         config = self.model_config
         shape = tuple(self.observation_space.shape)
-        self.net = build_model(config["model"], shape, int(self.action_space.n), config["seed"])
+        actions = int(self.action_space.n)
+        self.net = build_model(config["model"], shape, actions, config["seed"], config["layout"])
         if self.inference_only:
             del self.net.critic  # RLlib itself can only drop attributes that are not nested
 
@@ -79,18 +82,19 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
         """Value of each observation [N]."""
-        hidden = self.net.embed(batch[Columns.OBS]) if embeddings is None else embeddings
-        return self.net.value(hidden)
+        return self.net.value(batch[Columns.OBS], embeddings)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        hidden = self.net.embed(batch[Columns.OBS])
-        return {Columns.ACTION_DIST_INPUTS: self.net.logits(hidden)}
+        return {Columns.ACTION_DIST_INPUTS: self.net(batch[Columns.OBS])}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        hidden = self.net.embed(batch[Columns.OBS])
+        """Logits, and values in the critic's own units."""
+        observations = batch[Columns.OBS]
+        hidden = self.net.embed(observations)
+        logits, values = self.net.logits(hidden), self.net.scaled_value(observations, hidden)
         if self.model_config["distributed"]:
             # An expert without samples would have no gradient, which data-parallel reduction
             # waits for in vain; a zero that touches every parameter gives it one.
             touch = torch.stack([p.sum() for p in self.net.parameters() if p.requires_grad])
-            hidden = hidden + 0.0 * touch.sum()
-        return {Columns.ACTION_DIST_INPUTS: self.net.logits(hidden), Columns.EMBEDDINGS: hidden}
+            values = values + 0.0 * touch.sum()
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: values}

@@ -25,7 +25,7 @@ from workers.rl.batched import Episode
 class Rollout:
     """T steps of N environments; what RLlib calls an episode list is one of these."""
 
-    observations: NDArray[np.float32]
+    observations: NDArray[Any]
     """[T + 1, N, ...]: the last one is only looked at for its value."""
     actions: NDArray[np.int64]
     """[T, N], as are the following."""
@@ -81,8 +81,14 @@ def advantages(
     return result_TN
 
 
+def standardised(advantages_B: Tensor) -> Tensor:
+    """Mean 0, spread 1."""
+    spread, mean = torch.std_mean(advantages_B)
+    return (advantages_B - mean) / spread.clamp_min(1e-4)
+
+
 class RolloutsToBatch(ConnectorV2):
-    """The whole learner pipeline: rollouts to one flat batch with normalised advantages."""
+    """The whole learner pipeline: rollouts to one flat batch of columns."""
 
     def __init__(
         self,
@@ -91,9 +97,10 @@ class RolloutsToBatch(ConnectorV2):
         *,
         gamma: float,
         gae_lambda: float,
+        normalise: bool,
     ) -> None:
         super().__init__(input_observation_space, input_action_space)
-        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.gamma, self.gae_lambda, self.normalise = gamma, gae_lambda, normalise
 
     def __call__(  # type: ignore[override]
         self, *, rl_module: Any, batch: Any, episodes: list[Rollout], **_: Any
@@ -101,9 +108,12 @@ class RolloutsToBatch(ConnectorV2):
         """RLlib's call: rollouts in, ``{module id: columns}`` out."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns = [self._columns(module, rollout) for rollout in episodes]
-        joined = {name: torch.cat([part[name] for part in columns]) for name in columns[0]}
-        raw = joined[Postprocessing.ADVANTAGES]
-        joined[Postprocessing.ADVANTAGES] = (raw - raw.mean()) / raw.std().clamp_min(1e-4)
+        joined = columns[0]
+        if len(columns) > 1:
+            joined = {name: torch.cat([part[name] for part in columns]) for name in joined}
+        if self.normalise:
+            name = Postprocessing.ADVANTAGES
+            joined[name] = standardised(joined[name])
         return {DEFAULT_MODULE_ID: joined}
 
     def _columns(self, module: Any, rollout: Rollout) -> dict[str, Tensor]:
@@ -128,5 +138,6 @@ class RolloutsToBatch(ConnectorV2):
             Columns.ACTION_LOGP: tensor(rollout.log_probabilities).flatten(),
             Columns.ACTION_DIST_INPUTS: tensor(rollout.logits).flatten(0, 1),
             Postprocessing.ADVANTAGES: gained.flatten(),
+            Columns.VF_PREDS: values[:-1].flatten(),
             Postprocessing.VALUE_TARGETS: (gained + values[:-1]).flatten(),
         }

@@ -107,7 +107,8 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         engine, envs = self.env.engine, self.num_envs
         self._needs_initial_reset |= force_reset
         self._begin()
-        observations = np.empty((horizon + 1, envs, *engine.observation_shape), np.float32)
+        shape = (horizon + 1, envs, *engine.observation_shape)
+        observations = np.empty(shape, engine.observation_type)
         actions = np.empty((horizon, envs), np.int64)
         log_probabilities = np.empty((horizon, envs), np.float32)
         logits = np.empty((horizon, envs, engine.actions), np.float32)

@@ -9,21 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
+from workers.compact import Compact
 from workers.contract import Json, TaskSpec
 from workers.rl.batched import BatchedEnvironment, EnvironmentTask
-from workers.rl.catalog import (
-    CraftaxClassicPixels,
-    CraftaxClassicSymbolic,
-    CraftaxPixels,
-    CraftaxSymbolic,
-    Environment,
-)
+from workers.rl.catalog import ENVIRONMENTS, CraftaxClassicSymbolic, Environment
 from workers.tables import Problem, lookup
-
-ENVIRONMENTS: dict[str, type[Environment]] = {
-    cls.name: cls
-    for cls in (CraftaxClassicSymbolic, CraftaxSymbolic, CraftaxClassicPixels, CraftaxPixels)
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +46,10 @@ class CraftaxStream:
         kind: str = "craftax"
         environment: str = CraftaxClassicSymbolic.name
         """Environment of all tasks: a known name, or ``module:Class`` on the path."""
+        observations: str = "auto"
+        """Form of observations: dense numbers as Craftax gives them, compact (symbolic: codes of
+        what is seen, 50 times smaller, the same to the model), pixels (bytes); auto: the
+        shortest."""
         tasks: tuple[TaskConfig, ...] = (TaskConfig(name="survive"),)
         """The tasks, in the order they are learnt."""
 
@@ -74,6 +68,10 @@ class CraftaxStream:
             return [own]
         if not self.config.tasks:
             return [Problem(f"{path}.tasks", "no task", "give at least one")]
+        form = self.config.observations
+        if form not in ("auto", *own.forms):  # type: ignore[attr-defined]
+            allowed = ", ".join(("auto", *own.forms))  # type: ignore[attr-defined]
+            return [Problem(f"{path}.observations", f"got {form!r}", f"allowed: {allowed}")]
         found = _duplicates([task.name for task in self.config.tasks], f"{path}.tasks")
         for index, task in enumerate(self.config.tasks):
             found += _task_problems(own, task, f"{path}.tasks.{index}")
@@ -83,6 +81,17 @@ class CraftaxStream:
     def facts(self) -> type[Environment]:
         """Facts of the stream's environment."""
         return _known(self.config.environment)
+
+    @property
+    def form(self) -> str:
+        """Form in which the stream's environments are observed."""
+        chosen = self.config.observations
+        return self.facts.forms[0] if chosen == "auto" else chosen
+
+    @property
+    def layout(self) -> Compact | None:
+        """Layout of the observations, where they come in the compact form."""
+        return self.facts.layout if self.form == "compact" else None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -96,7 +105,7 @@ class CraftaxStream:
 
     def environment(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
         """The engine that plays this task, set to it."""
-        engine = _known(task.settings["environment"]).build(num_envs)
+        engine = _known(task.settings["environment"]).build(num_envs, self.form)
         engine.set_task(self.setting(task))
         return engine
 

@@ -33,7 +33,7 @@ from workers.contract import (
 )
 from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
-from workers.rl.batched import summary
+from workers.rl.batched import ACHIEVEMENT, summary
 from workers.rl.lane import build_stream, read
 from workers.rl.learner import LearnerState
 from workers.rl.runner import Setting
@@ -98,7 +98,9 @@ class RLTrainer:
         algorithm.ask(lambda learner: learner.usage())  # start counting gate weights anew
         updates: list[Update] = []
         wanted = self._training.updates_per_interval * self._training.batch
+        total = self._stage.intervals * wanted
         while sum(update.steps for update in updates) < wanted:
+            algorithm.lr = self._training.lr_at(self._steps / total)
             updates.append(self._update(algorithm))
             self._steps += updates[-1].steps
             self._lifetime += updates[-1].steps
@@ -208,7 +210,11 @@ class RLTrainer:
         episodes = [episode for update in updates for episode in update.episodes]
         largest = self._stream.largest_return(self._stage.task)
         return {
-            **summary(episodes, largest),
+            **{
+                name: value
+                for name, value in summary(episodes, largest).items()
+                if not name.startswith(ACHIEVEMENT)
+            },
             **figures,
             "lifetime_steps": float(self._lifetime),
         }
@@ -222,7 +228,10 @@ _LEARNER_METRICS = {
     "entropy": "entropy",
     "kl": "mean_kl_loss",
     "kl_coefficient": "curr_kl_coeff",
-    "gradient_norm": "gradients_default_optimizer_global_norm",
+    "gradient_norm": "gradient_norm",
+    "clipped": "clipped",
+    "skipped": "skipped",
+    "lr": "lr",
 }
 
 

@@ -27,6 +27,8 @@ class PPOTraining:
         """Minibatches a rollout is split into at each pass."""
         lr: float = 2e-4
         """Learning rate of Adam."""
+        lr_end: float | None = None
+        """Learning rate at the end of a stage, which is approached linearly; None = constant."""
         gamma: float = 0.99
         """Discount of rewards."""
         gae_lambda: float = 0.8
@@ -41,6 +43,13 @@ class PPOTraining:
         """Weight of the entropy bonus."""
         vf: float = 0.5
         """Weight of the value loss, which is half the squared error."""
+        clip_values: bool = False
+        """The value loss is that of the worse of the new value and the old one moved by at most
+        ``clip`` (as in the Craftax baselines, arXiv 2402.16801)."""
+        advantages: str = "batch"
+        """What advantages are normalised over: the whole batch, or each minibatch."""
+        value_rate: float = 0.1
+        """How fast the scale of values follows a batch, for models that normalise values."""
         grad_clip: float = 1.0
         """Largest global gradient norm."""
         num_env_runners: int = 0
@@ -63,7 +72,11 @@ class PPOTraining:
             for name in positive:
                 if getattr(self, name) <= 0:
                     raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-            for name in ("gamma", "gae_lambda"):
+            if self.advantages not in ("batch", "minibatch"):
+                raise ValueError(f"advantages = {self.advantages!r} must be batch or minibatch")
+            if self.lr_end is not None and not 0.0 <= self.lr_end <= self.lr:
+                raise ValueError(f"lr_end = {self.lr_end} must be between 0 and lr = {self.lr}")
+            for name in ("gamma", "gae_lambda", "value_rate"):
                 if not 0.0 <= getattr(self, name) <= 1.0:
                     raise ValueError(f"{name} = {getattr(self, name)} must be between 0 and 1")
             batch = self.batch
@@ -99,6 +112,12 @@ class PPOTraining:
         def batch(self) -> int:
             """Environment steps of one update."""
             return self.num_envs * self.rollout
+
+        def lr_at(self, share: float) -> float:
+            """Learning rate when this share of the stage (0 to 1) is done."""
+            if self.lr_end is None:
+                return self.lr
+            return self.lr + (self.lr_end - self.lr) * min(share, 1.0)
 
         @property
         def updates_per_interval(self) -> int:

@@ -18,10 +18,16 @@ from workers.rl.batched import BatchedEnvironment
 
 
 def spaces(
-    observation_shape: tuple[int, ...], actions: int
+    observation_shape: tuple[int, ...],
+    actions: int,
+    observation_type: type[np.generic] = np.float32,
 ) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
     """Observation and action space of one environment."""
-    box = gym.spaces.Box(-np.inf, np.inf, observation_shape, np.float32)
+    low, high = -np.inf, np.inf
+    if np.issubdtype(observation_type, np.integer):
+        bounds = np.iinfo(observation_type)
+        low, high = bounds.min, bounds.max
+    box = gym.spaces.Box(low, high, observation_shape, observation_type)
     return box, gym.spaces.Discrete(actions)
 
 
@@ -33,7 +39,7 @@ class VectorEnvironment(gym.vector.VectorEnv[Any, Any, Any]):
     def __init__(self, engine: BatchedEnvironment) -> None:
         self.engine = engine
         self.num_envs = engine.num_envs
-        box, discrete = spaces(engine.observation_shape, engine.actions)
+        box, discrete = spaces(engine.observation_shape, engine.actions, engine.observation_type)
         self.single_observation_space, self.single_action_space = box, discrete
         self.observation_space = batch_space(box, self.num_envs)
         self.action_space = batch_space(discrete, self.num_envs)

@@ -24,10 +24,11 @@ def grow(experts: int, **settings) -> Grow:
 @pytest.mark.parametrize("shape", [(12,), (63, 63, 3), (130, 110, 3)])
 def test_vectors_and_images_give_logits_and_values(shape):
     net = model(shape)
-    features = net.embed(torch.rand(3, *shape))
+    x = torch.rand(3, *shape)
+    features = net.embed(x)
     assert features.shape == (3, 64)
     assert net.logits(features).shape == (3, 5)
-    assert net.value(features).shape == (3,)
+    assert net.value(x, features).shape == (3,)
 
 
 def test_weights_depend_on_the_seed_alone():

@@ -26,6 +26,7 @@ class ToyEngine:
     """Shows one cue at a time; the right action is the cue plus the task's shift."""
 
     observation_shape: tuple[int, ...] = (CUES,)
+    observation_type = np.float32
     actions = CUES
 
     def __init__(self, num_envs: int) -> None:
@@ -71,6 +72,7 @@ class ToyStream:
 
     engine: ClassVar[str] = "rl"
     facts = ToyFacts
+    layout = None
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
