@@ -1,6 +1,6 @@
 """Builds the compiled kernels into a cache folder, with the compilers of this machine.
 
-Knows how to compile, not when: ``ops.library`` decides that. ``python -m ops.build`` builds now.
+Knows how to compile, not when: ``ops.library`` decides that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -218,19 +217,3 @@ def _processor() -> str:
             if line.startswith(("flags", "Features")):
                 return line
     return f"{platform.machine()} {platform.processor()}"
-
-
-def main() -> int:
-    """Build now, whatever failed before, and say in one line what is in use."""
-    from ops import library
-
-    try:
-        build(toolchain())
-    except BuildError as error:
-        print(f"ops: not built: {error}", file=sys.stderr)
-    print(library.load().line())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

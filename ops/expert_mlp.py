@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": (functional.gelu, _gelu_gradient),
     "silu": (functional.silu, _silu_gradient),
 }
-"""Function and gradient. The gradient reads what the forward kept: ReLU's output, else the input."""
+"""Function and gradient, which reads what the forward kept: ReLU's output, else the input."""
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 _FUNCTIONS = tuple(ACTIVATIONS.values())
 _RELU = _CODES["relu"]
@@ -210,15 +210,23 @@ def _backward_fake(
     return grad_rows, *_empty_gradients(grad_SO, up, down, trainable)
 
 
+def _no_gradients(lengths: list[int]) -> list[list[None]]:
+    return [[None] * length for length in lengths]
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     rows_SD, offsets, up, _, down, _, learning_S, ctx.activation, ctx.tf32 = inputs
     ctx.experts, ctx.masked = len(up), learning_S is not None
+    ctx.lengths = [len(weights) for weights in inputs[2:6]]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros as large as the hidden units
     mask = [learning_S] if ctx.masked else []
     ctx.save_for_backward(rows_SD, output[1], offsets, *mask, *up, *down)
 
 
-def _backward(ctx: Any, grad_SO: Tensor, _hidden: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_SO: Tensor | None, _hidden: Any) -> tuple[Any, ...]:
+    if grad_SO is None:
+        return (None, None, *_no_gradients(ctx.lengths), None, None, None)
     rows_SD, hidden_SH, offsets, *weights = ctx.saved_tensors
     learning_S = weights.pop(0) if ctx.masked else None
     up, down = weights[: ctx.experts], weights[ctx.experts :]

@@ -40,8 +40,13 @@ class Status:
     library: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as a JSON object."""
-        return asdict(self)
+        """The fields as a JSON object, with the devices that each op has a kernel for."""
+        devices = {device: registry.compiled(device) for device in ("cpu", "cuda")}
+        by_op = {
+            name: [device for device, found in devices.items() if name in found]
+            for name in registry.names()
+        }
+        return {**asdict(self), "ops": by_op}
 
     def line(self) -> str:
         """One line for people."""
@@ -74,6 +79,17 @@ def load() -> Status:
     if chosen == "require":
         _demand(status)
     return status
+
+
+def rebuild() -> Status:
+    """Build again if an earlier build failed, load, and say what is in use."""
+    if mode() != "off" and load().library is None:
+        try:
+            build(toolchain())
+        except BuildError as error:
+            return _status(f"no compiled kernels: {error}")
+        load.cache_clear()
+    return load()
 
 
 def require() -> Status:
@@ -123,6 +139,12 @@ def _status(why: str, path: Path | None = None, archs: tuple[str, ...] = ()) -> 
         why=why,
         library=None if path is None else str(path),
     )
-    if torch.version.cuda is None and not status.cuda_kernels and status.cpu_kernels:
-        return replace(status, why=f"{why}; CUDA kernels left out: this torch has no CUDA")
+    if status.cpu_kernels and not status.cuda_kernels:
+        return replace(status, why=f"{why}; CUDA kernels left out: {_why_no_cuda()}")
     return status
+
+
+def _why_no_cuda() -> str:
+    if os.environ.get("GROWSTAGE_OPS_CUDA") == "off":
+        return "GROWSTAGE_OPS_CUDA=off"
+    return "this torch has no CUDA" if torch.version.cuda is None else "no nvcc found"

@@ -57,10 +57,13 @@ def _fake(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tens
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
 
 
-def _backward(ctx: Any, grad_SD: Tensor, _position: Any, _offsets: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_SD: Tensor | None, _position: Any, _offsets: Any) -> tuple[Any, ...]:
+    if grad_SD is None:
+        return None, None, None
     (position_TK,) = ctx.saved_tensors
     return _BACKWARD(grad_SD, position_TK), None, None
 

@@ -15,20 +15,26 @@ NAMESPACE = "growstage"
 MAX_SLOTS = 2**31 - 1
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REFERENCES: dict[str, Callable[..., Any]] = {}
+_KERNELS: dict[str, tuple[str, ...]] = {}
 
 
 def define(
-    name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]
+    name: str,
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    kernels: tuple[str, ...] = ("cpu", "cuda"),
 ) -> Callable[..., Any]:
     """Register ``growstage::name``; ``reference`` answers on every device that has no own kernel.
 
-    ``schema`` is the part after the name, ``fake`` gives the outputs' shapes without data.
+    ``schema`` is the part after the name, ``fake`` gives the outputs' shapes without data,
+    ``kernels`` the device types for which the compiled library has a kernel.
     """
     qualified = f"{NAMESPACE}::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "default", reference)
     torch.library.register_fake(qualified, fake)
-    _REFERENCES[qualified] = reference
+    _REFERENCES[qualified], _KERNELS[qualified] = reference, kernels
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
@@ -59,8 +65,10 @@ def compiled(device: str = "cpu") -> tuple[str, ...]:
 
 
 def backend(device: str = "cpu") -> str:
-    """``compiled`` if every op has a kernel of its own for the device type, else ``reference``."""
-    return "compiled" if set(compiled(device)) == set(_REFERENCES) else "reference"
+    """``compiled`` if all kernels for the device type are there, else ``reference``."""
+    kind = device.partition(":")[0]
+    wanted = {name for name, kernels in _KERNELS.items() if kind in kernels}
+    return "compiled" if wanted and wanted <= set(compiled(device)) else "reference"
 
 
 def check_slots(tokens: int, slots: int) -> None:

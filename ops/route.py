@@ -200,10 +200,13 @@ def _backward_fake(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.temperature, ctx.experts = inputs[6], inputs[0].shape[1]
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], output[0])
 
 
-def _backward(ctx: Any, grad_TK: Tensor, _selected: Any, _counts: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_TK: Tensor | None, _selected: Any, _counts: Any) -> tuple[Any, ...]:
+    if grad_TK is None:
+        return (None,) * 9
     selected_TK, weights_TK = ctx.saved_tensors
     grad_TE = _BACKWARD(grad_TK, selected_TK, weights_TK, ctx.experts, ctx.temperature)
     return grad_TE, grad_TE if ctx.needs_input_grad[1] else None, *[None] * 7

@@ -41,7 +41,9 @@ def _ones(inputs: int, short_BW: Tensor, slots: int) -> int:
 
 
 def _scalars(short_BW: Tensor, slots: int, like: Tensor) -> Tensor:
-    return short_BW[:, slots:].contiguous().view(torch.float32).to(like.dtype)
+    bits_BW = short_BW[:, slots:]
+    values = bits_BW.reshape(-1).view(torch.float32)
+    return values.view(len(bits_BW), bits_BW.shape[1] // 2).to(like.dtype)
 
 
 def _signed(table_DL: Tensor, places_N: Tensor) -> Tensor:
@@ -116,6 +118,7 @@ _OP = define(
     "(Tensor weight, Tensor bias, Tensor short, Tensor usual, Tensor derived, int slots) -> Tensor",
     _reference,
     _fake,
+    kernels=("cpu",),
 )
 _BACKWARD = define(
     "row_sum_backward",
@@ -123,5 +126,6 @@ _BACKWARD = define(
     " -> (Tensor, Tensor)",
     _backward_reference,
     _backward_fake,
+    kernels=("cpu",),
 )
 differentiable("row_sum", _backward, _setup_context)

@@ -36,10 +36,10 @@ struct Piece {
   int64_t expert, begin, end, part;  // part: number of the piece within its expert
 };
 
-// Rows of a tile: all that one tile touches, weights aside, fits in half a megabyte or so.
+// Rows of a tile: all that one tile touches, weights aside, fits in a megabyte or so.
 template <class T>
 int64_t tile_rows(const Experts<T>& a, int64_t hidden) {
-  constexpr int64_t bytes = 640 * 1024, least = 128, most = 1024;
+  constexpr int64_t bytes = 1280 * 1024, least = 128, most = 2048;
   const int64_t row = static_cast<int64_t>(sizeof(T)) * (a.inputs + 2 * hidden + a.outputs);
   return std::clamp(bytes / row / 32 * 32, least, most);
 }

@@ -1,4 +1,4 @@
-"""Every compiled kernel against the plain-torch reference of the same op, on the devices at hand."""
+"""Every compiled kernel against the reference of the same op, on the devices at hand."""
 
 from __future__ import annotations
 

@@ -224,12 +224,12 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_levels_capacity_and_thresholds_are_checked() -> None:
     for wrong in ({"level": 1.5}, {"capacity": -1}):
-        with pytest.raises(ValueError, match="level must be 0..1 and capacity >= 0"):
+        with pytest.raises(ValueError, match=r"level must be 0\.\.1 and capacity >= 0"):
             ops.route(torch.zeros(1, 2), selector="topp", **wrong)
     with pytest.raises(ValueError, match="needs a threshold"):
         ops.route(torch.zeros(1, 2), selector="threshold")
+    weights = _experts([2], 1, 1, True)
     with pytest.raises(ValueError, match="unknown activation 'tanh'; allowed: gelu, relu, silu"):
-        weights = _experts([2], 1, 1, True)
         ops.expert_mlp(torch.zeros(1, 1), torch.tensor([0, 1]), *weights, activation="tanh")
 
 
