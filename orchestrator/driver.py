@@ -114,12 +114,14 @@ class Driver:
     def run(self, first: RunStarted | RunResumed) -> str:
         """Go on until nothing is left; returns the run's status."""
         try:
-            with _signals_raise():
+            with _signals_noted() as noted:
                 self.handle(first)
                 while self.state.status == "running":
                     for event in self.executor.wait(timeout=1.0):
                         if self.state.status == "running":
                             self.handle(event)
+                    if noted:
+                        raise Interrupted(noted[0])
         except Interrupted as reason:
             if self.state.status == "running":
                 self.handle(RunInterrupted(at=time.time(), reason=str(reason)))
@@ -129,21 +131,23 @@ class Driver:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted while the driver runs in the main thread.
+def _signals_noted() -> Iterator[list[str]]:
+    """Names of the SIGINT and SIGTERM that came while the driver runs in the main thread.
 
-    A driver in another thread (a trial) is stopped by its listeners instead.
+    Noted, not raised: an exception in the middle of a write would tear the journal. A driver in
+    another thread (a trial) is stopped by its listeners instead.
     """
+    noted: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield noted
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.Signals(number).name)
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield noted
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
