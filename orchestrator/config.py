@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator import special
 from orchestrator.policies import GROWTH, MASKS, PHASES
 from orchestrator.policies.masks import NoMasks
 from orchestrator.policies.phases import NoPhases
@@ -375,7 +376,12 @@ def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
         allowed = "lanes of engine rl know method 'finetune'"
         problems.append(Problem(f"{path}.method.kind", f"got {found!r}", allowed))
     problems += [replace(item, path=f"{path}.{item.path}") for item in stream.problems()]
-    return problems or _growth_problems(sections, len(stream.tasks()), path)
+    if problems:
+        return problems
+    tasks = tuple(stream.tasks())
+    found = special.problems(sections, tasks, engine.exact)
+    problems = [replace(item, path=f"{path}.{item.path}") for item in found]
+    return problems + _growth_problems(sections, len(tasks), path)
 
 
 def _growth_problems(sections: Mapping[str, Any], stages: int, path: str) -> list[Problem]:

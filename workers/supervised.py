@@ -10,8 +10,8 @@ import os
 import resource
 import socket
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from workers.augment import AUGMENTATIONS
 from workers.choice import checked, parse
 from workers.contract import (
     CheckpointRef,
+    DivergedError,
+    Edit,
     EditReport,
     EvaluationReport,
-    Grow,
     InputError,
     IntervalReport,
     Json,
@@ -36,9 +37,9 @@ from workers.contract import (
     derive_seed,
 )
 from workers.methods import METHODS
-from workers.moe import MODELS, surgery
+from workers.moe import MODELS, routing, specialise, surgery
 from workers.moe import optimizer as optimizer_state
-from workers.moe.telemetry import recording, usage
+from workers.moe.telemetry import keeping, recording, usage
 from workers.optimizers import OPTIMIZERS
 from workers.streams import TaskData
 from workers.tables import choice, construct
@@ -71,6 +72,8 @@ class SupervisedTraining:
         probe: int = 256
         """Training samples on which an edit's output change is measured."""
         eval_batch: int = 2048
+        batches: Literal["mixed", "domain"] = "mixed"
+        """``domain``: every batch holds samples of one domain only."""
 
         def __post_init__(self) -> None:
             if self.epochs is not None and self.steps is not None:
@@ -109,6 +112,10 @@ class _Stage:
     total_steps: int
     order: Tensor
     generator: torch.Generator
+    domain: Tensor | None
+    """Domain of each sample, int64 [N] on the CPU; None where nothing depends on it."""
+    pure: int | None
+    """Samples of a batch that holds one domain only; None = batches mix domains."""
     cursor: Cursor = field(default_factory=Cursor)
 
 
@@ -136,6 +143,9 @@ class SupervisedTrainer:
         self.model = build_model(lane, self.stream).to(self.device)
         self.optimizer = self._new_optimizer()
         self.augment = construct(AUGMENTATIONS, self.config.augment)
+        self.banks = tuple(specialise.banks(self.model).values())
+        tasks = self.stream.tasks()
+        self.domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
         self.stage = None
         seq = 0
         if ref is not None:
@@ -155,18 +165,29 @@ class SupervisedTrainer:
         data = self._load(stage)
         if self.config.fresh_optimizer:
             self.optimizer = self._new_optimizer()
-        usage(self.model)  # start counting gate weights anew
         assert self.stage is not None
+        notes = self.method.begin_stage(self.model, stage, data, self.domains)
+        usage(self.model)  # start counting gate weights anew
+        specialise.take_counts(self.model)
         return StartReport(
             source=data.source,
             data_digest=data.digest,
             samples=len(self.stage.y),
-            fields={"test_samples": str(len(data.test_y)), "device": str(self.device)},
+            fields={"test_samples": str(len(data.test_y)), "device": str(self.device), **notes},
         )
 
-    def run_interval(self, n: int) -> IntervalReport:
-        """Train the ``n``-th of the stage's equal parts (from 1)."""
+    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
+        """Train the ``n``-th of the stage's equal parts (from 1), under masks of this version.
+
+        Raises DivergedError where the model has other masks.
+        """
         stage = self._current()
+        present = specialise.mask_version(self.model)
+        if present != mask_version:
+            raise DivergedError(
+                f"interval {n} is to be trained under mask version {mask_version}, the model has "
+                f"version {present}"
+            )
         began = time.perf_counter()
         target = stage.total_steps * n // stage.spec.intervals
         self.model.train()
@@ -182,7 +203,11 @@ class SupervisedTrainer:
         }
         if norms:
             metrics["gradient_norm"] = torch.stack(norms).mean().item()
+        counts, tokens = specialise.take_counts(self.model)
         return IntervalReport(
+            counts=counts,
+            tokens=tokens,
+            mask_version=mask_version,
             stage=stage.spec.id,
             n=n,
             steps=stage.cursor.step,
@@ -192,7 +217,7 @@ class SupervisedTrainer:
             rss_mb=resident_mb(),
         )
 
-    def apply(self, edit: Grow) -> EditReport:
+    def apply(self, edit: Edit) -> EditReport:
         """Change the model and its optimizer in place."""
         x, _ = self._probe(self.config.probe)
         return surgery.apply(self.model, self.optimizer, edit, x)
@@ -237,6 +262,7 @@ class SupervisedTrainer:
         config = self.config
         x, y = self._batch(stage)
         x, y = self.method.extend_batch(self.augment(x), y)
+        specialise.set_progress(self.banks, stage.cursor.step / stage.total_steps)
         warm = int(config.warmup * stage.total_steps)
         if warm:
             share = min(1.0, (stage.cursor.step + 1) / warm)
@@ -245,6 +271,7 @@ class SupervisedTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.method.loss(self.model, x, y)
         loss.backward()
+        specialise.drop_masked(self.banks)
         if config.clip is not None:
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         self.optimizer.step()
@@ -257,6 +284,12 @@ class SupervisedTrainer:
         if cursor.position >= len(stage.order):
             _shuffle(stage)
         index = stage.order[cursor.position : cursor.position + self.config.batch]
+        if stage.domain is not None:
+            domain = stage.domain[index]
+            if stage.pure is not None:
+                index = index[: int((domain == domain[0]).cumprod(0).sum())]
+                domain = domain[: len(index)]
+            specialise.point(self.banks, self.domains, domain.to(self.device))
         cursor.position += len(index)
         return stage.x[index], stage.y[index]
 
@@ -270,7 +303,10 @@ class SupervisedTrainer:
         if len(y) == 0:
             raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
         config = self.config
-        per_epoch = -(-len(y) // config.batch)
+        domain = self._domains_of(spec, data)
+        pure = config.batch if config.batches == "domain" and domain is not None else None
+        parts = [len(y)] if pure is None else domain.bincount().tolist()  # type: ignore[union-attr]
+        per_epoch = sum(-(-samples // config.batch) for samples in parts)
         epochs = 1.0 if config.epochs is None else config.epochs
         total = config.steps if config.steps is not None else max(1, round(epochs * per_epoch))
         if total < config.intervals:
@@ -285,9 +321,21 @@ class SupervisedTrainer:
             total_steps=total,
             order=torch.empty(0, dtype=torch.int64),
             generator=torch.Generator().manual_seed(derive_seed(spec.seed, "order")),
+            domain=domain,
+            pure=pure,
         )
         _shuffle(self.stage)
         return data
+
+    def _domains_of(self, spec: StageSpec, data: TaskData) -> Tensor | None:
+        """Domain of each training sample, as its place in the stream's domains."""
+        wanted = len(self.domains) > 1 or self.method.specialises
+        if not wanted or not self.banks or self.method.mixes:
+            return None
+        places = torch.tensor([self.domains.index(name) for name in spec.task.domains])
+        if data.train_domain is None:
+            return places[0].repeat(len(data.train_y))
+        return places[data.train_domain]
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Everything back as it was when the checkpoint was written."""
@@ -347,26 +395,49 @@ class SupervisedEvaluator:
         model.load_state_dict(saved.tensors["model"])
         model.to(pick_device())
         batch = _training(lane).eval_batch
-        scores, gates = [], {}
+        report = EvaluationReport(scores=[], seconds=0.0)
+        specialised = len({name for task in tasks for name in task.domains}) > 1
         for task in tasks:
             x, y = stream.test(task)
-            with recording(model):
-                scores.append(accuracy(model, x, y, batch))
-                gates[task.name] = usage(model)
-        return EvaluationReport(scores=scores, usage=gates, seconds=time.perf_counter() - began)
+            with recording(model), keeping(model if specialised else nn.Module()) as kept:
+                right = correct(model, x, y, batch)
+                report.usage[task.name] = usage(model)
+            report.scores.append(float(right.double().mean()))
+            if specialised:
+                report.details[task.name] = {
+                    **_by_domain(right, task, stream.test_domains(task)),
+                    **routing.measure(kept),
+                }
+                report.probes[task.name] = routing.probe(kept)
+        return replace(report, seconds=time.perf_counter() - began)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
     """Share of samples (x [N, C, H, W], y [N]) whose largest logit is their label."""
+    return float(correct(model, x, y, batch).double().mean())
+
+
+def correct(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """Bool [N] on the CPU: is the largest logit the sample's label? In evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
     with torch.inference_mode():
-        right = sum(
-            (model(part.to(device)).argmax(-1) == labels.to(device)).sum()
+        right = [
+            model(part.to(device)).argmax(-1) == labels.to(device)
             for part, labels in zip(x.split(batch), y.split(batch), strict=True)
-        )
+        ]
     model.train()
-    return float(right) / max(1, len(y))
+    return torch.cat(right).cpu()
+
+
+def _by_domain(right: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
+    """Accuracy on each domain of a task that mixes several."""
+    if domain is None:
+        return {}
+    return {
+        f"accuracy/{name}": float(right[domain == place].double().mean())
+        for place, name in enumerate(task.domains)
+    }
 
 
 def build_model(lane: LaneSpec, stream: Any) -> nn.Module:
@@ -397,8 +468,21 @@ def _training(lane: LaneSpec) -> Any:
     return checked(engines.trainings(), lane.settings["training"])[1]
 
 
+def _one_domain_at_a_time(stage: _Stage, batch: int) -> Tensor:
+    """The order cut into batches of one domain each, the batches in random order."""
+    assert stage.domain is not None
+    domain = stage.domain[stage.order]
+    parts = [
+        part for place in domain.unique() for part in stage.order[domain == place].split(batch)
+    ]
+    turn = torch.randperm(len(parts), generator=stage.generator)
+    return torch.cat([parts[i] for i in turn])
+
+
 def _shuffle(stage: _Stage) -> None:
     """Draw the next epoch's order, remembering the generator's state before it."""
     stage.cursor.order_state = stage.generator.get_state()
     stage.order = torch.randperm(len(stage.y), generator=stage.generator)
+    if stage.pure is not None:
+        stage.order = _one_domain_at_a_time(stage, stage.pure)
     stage.cursor.position = 0

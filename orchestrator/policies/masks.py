@@ -213,9 +213,10 @@ class UsageMasks:
         """Copies for domains that share an expert, within the budget (section 3.2, duplication)."""
         owners = dict(held)
         for row, domain in zip(rows, self.domains, strict=True):
-            for expert, owner in owners.items():
-                row[int(expert)] &= int(owner == domain)
-        matrix, made = [list(row) for row in matrix], []
+            for copy, owner in owners.items():
+                row[int(copy)] &= int(owner == domain)
+        made: list[Duplicate] = []
+        matrix = [list(row) for row in matrix]
         if row_entropy(matrix) <= self.config.near_uniform:
             for expert in range(len(rows[0])):
                 if str(expert) not in owners:

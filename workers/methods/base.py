@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from workers.contract import StageSpec
 from workers.streams import TaskData
 
 Batch = tuple[Tensor, Tensor]
@@ -21,8 +22,9 @@ Batch = tuple[Tensor, Tensor]
 class Method:
     """Plain training; a subclass overrides what it changes.
 
-    The trainer calls ``training_data`` when a stage starts, ``extend_batch`` and ``loss`` for each
-    gradient step, ``end_stage`` once after the last one, and stores ``state`` in checkpoints.
+    The trainer calls ``training_data`` and ``begin_stage`` when a stage starts, ``extend_batch``
+    and ``loss`` for each gradient step, ``end_stage`` once after the last one, and stores
+    ``state`` in checkpoints.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,10 @@ class Method:
 
     needs_past: bool = False
     """Whether ``training_data`` is given the data of all earlier tasks."""
+    mixes: bool = False
+    """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
+    specialises: bool = False
+    """Whether it masks experts itself, so that domains matter even where there is but one."""
 
     def __init__(self, config: Any, seed: int) -> None:
         self.config = config
@@ -41,6 +47,16 @@ class Method:
     def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Batch:
         """(x, y) to train the stage on; ``past`` is empty unless ``needs_past``."""
         return current.train_x, current.train_y
+
+    def begin_stage(
+        self, model: nn.Module, stage: StageSpec, current: TaskData, domains: tuple[str, ...]
+    ) -> dict[str, str]:
+        """Look at the model before the stage's first step; ``domains`` = all of the stream's.
+
+        Returns what lineage should tell about it. A stage taken up half-way does not begin again:
+        what is set here must travel with the model.
+        """
+        return {}
 
     def extend_batch(self, x: Tensor, y: Tensor) -> Batch:
         """The batch to take a gradient step on, on the device of ``x``."""

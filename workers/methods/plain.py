@@ -30,7 +30,7 @@ class Joint(Method):
 
         kind: str = "joint"
 
-    needs_past = True
+    needs_past = mixes = True
 
     def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Batch:
         seen = [*past, current]

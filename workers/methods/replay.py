@@ -40,6 +40,7 @@ class Replay(Method):
                     raise ValueError(f"{name} must be at least 1")
 
     config: Replay.Config
+    mixes = True
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)

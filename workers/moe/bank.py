@@ -79,6 +79,7 @@ class ExpertBank(Growable, Routed):
         self.register_buffer("_gate_sum", torch.zeros(0), persistent=False)
         self._tokens, self._always = 0, False
         self._auxiliary: Tensor | None = None
+        self._kept: list[Tensor] | None = None
         self.guide = DomainGuide()
         self.trains: tuple[Role, ...] | None = None
         """What the phase trains; None = no phase was set."""
@@ -135,6 +136,8 @@ class ExpertBank(Growable, Routed):
         )
         if index_T is not None:
             self._note(index_T, gates_TE.detach(), learning_TE)
+        if self._kept is not None:
+            self._kept.append(gates_TE.detach())
         if learning or self._always:
             self._gate_sum = self._gate_sum + gates_TE.detach().sum(0)
             self._tokens += gates_TE.shape[0]
@@ -263,6 +266,9 @@ class ExpertBank(Growable, Routed):
 
     def record_always(self, on: bool) -> None:
         self._always = on
+
+    def keep_gates(self, kept: list[Tensor] | None) -> None:
+        self._kept = kept
 
     def take_auxiliary_loss(self) -> Tensor | None:
         loss, self._auxiliary = self._auxiliary, None

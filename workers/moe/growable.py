@@ -105,6 +105,10 @@ class Routed(ABC):
         """Count gate weights in every forward, not only in training forwards."""
 
     @abstractmethod
+    def keep_gates(self, kept: list[Tensor] | None) -> None:
+        """Append the gate weights [T, E] of every forward to ``kept``; None = stop."""
+
+    @abstractmethod
     def take_auxiliary_loss(self) -> Tensor | None:
         """Weighted auxiliary loss of the last training forward; None if there is none."""
 

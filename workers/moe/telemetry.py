@@ -49,6 +49,20 @@ def recording(module: nn.Module) -> Iterator[None]:
             part.record_always(False)
 
 
+@contextmanager
+def keeping(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Keep the gate weights [T, E] of every forward inside the block: layer -> one per forward."""
+    kept: dict[str, list[Tensor]] = {}
+    parts = list(_routed(module))
+    for name, part in parts:
+        part.keep_gates(kept.setdefault(name, []))
+    try:
+        yield kept
+    finally:
+        for _, part in parts:
+            part.keep_gates(None)
+
+
 def auxiliary_loss(module: nn.Module) -> Tensor:
     """Sum of the layers' auxiliary losses of the last training forward; taken, not kept."""
     loss = take_auxiliary(routed(module))

@@ -3,6 +3,7 @@
 from workers.streams.base import DatasetStream, SampledStream, Stream, TaskData
 from workers.streams.chunks import Chunks, ClassOrdered
 from workers.streams.datasets import DATASETS, Dataset
+from workers.streams.domains import Domains
 from workers.streams.permuted import Permuted
 from workers.streams.random_labels import RandomLabels
 from workers.streams.rotated import Rotated
@@ -17,6 +18,7 @@ STREAMS: dict[str, type] = {
     "class_ordered": ClassOrdered,
     "random_labels": RandomLabels,
     "datasets": DatasetSequence,
+    "domains": Domains,
 }
 """Streams by name."""
 

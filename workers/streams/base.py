@@ -38,10 +38,22 @@ class TaskData:
     source: str
     """Origin in words, e.g. ``fashion_mnist: classes 0,1``."""
     digest: str
-    """SHA-256 (16 hex digits) over the four arrays."""
+    """SHA-256 (16 hex digits) over the arrays."""
+    train_domain: Tensor | None = None
+    """int64 [N], place of each training sample's domain in the task's ``domains``; None where
+    all are of the task's one domain."""
 
     @classmethod
-    def of(cls, *, train_x: Any, train_y: Any, test_x: Any, test_y: Any, source: str) -> TaskData:
+    def of(
+        cls,
+        *,
+        train_x: Any,
+        train_y: Any,
+        test_x: Any,
+        test_y: Any,
+        source: str,
+        train_domain: Tensor | None = None,
+    ) -> TaskData:
         """Check the arrays (tensors or numpy) and add their digest.
 
         Inputs become float32 and labels int64. Raises InputError naming ``source`` where shapes
@@ -49,13 +61,20 @@ class TaskData:
         """
         train = _checked(f"{source}: training part", train_x, train_y)
         test = _checked(f"{source}: test part", test_x, test_y)
+        labels = () if train_domain is None else (train_domain,)
+        if labels and len(labels[0]) != len(train[1]):
+            raise InputError(
+                f"{source}: {len(labels[0])} domain labels for {len(train[1])} training samples; "
+                "every sample needs one"
+            )
         return cls(
             train_x=train[0],
             train_y=train[1],
             test_x=test[0],
             test_y=test[1],
             source=source,
-            digest=arrays_digest((*train, *test)),
+            digest=arrays_digest((*train, *test, *labels)),
+            train_domain=train_domain,
         )
 
     @property
@@ -124,6 +143,10 @@ class Stream:
         """Only the test part, as in ``data``: what an evaluator needs."""
         data = self.data(task)
         return data.test_x, data.test_y
+
+    def test_domains(self, task: TaskSpec) -> Tensor | None:
+        """int64 [n], place of each test sample's domain in ``task.domains``; None = one domain."""
+        return None
 
     def problems(self) -> list[Problem]:
         """What a plan must know: settings that do not fit together, files that are missing."""

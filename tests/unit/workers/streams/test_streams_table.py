@@ -50,7 +50,7 @@ def test_same_seed_same_bits(kind):
     assert one.tasks() == two.tasks()
     digests = [one.data(task).digest for task in one.tasks()]
     assert digests == [two.data(task).digest for task in reversed(two.tasks())][::-1]
-    if kind in ("permuted", "chunks", "random_labels"):
+    if kind in ("permuted", "chunks", "random_labels", "domains"):
         assert digests != [other.data(task).digest for task in other.tasks()]
     else:
         assert digests == [other.data(task).digest for task in other.tasks()]
@@ -117,6 +117,13 @@ def test_known_digest_of_the_first_default_task():
         ("datasets", {"datasets": [{"kind": "digits", "x": 1}]}, "stream.datasets.0.x"),
         ("datasets", {"datasets": ["digits"], "size": 4}, "stream.size"),
         ("split", {"dataset": "image_folder"}, "stream.dataset.path"),
+        ("domains", {"domains": []}, "stream.domains"),
+        ("domains", {"domains": [{"rotate": 90.0}]}, "stream.domains.0.name"),
+        ("domains", {"domains": [{"name": "a"}, {"name": "a"}]}, "stream.domains"),
+        ("domains", {"domains": [{"name": "base"}]}, "stream.domains"),
+        ("domains", {"domains": ["turned"]}, "stream.domains.0"),
+        ("domains", {"base": [{"name": "a", "dataset": "svhn"}]}, "stream.base.0.dataset.kind"),
+        ("domains", {"size": 4}, "stream.size"),
     ],
 )
 def test_problems_name_the_setting(kind, settings, path):

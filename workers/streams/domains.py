@@ -1,0 +1,222 @@
+"""Multi-domain stream: a base mixture to learn from first, then labelled domains.
+
+The setting of DES-MoE (arXiv 2509.16882): what is kept of the base, and how much domains disturb
+each other. Domains are data sets seen in different ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.choice import parse
+from workers.contract import TaskSpec
+from workers.streams.base import SampledStream, TaskData, at_least_one
+from workers.streams.datasets import DATASETS, Dataset, Part
+from workers.streams.rotated import rotate
+from workers.streams.sequence import padded, resized
+from workers.tables import Problem, choice, construct
+
+BASE, JOINT = "base", "joint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One domain: a data set and how its images and labels are changed."""
+
+    name: str = ""
+    """Label of the domain."""
+    dataset: Any = choice(DATASETS, "digits")
+    rotate: float = 0.0
+    """Degrees counter-clockwise."""
+    mirror: bool = False
+    """Left and right exchanged."""
+    permutation: int = 0
+    """Number of a fixed random pixel permutation; 0 = none."""
+    invert: bool = False
+    """Black and white exchanged."""
+    noise: float = 0.0
+    """Standard deviation of fixed Gaussian noise on the pixels."""
+    shift: int = 0
+    """Labels are shifted by so many classes, cyclically: the domain contradicts unshifted ones."""
+
+
+class Domains(SampledStream):
+    """Multi-domain: a base mixture first, then labelled domains, jointly or one after another.
+
+    The first task (left out where ``base`` is empty) mixes the base views under the one label
+    ``base``; its scores after later stages tell what is retained.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(SampledStream.Config):
+        """Settings of the domains; the caps hold for each view."""
+
+        kind: str = "domains"
+        base: tuple[Any, ...] = ({"name": "upright"},)
+        """Views of the base mixture, each a table with a name and what is changed."""
+        domains: tuple[Any, ...] = (
+            {"name": "turned", "rotate": 90.0},
+            {"name": "upside down", "rotate": 180.0},
+            {"name": "permuted", "permutation": 1},
+        )
+        """Views that are domains of their own."""
+        order: Literal["joint", "sequential"] = "joint"
+        """``joint``: one stage on all domains together; ``sequential``: one stage for each."""
+        fit: Literal["pad", "resize"] = "pad"
+        """How images reach the common size."""
+        size: int | None = None
+        """Height and width of all images; None = the largest found."""
+
+    config: Domains.Config
+
+    def __init__(self, config: Any, seed: int) -> None:
+        super().__init__(config, seed)
+        self._wrong: list[Problem] = []
+        self.base = self._views("base", config.base)
+        self.views = self._views("domains", config.domains)
+        self._datasets: dict[Any, Dataset] = {}
+
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        names = [view.name for view in self.views]
+        parts: list[tuple[str, str, dict[str, Any]]] = []
+        if self.base:
+            parts.append((BASE, BASE, {"views": BASE}))
+        if self.config.order == "joint":
+            parts.append((JOINT, JOINT, {"views": JOINT, "domains": names}))
+        else:
+            parts += [(name, name, {"views": name}) for name in names]
+        return tuple(
+            TaskSpec(index=index, name=name, domain=domain, settings=settings)
+            for index, (name, domain, settings) in enumerate(parts)
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        shapes = [self.dataset(view).shape for view in (*self.base, *self.views)]
+        channels, height, width = (max(sides) for sides in zip(*shapes, strict=True))
+        return channels, self.config.size or height, self.config.size or width
+
+    @property
+    def outputs(self) -> int:
+        return max(self.dataset(view).classes for view in (*self.base, *self.views))
+
+    def dataset(self, view: View) -> Dataset:
+        """The data set behind a view; equal ones are shared."""
+        if view.dataset not in self._datasets:
+            self._datasets[view.dataset] = construct(DATASETS, view.dataset)
+        return self._datasets[view.dataset]
+
+    def views_of(self, task: TaskSpec) -> list[View]:
+        """The views a task is made of."""
+        which = task.settings["views"]
+        if which == BASE:
+            return self.base
+        return [view for view in self.views if which in (JOINT, view.name)]
+
+    def part(self, task: TaskSpec, part: Part) -> tuple[Tensor, Tensor]:
+        parts = [self._seen(view, part) for view in self.views_of(task)]
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def load(self, task: TaskSpec) -> TaskData:
+        train_x, train_y = self.part(task, "train")
+        test_x, test_y = self.part(task, "test")
+        return TaskData.of(
+            train_x=train_x,
+            train_y=train_y,
+            test_x=test_x,
+            test_y=test_y,
+            source=f"domains {', '.join(view.name for view in self.views_of(task))}",
+            train_domain=self._index(task, "train"),
+        )
+
+    def test_domains(self, task: TaskSpec) -> Tensor | None:
+        return self._index(task, "test")
+
+    def problems(self) -> list[Problem]:
+        found = super().problems() + self._wrong
+        names = [view.name for view in self.views]
+        if not self.config.domains:
+            found.append(Problem("stream.domains", "got none", "give at least one domain"))
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            allowed = "give each domain a name of its own"
+            found.append(Problem("stream.domains", f"two domains are called {name!r}", allowed))
+        if {BASE, JOINT} & set(names):
+            allowed = f"{BASE!r} and {JOINT!r} name the stream's own tasks"
+            found.append(Problem("stream.domains", f"got {names}", allowed))
+        if self.config.size is not None and self.config.size < 1:
+            found.append(at_least_one("size", self.config.size))
+        for section, views in (("base", self.base), ("domains", self.views)):
+            for number, view in enumerate(views if not self._wrong else ()):
+                found += self.dataset(view).problems(f"stream.{section}.{number}.dataset")
+        return found or self._shape_problems()
+
+    # ------------------------------------------------------------ inside
+
+    def _views(self, section: str, raw: tuple[Any, ...]) -> list[View]:
+        views = []
+        for number, entry in enumerate(raw):
+            path = f"stream.{section}.{number}"
+            if not isinstance(entry, dict):
+                self._wrong.append(Problem(path, f"got {entry!r}", "must be a table with a name"))
+                continue
+            view, problems = parse(View, entry, path)
+            self._wrong += problems
+            if view is not None and not view.name.strip():
+                self._wrong.append(Problem(f"{path}.name", "missing", "a domain needs a label"))
+            elif view is not None:
+                views.append(view)
+        return views
+
+    def _shape_problems(self) -> list[Problem]:
+        _, height, width = self.input_shape
+        shapes = {self.dataset(view).label: self.dataset(view).shape for view in self.views}
+        large = [name for name, shape in shapes.items() if shape[1] > height or shape[2] > width]
+        if self.config.fit == "pad" and large:
+            allowed = "give a larger size, or fit = 'resize'"
+            what = f"{self.config.size} is smaller than images of {', '.join(large)}"
+            return [Problem("stream.size", what, allowed)]
+        return []
+
+    def _chosen(self, view: View, part: Part) -> np.ndarray:
+        """Indices of a view's samples: drawn for each view, so that capped views differ."""
+        index = np.arange(len(self.dataset(view).labels(part)))
+        limit = self.config.train_samples if part == "train" else self.config.test_samples
+        if limit is None or limit >= len(index):
+            return index
+        drawn: np.ndarray = self.rng("cap", part, view.name).choice(index, limit, replace=False)
+        return np.sort(drawn)
+
+    def _index(self, task: TaskSpec, part: Part) -> Tensor | None:
+        """Place of each sample's domain in ``task.domains``; None for a task of one domain."""
+        if len(task.domains) < 2:
+            return None
+        sizes = [len(self._chosen(view, part)) for view in self.views_of(task)]
+        return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+
+    def _seen(self, view: View, part: Part) -> tuple[Tensor, Tensor]:
+        """(x, y) of a view, float32 [n, C, H, W] in [0, 1] and int64 [n]."""
+        dataset, index = self.dataset(view), self._chosen(view, part)
+        x = torch.from_numpy(dataset.pixels(part, index)).to(torch.float32).div_(dataset.top)
+        y = torch.from_numpy(dataset.labels(part)[index])
+        channels, height, width = self.input_shape
+        x = x.expand(-1, channels, -1, -1)
+        x = (padded if self.config.fit == "pad" else resized)(x, height, width)
+        if view.rotate:
+            x = rotate(x.contiguous(), view.rotate)
+        if view.mirror:
+            x = x.flip(3)
+        if view.permutation:
+            order = self.rng("permutation", view.permutation).permutation(height * width)
+            x = x.flatten(2)[:, :, torch.from_numpy(order)].view(x.shape)
+        if view.invert:
+            x = 1.0 - x
+        if view.noise:
+            rng = self.rng("noise", part, view.name)
+            drawn = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+            x = (x + view.noise * drawn).clamp(0.0, 1.0)
+        return x.contiguous(), (y + view.shift) % dataset.classes
