@@ -321,7 +321,7 @@ class Projection:
         ]
         if event.index >= 0:
             writes.append(CloseRun(key=key, status="FINISHED", at=_ms(event.at)))
-        if event.adopted_from is not None:
+        if event.adopted_from is not None and event.index >= 0:
             self.dirty.stages.add((lane.name, event.index))
         return writes
 

@@ -1,13 +1,31 @@
-"""Gradient masks (placeholder until read)."""
+"""Gradient masks by usage: when a domain's tokens choose an expert often enough to train it.
+
+Everything here acts after the first stage (``from_stage = 1``): trials share it.
+"""
 
 from __future__ import annotations
 
-from tune_spaces.space import LogUniform, Space
+from tune_spaces.space import Choice, Space
 
 
 class Masks(Space):
-    """Gradient masks by expert usage: threshold, momentum, phases."""
+    """Gradient masks from usage: threshold, momentum, sharing of experts, phases."""
 
     base = "configs/digits_growth.toml"
-    lane = "replay"
-    parameters = {"training.optimizer.lr": LogUniform(1e-4, 1e-2)}  # noqa: RUF012
+    lane = "finetune"
+    fixed = {  # noqa: RUF012  (typed in the base class)
+        "stream.kind": "domains",
+        "stream.order": "sequential",
+        "growth.kind": "none",
+        "model.experts": 4,
+        "masks.kind": "usage",
+        "masks.from_stage": 1,
+        "phases.kind": "three",
+        "phases.from_stage": 1,
+    }
+    parameters = {  # noqa: RUF012
+        "masks.threshold": Choice((0.4, 0.6, 0.8)),
+        "masks.momentum": Choice((0.5, 0.9)),
+        "masks.sharing": Choice(("share", "claim")),
+        "phases.warmup_until": Choice((0.0, 0.25)),
+    }

@@ -20,5 +20,7 @@ class Schedule(Space):
     }
     parameters = {  # noqa: RUF012
         "model.experts": Integer(2, 8),
-        "model.head.schedule": Choice(("uniform", "descending", "ascending", "pyramid", "wave")),
+        "model.head.schedule": Choice(
+            ("uniform", "ascending", "descending", "pyramid_up", "pyramid_down", "wave_down")
+        ),
     }

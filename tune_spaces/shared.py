@@ -231,7 +231,8 @@ class SharingExecutor:
                 own["report"] = replace(event.report, edit=action.edit.id)
             case CheckpointSaved():
                 ref = replace(event.checkpoint, stage=self._stage, seq=action.seq)
-                own |= {"seq": action.seq, "checkpoint": ref, "adopted_from": reply.run}
+                origin = None if reply.run == self._run else reply.run
+                own |= {"seq": action.seq, "checkpoint": ref, "adopted_from": origin}
             case EvaluationDone():
                 own["index"] = action.index
         stamped: Event = replace(event, **own)
@@ -244,7 +245,7 @@ def _essence(command: Command) -> Json:
         case StartStage(stage=stage):
             return ["start", stage.index, asdict(stage.task), stage.intervals, stage.seed]
         case RunInterval(n=n):
-            return ["interval", n]
+            return ["interval", n, command.mask_version]
         case ApplyEdit(edit=edit):
             plain = asdict(edit)
             return ["edit", {k: v for k, v in plain.items() if k not in ("id", "stage", "cause")}]

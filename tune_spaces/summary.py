@@ -16,6 +16,9 @@ from orchestrator.report import RunFold
 from tune_spaces.objective import Objective
 from workers.contract import Json
 
+STATUS = {"interrupted": "stopped"}
+"""What a run's end is called in a sweep: there it is the scheduler that stops trials."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -125,7 +128,7 @@ def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None
         name=first.trial.name,
         settings=first.trial.settings,
         parent=first.trial.parent,
-        status=fold.status,
+        status=STATUS.get(fold.status, fold.status),
         folder=folder,
         planned=planned,
         values=tuple(objective(rows[: k + 1], lane.untrained()) for k in range(len(rows))),

@@ -1,0 +1,143 @@
+"""Trials that begin alike do it once: stories of two trials at one stage store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.driver import Driver, begin, takeover
+from orchestrator.events import Action, CheckpointSaved, OpenLane, RunInterval, SaveCheckpoint
+from orchestrator.journal import Journal, read
+from orchestrator.report import report
+from tests.fakes import FakeExecutor, tiny
+from tune_spaces.shared import SharingExecutor
+from tune_spaces.store import LEASE_S, StageStore
+
+EVERY = {"max_experts": 6}
+
+
+def config(**growth: Any) -> Any:
+    settings = {"kind": "periodic", "max_experts": 6, **growth}
+    model = {"head": {"kind": "moe", "hidden": [16]}, "max_experts": 6}
+    return tiny(growth=settings, model=model)
+
+
+def run(
+    folder: Path,
+    store: StageStore,
+    name: str,
+    fail: Callable[[Action, int], Any] = lambda action, seen: None,
+    **growth: Any,
+) -> tuple[FakeExecutor, Any]:
+    """One trial to its end; returns its fake cluster and its report."""
+    journal = Journal(folder / name / "journal.jsonl")
+    inner = FakeExecutor(fail)
+    driver = Driver(config(**growth), journal, SharingExecutor(inner, store, name))
+    assert driver.run(begin(config(**growth), name, 1, 0)) == "done"
+    journal.close()
+    return inner, report(record for record, _ in read(journal.path))
+
+
+def count(inner: FakeExecutor, kind: type) -> int:
+    return sum(isinstance(action, kind) for action in inner.performed)
+
+
+def adopted(told: Any) -> list[str | None]:
+    return [stage["adopted_from"] for stage in told["lanes"][0]["stages"]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StageStore:
+    return StageStore(str(tmp_path))
+
+
+def test_the_same_settings_need_no_worker_at_all(tmp_path: Path, store: StageStore) -> None:
+    first, one = run(tmp_path, store, "a")
+    second, two = run(tmp_path, store, "b")
+    assert adopted(one) == [None] * 5
+    assert adopted(two) == ["a"] * 5
+    assert second.performed == []
+    assert one["lanes"][0]["matrix"] == two["lanes"][0]["matrix"]
+    assert count(first, SaveCheckpoint) == 6
+
+
+def test_trials_part_at_their_first_different_edit(tmp_path: Path, store: StageStore) -> None:
+    run(tmp_path, store, "a", every=2)
+    second, told = run(tmp_path, store, "b", every=3)
+    assert adopted(told) == ["a", "a", None, None, None]
+    opened = [action for action in second.performed if isinstance(action, OpenLane)]
+    assert len(opened) == 1
+    assert opened[0].checkpoint is not None
+    assert opened[0].checkpoint.uri.endswith(told["lanes"][0]["stages"][1]["checkpoint"]["uri"])
+    assert count(second, RunInterval) == 3 * 2
+    ids = [stage["id"] for stage in told["lanes"][0]["stages"]]
+    assert [stage["parent"] for stage in told["lanes"][0]["stages"]] == [None, *ids[:-1]]
+
+
+def test_a_lost_worker_is_caught_up_from_the_last_checkpoint(
+    tmp_path: Path, store: StageStore
+) -> None:
+    def lose(action: Action, seen: int) -> Any:
+        late = isinstance(action, RunInterval) and action.n == 2
+        return "worker_lost" if late and seen == 1 else None
+
+    undisturbed, whole = run(tmp_path, StageStore(str(tmp_path / "other")), "whole")
+    inner, told = run(tmp_path, store, "a", fail=lose)
+    assert told["lanes"][0]["matrix"] == whole["lanes"][0]["matrix"]
+    assert told["lanes"][0]["failures"] > 0
+    fingerprints = [
+        [edit["fingerprint"] for edit in stage["edits"]] for stage in told["lanes"][0]["stages"]
+    ]
+    assert fingerprints == [
+        [edit["fingerprint"] for edit in stage["edits"]] for stage in whole["lanes"][0]["stages"]
+    ]
+    assert count(inner, RunInterval) > count(undisturbed, RunInterval)
+
+
+def test_a_resumed_trial_goes_on_at_its_journal(tmp_path: Path, store: StageStore) -> None:
+    run(tmp_path, store, "a", every=2)
+    path = tmp_path / "a" / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    saved = [i for i, text in enumerate(lines) if b'"CheckpointSaved"' in text]
+    path.write_bytes(b"".join(lines[: saved[2] + 1]))
+    journal = Journal(path)
+    inner = FakeExecutor()
+    driver = Driver(config(every=2), journal, SharingExecutor(inner, store, "a"))
+    assert driver.run(takeover(1, 0)) == "done"
+    journal.close()
+    assert [type(action).__name__ for action in inner.performed] == ["OpenLane", "CloseLane"]
+    assert adopted(report(record for record, _ in read(path))) == [None] * 5  # all its own work
+
+
+def test_two_trials_at_once_do_not_train_the_same(tmp_path: Path, store: StageStore) -> None:
+    assert store.ask("k", "a").verdict == "yours"
+    assert store.ask("k", "b").verdict == "wait"
+    assert store.ask("other", "b").verdict == "yours"
+    store.tell("k", "a", {"type": "X"})
+    answer = store.ask("k", "b")
+    assert (answer.verdict, answer.run, answer.event) == ("known", "a", {"type": "X"})
+
+
+def test_claims_of_silent_and_ended_trials_are_void(tmp_path: Path) -> None:
+    now = 0.0
+    store = StageStore(str(tmp_path), clock=lambda: now)
+    store.ask("k", "a")
+    now = LEASE_S - 1
+    store.renew("a")
+    now = 2 * LEASE_S - 2
+    assert store.ask("k", "b").verdict == "wait"
+    now = 3 * LEASE_S
+    assert store.ask("k", "b").verdict == "yours"
+    store.drop("b")
+    assert store.ask("k", "c").verdict == "yours"
+
+
+def test_the_store_outlives_its_process(tmp_path: Path, store: StageStore) -> None:
+    run(tmp_path, store, "a")
+    inner, _ = run(tmp_path, StageStore(str(tmp_path)), "b")
+    assert inner.performed == []
+    saved = [r.event for r, _ in read(tmp_path / "b" / "journal.jsonl")]
+    assert all(e.adopted_from == "a" for e in saved if isinstance(e, CheckpointSaved))

@@ -1,0 +1,114 @@
+"""Every space fits its base file; a trial's settings reach the config and come back as TOML."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import config as configuration
+from orchestrator.plan import plan
+from tests.conftest import ROOT
+from tune_spaces import SPACES
+from tune_spaces.search import Plan, load, save
+from tune_spaces.space import Choice, Domain, Integer
+from tune_spaces.stream_file import single_lane, to_toml, trial_config, with_settings
+from tune_spaces.sweep import make_plan
+from workers.contract import InputError
+from workers.tables import first_line
+
+OPTIONS: dict[str, Any] = {
+    "objective": None,
+    "num_samples": 2,
+    "max_concurrent": 0,
+    "scheduler": "asha",
+    "search": "random",
+    "grace": 2,
+    "seed": 0,
+}
+
+
+def ends(domain: Domain) -> list[Any]:
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    return [domain.low, domain.high]
+
+
+def made(name: str) -> Plan:
+    return make_plan(name, None, None, **OPTIONS)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_corner_of_a_space_is_a_config_that_plans(name: str) -> None:
+    space = made(name)
+    keys, domains = zip(*space.parameters().items(), strict=True)
+    shapes = set()
+    for values in itertools.islice(itertools.product(*map(ends, domains)), 0, None, 3):
+        settings = dict(zip(keys, values, strict=True))
+        config = trial_config(space.raw, settings)
+        assert len(config.lanes) == 1
+        assert plan(config)[0].stages
+        again = tomllib.loads(to_toml(with_settings(space.raw, settings)))
+        assert configuration.check(again, "best.toml").digest == config.digest
+        shapes.add(config.digest)
+    assert len(shapes) > 1
+    assert first_line(SPACES[name])
+
+
+def test_growth_trials_build_the_same_model_and_differ_only_from_the_first_growth_on() -> None:
+    space = made("growth")
+    every = [
+        trial_config(space.raw, {"growth.add": add, "growth.every": 2, "growth.optimizer": kind})
+        for add in (1, 2)
+        for kind in ("keep", "reset")
+    ]
+    assert len({config.lanes[0].spec().built_from for config in every}) == 1
+    assert len({config.digest for config in every}) == 4
+
+
+def test_a_lane_must_be_named_where_there_are_several(tmp_path: Path) -> None:
+    path = ROOT / "configs" / "digits_growth.toml"
+    with pytest.raises(InputError, match="--lane"):
+        single_lane(path, None, "growth")
+    with pytest.raises(InputError, match="finetune, replay"):
+        single_lane(path, "joint", "growth")
+    raw = single_lane(path, "replay", "growth")
+    assert raw["method"] == {"kind": "replay", "buffer": 200}
+    assert raw["lanes"] == [{"name": "replay"}]
+
+
+def test_a_section_of_another_kind_starts_afresh() -> None:
+    raw = {"growth": {"kind": "none"}, "method": {"kind": "replay", "buffer": 5}}
+    laid = with_settings(raw, {"method.kind": "finetune", "growth.kind": "none", "growth.add": 2})
+    assert laid == {"growth": {"kind": "none", "add": 2}, "method": {"kind": "finetune"}}
+    assert raw["method"]["buffer"] == 5
+    named = with_settings({"model": {"head": "moe"}}, {"model.head.top_k": 1})
+    assert named == {"model": {"head": {"kind": "moe", "top_k": 1}}}
+
+
+def test_wrong_space_base_and_settings_are_told() -> None:
+    with pytest.raises(InputError, match=r"unknown name 'river'.*growth"):
+        made("river")
+    with pytest.raises(InputError, match="cannot be read"):
+        make_plan("growth", Path("/nowhere.toml"), None, **OPTIONS)
+    with pytest.raises(InputError, match=r"growth\.add"):
+        trial_config(made("growth").raw, {"growth.add": 0})
+
+
+def test_a_plan_is_kept_once_and_read_back(tmp_path: Path) -> None:
+    kept = made("growth")
+    save(kept, tmp_path / "sweep")
+    assert load(tmp_path / "sweep") == kept
+    with pytest.raises(InputError, match="--resume"):
+        save(kept, tmp_path / "sweep")
+    with pytest.raises(InputError, match="folder of a sweep"):
+        load(tmp_path)
+
+
+def test_integers_include_both_ends() -> None:
+    from tune_spaces.search import _mutation
+
+    assert _mutation(Integer(1, 3)) == [1, 2, 3]
