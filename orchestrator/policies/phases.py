@@ -90,12 +90,12 @@ class ThreePhases:
         )
 
     def starts(self, intervals: int) -> dict[str, int]:
-        """Phase -> interval after which it starts; phases that would not last are left out."""
+        """Phase -> interval after which it starts."""
         ends = [self.config.warmup_until, self.config.stabilise_until]
         first, second = (math.ceil(share * intervals - 1e-9) for share in ends)
         starts = {"warmup": 0} if first > 0 else {}
         starts["stabilisation"] = first
-        if second < intervals:
+        if self.config.stabilise_until < 1.0:
             starts["consolidation"] = second
         return starts
 

@@ -1,0 +1,86 @@
+"""A cluster inside the test's process: real trainers and evaluators, lost when the test says so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.events import (
+    Action,
+    ApplyEdit,
+    CloseLane,
+    Evaluate,
+    Event,
+    OpenLane,
+    RunInterval,
+    SaveCheckpoint,
+    StartStage,
+    WorkFailed,
+)
+from orchestrator.executor import ANSWER, EvaluationWorker, LaneWorker
+
+
+class LocalExecutor:
+    """Performs every action at once, in order. ``lose`` names commands whose worker dies.
+
+    ``before``: the worker dies before it executes the command; ``after``: it has executed it, but
+    its answer is lost with it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lose: Callable[[Action], str | None] = lambda action: None,
+    ) -> None:
+        self.folder, self.lose = folder, lose
+        self.workers: dict[str, LaneWorker] = {}
+        self.evaluator = EvaluationWorker("supervised")
+        self.queue: deque[Event] = deque()
+        self.performed: list[Action] = []
+        self.at = 0.0
+
+    def perform(self, action: Action) -> None:
+        self.at += 1.0
+        self.performed.append(action)
+        moment = self.lose(action)
+        if moment == "before":
+            return self._lost(action)
+        answer = self._answer(action)
+        if moment == "after":
+            return self._lost(action)
+        self.queue.append(ANSWER[type(action)](action, answer, self.at))
+
+    def wait(self, timeout: float) -> list[Event]:
+        return [self.queue.popleft()] if self.queue else []
+
+    def close(self) -> None:
+        self.queue.clear()
+        self.workers.clear()
+
+    def _answer(self, action: Any) -> Any:
+        match action:
+            case OpenLane():
+                self.workers[action.spec.lane] = LaneWorker("supervised")
+                return self.workers[action.spec.lane].open(action.spec, action.checkpoint)
+            case CloseLane():
+                return self.workers.pop(action.lane).close()
+            case Evaluate():
+                return self.evaluator.evaluate(action.spec, action.checkpoint, action.tasks)
+            case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
+                return self.workers[action.lane].execute(action, str(self.folder))
+        raise AssertionError(action)
+
+    def _lost(self, action: Any) -> None:
+        self.workers.pop(action.lane, None)
+        self.queue.append(
+            WorkFailed(
+                at=self.at,
+                lane=action.lane,
+                attempt=action.attempt,
+                kind="worker_lost",
+                index=getattr(action, "index", -1),
+                message="killed by the test",
+            )
+        )
