@@ -136,7 +136,7 @@ class Duplicate:
     """Id of the copy."""
     parent: int
     owner: str
-    """Domain whose tokens alone choose the copy in training."""
+    """Domain whose tokens alone train the copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +161,8 @@ class RefreshMask:
     """Layer -> domain -> share of the domain's tokens that chose each expert (the matrix A)."""
     copies: dict[str, list[Duplicate]] = field(default_factory=dict)
     """Layer -> experts this edit copies, in order of their ids."""
+    exclusive: bool = False
+    """Whether tokens of other domains cannot choose a copy in training."""
     owners: dict[str, dict[str, str]] = field(default_factory=dict)
     """Layer -> expert id -> owning domain: of the copies, or of claimed experts."""
     seed: int

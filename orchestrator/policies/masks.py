@@ -87,6 +87,9 @@ class UsageMasks:
         to the domain that used them first (``claim``)."""
         max_copies: int = 8
         """Copies per layer at most, with sharing = 'copy'."""
+        exclusive_copies: bool = False
+        """Keep tokens of other domains from choosing a copy in training. They can choose it in
+        evaluation, where nobody tells domains, and the router did not learn to leave it."""
         near_uniform: float = 0.95
         """No copies in a layer whose mean row entropy is above this share of the largest one."""
         from_stage: int = 0
@@ -131,7 +134,16 @@ class UsageMasks:
         cause = Cause(policy="usage", trigger=trigger, figures=figures)
         copies = {layer: made for layer, made in copies.items() if made}
         return (
-            _edit(progress, self.domains, rows, cause, usage=usage, copies=copies, owners=owners),
+            _edit(
+                progress,
+                self.domains,
+                rows,
+                cause,
+                usage=usage,
+                copies=copies,
+                owners=owners,
+                exclusive=self.config.exclusive_copies,
+            ),
         )
 
     # ------------------------------------------------------------ when
@@ -318,6 +330,7 @@ def _edit(
     usage: dict[str, Matrix] | None = None,
     copies: dict[str, list[Duplicate]] | None = None,
     owners: dict[str, dict[str, str]] | None = None,
+    exclusive: bool = False,
 ) -> RefreshMask:
     stage = progress.stage
     return RefreshMask(
@@ -330,6 +343,7 @@ def _edit(
         usage=usage or {},
         copies=copies or {},
         owners=owners or {},
+        exclusive=exclusive,
         seed=derive_seed(stage.seed, stage.id, "edit", progress.edits),
         cause=cause,
     )

@@ -27,7 +27,7 @@ class Mask:
     rows: tuple[tuple[int, ...], ...]
     """Domain -> 0 or 1 for each expert."""
     copies: Mapping[int, str] = field(default_factory=dict)
-    """Copy -> the domain whose tokens alone choose it in training."""
+    """Copy -> the domain whose tokens alone choose it in training, where they are exclusive."""
 
     @property
     def binding(self) -> bool:

@@ -138,7 +138,8 @@ def _refresh(name: str, bank: ExpertBank, edit: RefreshMask) -> list[int | None]
             parents.append(copy.parent)
     for parent, numbers in groups.items():
         bank.share([parent, *numbers])
-    copies = {n: birth.owner for n, birth in bank.births.items() if birth.owner is not None}
+    births = bank.births.items() if edit.exclusive else ()
+    copies = {n: birth.owner for n, birth in births if birth.owner is not None}
     rows = tuple(tuple(row) for row in edit.masks[name])
     bank.guide.set_mask(Mask(version=edit.version, domains=edit.domains, rows=rows, copies=copies))
     return parents

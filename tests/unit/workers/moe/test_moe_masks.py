@@ -232,7 +232,8 @@ def test_duplication_keeps_the_function_and_the_owner_alone_chooses_the_copy() -
         Duplicate(expert=4, parent=1, owner="south"),
         Duplicate(expert=5, parent=1, owner="north"),
     ]
-    edit = refresh(net, [[1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 1, 0]], copies=copies)
+    rows = [[1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 1, 0]]
+    edit = refresh(net, rows, copies=copies, exclusive=True)
     optimizer = torch.optim.AdamW(net.named_parameters())
     report = surgery.apply(net, optimizer, edit, x)
     assert report.probe_change < 1e-5
