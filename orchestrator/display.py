@@ -230,6 +230,8 @@ def print_report(result: Json) -> None:
     console.print(table)
     for lane in result["lanes"]:
         console.print(_matrix(lane))
+        if any(edit["kind"] == "refresh_mask" for s in lane["stages"] for edit in s["edits"]):
+            console.print(_specialisation(lane))
 
 
 def _matrix(lane: Json) -> Table:
@@ -246,6 +248,30 @@ def _matrix(lane: Json) -> Table:
         )
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])
         table.add_row(f"{stage['task']}{grown}", *scores)
+    return table
+
+
+def _specialisation(lane: Json) -> Table:
+    """Masks, domain scores and routing measures after each stage."""
+    table = Table(title=f"{lane['lane']}: experts by domain", title_justify="left")
+    for column in ("after", "masks", "domains", "routing"):
+        table.add_column(column)
+    for stage in lane["stages"]:
+        masks = [edit for edit in stage["edits"] if edit["kind"] == "refresh_mask"]
+        details = stage["details"].get(stage["task"], {})
+        domains = {
+            name.removeprefix("accuracy/"): score
+            for name, score in details.items()
+            if name.startswith("accuracy/")
+        }
+        table.add_row(
+            stage["task"],
+            "\n".join(
+                f"{edit_text(edit)} after interval {edit['after_interval']}" for edit in masks
+            ),
+            "\n".join(f"{name} {score:.3f}" for name, score in domains.items()),
+            "\n".join(f"{name} {value:.3f}" for name, value in stage["routing"].items()),
+        )
     return table
 
 

@@ -29,7 +29,7 @@ def accuracy_matrix(lane: Json) -> bytes:
     first = 0 if lane["initial"] else 1
     names = ["untrained", *_stage_names(lane, len(lane["matrix"]))][first:]
     width = min(12.0, 2.4 + 0.62 * len(lane["tasks"]))
-    figure, (axes,) = _canvas(width, min(10.0, 1.5 + 0.42 * len(rows)))
+    figure, (axes,) = canvas(width, min(10.0, 1.5 + 0.42 * len(rows)))
     values = [[float("nan") if x is None else x for x in row] for row in rows]
     image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     if len(rows) * len(lane["tasks"]) <= 225:
@@ -37,18 +37,18 @@ def accuracy_matrix(lane: Json) -> bytes:
             for j, value in enumerate(row):
                 colour = "black" if value > 0.6 else "white"
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, size=7)
-    _ticks(axes.set_xticks, lane["tasks"], rotation=30, ha="right")
-    _ticks(axes.set_yticks, names)
+    ticks(axes.set_xticks, lane["tasks"], rotation=30, ha="right")
+    ticks(axes.set_yticks, names)
     axes.set_xlabel("task")
     axes.set_ylabel("after stage")
     axes.set_title(f"{lane['lane']}: score on each task", size=10)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-    return _png(figure)
+    return png(figure)
 
 
 def task_curves(lane: Json) -> bytes:
     """Score on each task over stages learnt; dashed lines mark growth, dots where it was learnt."""
-    figure, (axes,) = _canvas(7.2, 3.6)
+    figure, (axes,) = canvas(7.2, 3.6)
     rows = [lane["initial"] or None, *lane["matrix"]]
     for task, name in enumerate(lane["tasks"]):
         seen = [(x, row[task]) for x, row in enumerate(rows) if row and row[task] is not None]
@@ -64,7 +64,7 @@ def task_curves(lane: Json) -> bytes:
     axes.set_title(f"{lane['lane']}: what is kept of each task", size=10, pad=14)
     if len(lane["tasks"]) <= 12:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> bytes:
@@ -75,7 +75,7 @@ def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> 
     layers = list(dict.fromkeys(layer for stage in usage for layer in stage))[:LAYERS]
     experts = max((len(row) for stage in usage for row in stage.values()), default=1)
     size = (7.2, 1.3 + len(layers) * (0.5 + 0.3 * experts))
-    figure, panels = _canvas(size[0], min(11.0, size[1]), rows=max(1, len(layers)))
+    figure, panels = canvas(size[0], min(11.0, size[1]), rows=max(1, len(layers)))
     for axes, layer in zip(panels, layers, strict=False):
         rows = [list(stage.get(layer, ())) for stage in usage]
         grid = [[r[e] if e < len(r) else float("nan") for r in rows] for e in range(experts)]
@@ -87,14 +87,14 @@ def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> 
         axes.set_title(layer, size=8, loc="left")
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
         axes.set_xticks([])
-    _ticks(panels[-1].set_xticks, _stage_names(lane, len(usage)), rotation=30, ha="right")
+    ticks(panels[-1].set_xticks, _stage_names(lane, len(usage)), rotation=30, ha="right")
     figure.suptitle(f"{lane['lane']}: gate weight of each expert (dashed: growth)", size=10)
-    return _png(figure)
+    return png(figure)
 
 
 def methods(report: Json) -> bytes:
     """Mean score over tasks seen, over stages learnt: a line per method, a band over its seeds."""
-    figure, (axes,) = _canvas(7.2, 3.6)
+    figure, (axes,) = canvas(7.2, 3.6)
     groups: dict[str, list[list[float]]] = {}
     for lane in report["lanes"]:
         curve = [
@@ -117,7 +117,7 @@ def methods(report: Json) -> bytes:
     axes.set_ylabel("mean score on tasks seen")
     axes.set_title("Methods: mean and range over seeds", size=10)
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def _growth(axes: Axes, lane: Json) -> None:
@@ -139,14 +139,14 @@ def _stage_names(lane: Json, count: int) -> list[str]:
     return [f"{index:02d} {names.get(index, '')}".strip() for index in range(count)]
 
 
-def _ticks(setter: Callable[..., Any], names: Sequence[str], **style: object) -> None:
+def ticks(setter: Callable[..., Any], names: Sequence[str], **style: object) -> None:
     """Label every n-th position so that at most TICKS labels stand."""
     step = max(1, -(-len(names) // TICKS))
     places = range(0, len(names), step)
     setter(list(places), [names[place][:18] for place in places], size=7, **style)
 
 
-def _canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -155,7 +155,7 @@ def _canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Ax
     return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()

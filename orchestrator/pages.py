@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import figures, views
+from orchestrator import figures, mask_figures, views
 from orchestrator.lineage import TASKS_FILE
 from orchestrator.projection import task_keys
 from orchestrator.report import LaneFold, RunFold, edit_json
-from workers.contract import Edit, EditReport
+from workers.contract import Edit, EditReport, RefreshMask
 
 NOTE = "mlflow.note.content"
 FIGURES = ("figures/accuracy_matrix.png", "figures/task_curves.png")
@@ -62,6 +62,12 @@ def lane_figures(fold: RunFold, name: str) -> Page:
     usage = [stage.usage for _, stage in sorted(lane.stages.items())]
     if any(usage):
         images["figures/gate_weights.png"] = figures.gate_weights(told, usage)
+    mask = lane.mask(max(lane.stages, default=-1))
+    if mask is not None:
+        images["figures/domain_usage.png"] = mask_figures.domain_usage(lane.name, mask)
+        images["figures/domain_overlap.png"] = mask_figures.domain_overlap(lane.name, mask)
+        masks = [edit for edit, _ in lane.edits.values() if isinstance(edit, RefreshMask)]
+        images["figures/mask_versions.png"] = mask_figures.mask_versions(lane.name, masks)
     return Page(images=images)
 
 

@@ -384,8 +384,13 @@ class Projection:
             _point(f"acc/{name}", score, event.index + 1, event.at)
             for name, score in zip(task_keys(lane.tasks()), event.report.scores, strict=False)
         )
+        measured = tuple(
+            _point(f"routing/{name}", value, event.index + 1, event.at)
+            for name, value in lane.routing(event.index).items()
+            if event.index in lane.stages
+        )
         return [
-            LogPoints(key=key, points=details),
+            LogPoints(key=key, points=details + measured),
             LogPoints(key=key, points=scores, model=key),
             *self._cells(lane),
             *self._sums(lane, event.at),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 
+from orchestrator import routing
 from orchestrator.events import (
     CheckpointSaved,
     ClusterChanged,
@@ -33,6 +35,7 @@ from workers.contract import (
     EditReport,
     Json,
     ModelShape,
+    RefreshMask,
     StageSpec,
     StartReport,
 )
@@ -54,6 +57,8 @@ class StageFold:
     rss_mb: float = 0.0
     usage: dict[str, list[float]] = field(default_factory=dict)
     """Gate weights of the last interval: layer -> expert."""
+    counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Layer -> domain -> tokens that chose each expert, over the stage."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
     adopted_from: str | None = None
@@ -67,6 +72,9 @@ class Row:
     scores: list[float]
     at: float
     usage: dict[str, dict[str, list[float]]]
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    """Task -> layer -> gate weights on the task's probe samples."""
 
 
 @dataclass(slots=True)
@@ -94,6 +102,8 @@ class LaneFold:
     rows: dict[int, Row] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     """Task index -> name, as stages and evaluations tell them."""
+    births: dict[str, list[int]] = field(default_factory=dict)
+    """Layer -> stage in which each expert was born; -1 = there from the start."""
 
     @property
     def label(self) -> str:
@@ -136,6 +146,45 @@ class LaneFold:
 
     def tasks(self) -> list[str]:
         return [self.names.get(index, f"task {index}") for index in range(self.width)]
+
+    def mask(self, index: int) -> RefreshMask | None:
+        """The mask in force at the end of a stage."""
+        stages = [stage.spec.id for i, stage in sorted(self.stages.items()) if i <= index]
+        masks = [
+            edit
+            for edit, _ in self.edits.values()
+            if isinstance(edit, RefreshMask) and edit.stage in stages
+        ]
+        return max(masks, key=lambda edit: edit.version, default=None)
+
+    def routing(self, index: int) -> dict[str, float]:
+        """How specialised the experts are after a stage: ``<layer>/<measure>`` and drift."""
+        stage, mask, row = self.stages[index], self.mask(index), self.rows.get(index)
+        figures = routing.of_counts(stage.counts)
+        if mask is not None:
+            figures |= routing.of_mask(mask.masks, mask.usage, mask.domains)
+        if len({birth for births in self.births.values() for birth in births}) > 1:
+            for layer, usage in stage.usage.items():
+                shares = routing.age_share(usage, self.births.get(layer, ()))
+                figures |= {f"{layer}/age/{born:02d}": x for born, x in sorted(shares.items())}
+        for task, layers in {} if row is None else row.probes.items():
+            then = self._learnt(task, index)
+            if then is None:
+                continue
+            moves = [routing.drift(then[layer], now) for layer, now in layers.items()]
+            for name, values in zip(
+                ("drift", "flips", "newcomers"), zip(*moves, strict=True), strict=False
+            ):
+                figures[f"{name}/{task}"] = sum(values) / len(values)
+        return figures
+
+    def _learnt(self, task: str, index: int) -> dict[str, list[list[float]]] | None:
+        """Probe gates of a task right after it was learnt, where that was before ``index``."""
+        for number, name in self.names.items():
+            row = self.rows.get(number)
+            if name == task and number < index and row is not None:
+                return row.probes.get(task)
+        return None
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         return [pair for pair in self.edits.values() if pair[0].stage == stage]
@@ -225,6 +274,8 @@ class RunFold:
             case LaneOpened():
                 lane.attempt = event.attempt
                 lane.backend, lane.shape = event.report.backend, event.report.shape
+                for name, layer in event.report.shape.layers.items():
+                    lane.births.setdefault(name, [-1] * layer.experts)
                 return True
             case LaneClosed():
                 lane.closed = True
@@ -283,6 +334,8 @@ class RunFold:
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
             "adopted_from": stage.adopted_from,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
+            "routing": lane.routing(index),
+            "details": lane.rows[index].details if index in lane.rows else {},
         }
 
 
@@ -312,11 +365,23 @@ def _measured(lane: LaneFold, event: EvaluationDone) -> bool:
     if event.index in lane.rows:
         return False
     scores = event.report.scores
-    lane.rows[event.index] = Row(list(scores), event.at, event.report.usage)
+    report = event.report
+    lane.rows[event.index] = Row(
+        list(scores), event.at, report.usage, report.details, report.probes
+    )
     if len(event.report.details) == len(scores):
         for index, name in enumerate(event.report.details):
             lane.names.setdefault(index, name)
     return True
+
+
+def _count(stage: StageFold, counts: dict[str, dict[str, list[int]]]) -> None:
+    """Add an interval's counts to the stage's."""
+    for layer, rows in counts.items():
+        known = stage.counts.setdefault(layer, {})
+        for domain, row in rows.items():
+            before = known.get(domain, [])
+            known[domain] = [a + b for a, b in zip_longest(before, row, fillvalue=0)]
 
 
 def _answered(lane: LaneFold, event: Answer) -> bool:
@@ -327,6 +392,9 @@ def _answered(lane: LaneFold, event: Answer) -> bool:
         case EditApplied():
             lane.edits[event.edit.id] = (event.edit, event.report)
             lane.shape = event.report.after
+            if first:
+                for layer, parents in event.report.parents.items():
+                    lane.births.setdefault(layer, []).extend([max(lane.stages)] * len(parents))
         case _ if not first:
             return False
         case StageStarted():
@@ -337,6 +405,7 @@ def _answered(lane: LaneFold, event: Answer) -> bool:
             stage = lane.stages[max(lane.stages)]
             stage.intervals, stage.steps = event.report.n, event.report.steps
             stage.usage = event.report.usage
+            _count(stage, event.report.counts)
             stage.seconds += event.report.seconds
             stage.rss_mb = max(stage.rss_mb, event.report.rss_mb)
         case CheckpointSaved(index=-1):

@@ -7,12 +7,12 @@ rows, domain by domain, each with a number for every expert.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Literal, Protocol
 
 from orchestrator.policies.growth import Progress
+from orchestrator.routing import jaccard, mean_pairs
 from workers.contract import Cause, Duplicate, RefreshMask, derive_seed
 
 Matrix = list[list[float]]
@@ -294,20 +294,10 @@ def row_entropy(matrix: Matrix) -> float:
     return sum(entropies) / len(entropies)
 
 
-def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
-    """``|S and S'| / |S or S'|`` of two rows of a mask; 0 where both are empty."""
-    union = sum(1 for a, b in zip(one, other, strict=True) if a or b)
-    return sum(1 for a, b in zip(one, other, strict=True) if a and b) / union if union else 0.0
-
-
-def mean_overlap(layers: object) -> float:
-    """Mean Jaccard overlap over pairs of domains and layers; 0 for a single domain."""
-    pairs = [
-        jaccard(one, other)
-        for rows in layers  # type: ignore[attr-defined]
-        for one, other in combinations(rows, 2)
-    ]
-    return sum(pairs) / len(pairs) if pairs else 0.0
+def mean_overlap(layers: Iterable[Rows]) -> float:
+    """Mean Jaccard overlap over pairs of domains, then over layers; 0 for a single domain."""
+    overlaps = [mean_pairs(rows, jaccard) for rows in layers]
+    return sum(overlaps) / len(overlaps) if overlaps else 0.0
 
 
 def _favourite(usage: Sequence[float], allowed: Sequence[int]) -> list[int]:
