@@ -32,6 +32,9 @@ class ActorCritic(nn.Module):
     layers between are mixtures (DynamicMoE, arXiv 2511.18987).
     """
 
+    value_mean: Tensor
+    value_spread: Tensor
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(MoELayer.Config):
         """Settings of an actor-critic; how its layers route is set here as well."""
@@ -222,7 +225,7 @@ class ImageEncoder(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """[B, height, width, channels], float in 0..1 or uint8 in 0..255 -> [B, outputs]."""
         if observations.dtype == torch.uint8:
-            observations = observations.to(self.stages[0].weight.dtype) / 255.0
+            observations = observations.to(next(self.parameters()).dtype) / 255.0
         y: Tensor = self.stages(observations.movedim(-1, 1)).flatten(1)
         return y
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -136,7 +136,9 @@ class GrowableLearner(PPOTorchLearner):
 
     # ------------------------------------------------------------ training
 
-    def update(self, *, training_data: Any = None, episodes: Any = None, **settings: Any) -> Any:
+    def update(  # type: ignore[override]
+        self, *, training_data: Any = None, episodes: Any = None, **settings: Any
+    ) -> Any:
         """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew.
 
         ``settings`` are RLlib's ``timesteps``, ``num_epochs`` and ``minibatch_size``, and ``lr``.
@@ -158,7 +160,8 @@ class GrowableLearner(PPOTorchLearner):
         return self.metrics.reduce()
 
     def _learn(self, columns: dict[str, Tensor], epochs: int, size: int) -> dict[str, float]:
-        net, optimizer, options = self._net, self._optimizer, self.config.learner_config_dict
+        net, optimizer, config = self._net, self._optimizer, cast(Any, self.config)
+        options = config.learner_config_dict
         module = self._module[DEFAULT_MODULE_ID]
         targets = columns[Postprocessing.VALUE_TARGETS]
         explained = _explained(targets, columns[Columns.VF_PREDS])
@@ -166,10 +169,10 @@ class GrowableLearner(PPOTorchLearner):
         columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
         columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
         parameters = [p for p in net.parameters() if p.requires_grad]
-        step = ClippedStep(optimizer, parameters, self.config.grad_clip)
+        step = ClippedStep(optimizer, parameters, config.grad_clip)
         weights = LossWeights(
-            clip=self.config.clip_param,
-            value=self.config.vf_loss_coeff,
+            clip=config.clip_param,
+            value=config.vf_loss_coeff,
             clip_values=options["clip_values"],
             entropy=self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
             kl=float(self._kl_coefficient),
@@ -240,6 +243,10 @@ def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:
         "gradient_norm",
     )
     return dict(zip(names, means, strict=True))
+
+
+def _number(value: Any) -> float:
+    return float(value)
 
 
 def _explained(targets: Tensor, values: Tensor) -> float:

@@ -80,7 +80,7 @@ class ClippedStep:
         """Step down the loss; returns the norm of the gradient before it was bounded."""
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         optimizer: torch.optim.Optimizer = self.optimizer

@@ -10,6 +10,7 @@ import fcntl
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 _MODULES = {True: "craftax.craftax_classic.constants", False: "craftax.craftax.constants"}
 
@@ -19,7 +20,7 @@ def keep_textures(name: str) -> Path:
 
     The first call of a user takes up to a minute, and others wait for it.
     """
-    constants = importlib.import_module(_MODULES["Classic" in name])
+    constants: Any = importlib.import_module(_MODULES["Classic" in name])
     folder = Path.home() / ".cache" / "growstage" / "textures"
     folder.mkdir(parents=True, exist_ok=True)
     ready = folder / Path(constants.TEXTURE_CACHE_FILE).name

@@ -20,7 +20,7 @@ from workers.rl.batched import BatchedEnvironment
 def spaces(
     observation_shape: tuple[int, ...],
     actions: int,
-    observation_type: type[np.generic] = np.float32,
+    observation_type: Any = np.float32,
 ) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
     """Observation and action space of one environment."""
     low, high = -np.inf, np.inf

@@ -1,0 +1,392 @@
+"""PPO on Craftax end to end, in environment steps per CPU-second of one thread.
+
+    python benchmarks/bench_craftax.py --env Craftax-Symbolic-v1 --layer 512 -n 64 -t 128
+        --variants ours,jax --json
+
+Variants: ``ours``; ``ours_dense`` (the same with dense observations); ``moe1``, ``moe2``,
+``moe8`` (ours with so many experts in the hidden layers); ``jax`` (all of PPO in one compiled
+program); ``vec`` (RLlib's own runner and learner on our vector environment); ``naive`` (one
+gymnasium environment per Craftax world); ``raw`` (the engine alone, random actions) and
+``sample`` (the runner alone). Each runs in a process of its own, in turn, with the same nets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NPROC": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+WARM_UP = 2
+Step = Callable[[], int]
+"""Does a piece of work and returns the environment steps in it."""
+
+
+def ours(args: Any, form: str = "compact", **model: Any) -> Step:
+    """The product's own lane: one update of the Algorithm a step."""
+    trainer = _trainer(args, form, **model)
+    algorithm = trainer._open_algorithm
+
+    def step() -> int:
+        algorithm.train()
+        return int(algorithm.last.steps)
+
+    return step
+
+
+def ours_dense(args: Any) -> Step:
+    """Ours, with observations as dense numbers."""
+    return ours(args, "dense")
+
+
+def _mixture(experts: int) -> Callable[[Any], Step]:
+    return lambda args: ours(args, mixture=True, separate=True, experts=experts)
+
+
+def sample(args: Any) -> Step:
+    """Our environment runner alone."""
+    algorithm = _trainer(args, "compact")._open_algorithm
+    runner = algorithm.env_runner
+
+    def step() -> int:
+        return sum(len(rollout) for rollout in runner.sample())
+
+    return step
+
+
+def _trainer(args: Any, form: str, **model: Any) -> Any:
+    from dataclasses import asdict
+
+    from workers.choice import checked
+    from workers.contract import LaneSpec, StageSpec
+    from workers.moe import MODELS
+    from workers.rl import TRAINING
+    from workers.rl.lane import build_stream
+    from workers.rl.trainer import RLTrainer
+
+    stream = {
+        "kind": "craftax",
+        "environment": args.env,
+        "observations": form,
+        "tasks": [{"name": "all"}],
+    }
+    chosen = {"mixture": False, "separate": True, **model}
+    _, net = checked(
+        MODELS,
+        {
+            "kind": "actor_critic",
+            "encoder": args.layer,
+            "hidden": [args.layer, args.layer],
+            **chosen,
+        },
+    )
+    _, training = checked(
+        TRAINING,
+        {
+            "kind": "ppo",
+            "num_envs": args.envs,
+            "rollout": args.rollout,
+            "steps_per_stage": args.envs * args.rollout * 100,
+            "intervals": 1,
+            "advantages": "minibatch",
+            "clip_values": True,
+        },
+    )
+    lane = LaneSpec(
+        lane="bench",
+        engine="rl",
+        method="finetune",
+        seed=args.seed,
+        settings={
+            "stream": stream,
+            "model": asdict(net),
+            "training": asdict(training),
+            "method": {"kind": "finetune"},
+        },
+    )
+    trainer = RLTrainer()
+    trainer.open(lane, None)
+    trainer.start(
+        StageSpec(
+            index=0,
+            task=build_stream(stream, 0).tasks()[0],
+            intervals=1,
+            seed=args.seed,
+            parent=None,
+            settings_digest="bench",
+        )
+    )
+    return trainer
+
+
+def all_jax(args: Any) -> Step:
+    """All of PPO in one compiled program, with optimistic resets."""
+    from benchmarks.jax_ppo import Settings, initial, make_update
+    from workers.rl.environment import prepare_jax
+
+    jax = prepare_jax()
+    settings = Settings(
+        environment=args.env, layer=args.layer, envs=args.envs, rollout=args.rollout
+    )
+    environment, training = initial(settings, args.seed)
+    update = make_update(environment, settings)
+    state = [training]
+
+    def step() -> int:
+        state[0], ended = update(state[0])
+        jax.block_until_ready((state[0], ended))
+        return settings.envs * settings.rollout
+
+    return step
+
+
+def vec(args: Any) -> Step:
+    """Stock RLlib (runner, connectors, learner) on our vector environment, dense observations."""
+    return _stock(args, vectorised=True)
+
+
+def naive(args: Any) -> Step:
+    """Stock RLlib with one gymnasium environment per world: what one would write first."""
+    return _stock(args, vectorised=False)
+
+
+def _stock(args: Any, *, vectorised: bool) -> Step:
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+    from ray.tune.registry import register_env
+
+    from workers.rl import ENVIRONMENTS
+    from workers.rl.vector import VectorEnvironment
+
+    def create(context: Any) -> Any:
+        if not vectorised:
+            return _single(args.env)
+        return VectorEnvironment(ENVIRONMENTS[args.env].build(context["num_envs"]))
+
+    register_env("bench", create)
+    settings = PPOConfig().environment("bench", disable_env_checking=True)
+    mode = "vector_entry_point" if vectorised else "sync"
+    settings.env_runners(
+        num_env_runners=0,
+        num_envs_per_env_runner=args.envs,
+        rollout_fragment_length=args.rollout,
+        gym_env_vectorize_mode=mode,
+    )
+    settings.rl_module(
+        model_config=DefaultModelConfig(
+            fcnet_hiddens=[args.layer] * 3, fcnet_activation="tanh", vf_share_layers=False
+        )
+    )
+    settings.training(
+        train_batch_size_per_learner=args.envs * args.rollout,
+        minibatch_size=args.envs * args.rollout // 8,
+        num_epochs=4,
+        lr=2e-4,
+        gamma=0.99,
+        lambda_=0.8,
+        entropy_coeff=0.01,
+        vf_loss_coeff=0.25,
+        clip_param=0.2,
+        vf_clip_param=float("inf"),
+        use_kl_loss=False,
+        grad_clip=1.0,
+    )
+    algorithm: Any = settings.debugging(log_level="ERROR", seed=args.seed).build_algo()
+    before = [0]
+
+    def step() -> int:
+        algorithm.train()
+        from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+        total = int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
+        done, before[0] = total - before[0], total
+        return done
+
+    return step
+
+
+def _single(name: str) -> Any:
+    """One Craftax world as a gymnasium environment, compiled step by step."""
+    import gymnasium as gym
+    import numpy as np
+
+    from workers.rl.environment import prepare_jax, shared_environment
+
+    jax, environment = prepare_jax(), shared_environment(name)
+    params = environment.default_params
+
+    class Single(gym.Env[Any, Any]):
+        """The wrapper one would write first."""
+
+        observation_space = gym.spaces.Box(
+            -np.inf, np.inf, environment.observation_space(params).shape, np.float32
+        )
+        action_space = gym.spaces.Discrete(int(environment.num_actions))
+        key = jax.random.PRNGKey(0)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.key, key = jax.random.split(self.key if seed is None else jax.random.key(seed))
+            observation, self.world = environment.reset(key, params)
+            return np.asarray(observation, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            self.key, key = jax.random.split(self.key)
+            seen, self.world, reward, done, _ = environment.step(
+                key, self.world, int(action), params
+            )
+            return np.asarray(seen, np.float32), float(reward), bool(done), False, {}
+
+    return Single()
+
+
+def _raw(form: str) -> Callable[[Any], Step]:
+    """The engine alone: random actions, ended worlds made anew."""
+
+    def build(args: Any) -> Step:
+        import numpy as np
+
+        from workers.rl import ENVIRONMENTS
+
+        engine = ENVIRONMENTS[args.env].build(args.envs, form)
+        engine.reset()
+        rng = np.random.default_rng(args.seed)
+
+        def step() -> int:
+            for actions in rng.integers(0, engine.actions, (args.rollout, args.envs)):
+                _, _, done = engine.step(actions)
+                if done.any():
+                    engine.renew(np.flatnonzero(done))
+            return args.rollout * args.envs
+
+        return step
+
+    return build
+
+
+VARIANTS: dict[str, Callable[[Any], Step]] = {
+    "ours": ours,
+    "ours_dense": ours_dense,
+    "moe1": _mixture(1),
+    "moe2": _mixture(2),
+    "moe8": _mixture(8),
+    "jax": all_jax,
+    "vec": vec,
+    "naive": naive,
+    "raw": _raw("compact"),
+    "raw_dense": _raw("dense"),
+    "sample": sample,
+}
+
+
+def measure(args: Any, variant: str) -> dict[str, float]:
+    """Steps per CPU-second and per second of the best and of all repetitions after warm-up."""
+    import torch
+
+    torch.set_num_threads(1)
+    step = VARIANTS[variant](args)
+    for _ in range(WARM_UP):
+        step()
+    rates, steps, cpu, wall = [], 0, 0.0, 0.0
+    for _ in range(args.repetitions):
+        began, used = time.perf_counter(), time.process_time()
+        done = step()
+        wall_taken, taken = time.perf_counter() - began, time.process_time() - used
+        rates.append(done / taken)
+        steps, cpu, wall = steps + done, cpu + taken, wall + wall_taken
+    return {
+        "steps_per_cpu_s": steps / cpu,
+        "best": max(rates),
+        "worst": min(rates),
+        "steps_per_s": steps / wall,
+        "steps": steps,
+    }
+
+
+def child(args: Any, variant: str) -> dict[str, float]:
+    """``measure`` in a process of its own, with one thread everywhere."""
+    call = [sys.executable, __file__, "--child", variant, "--env", args.env]
+    call += ["--layer", str(args.layer), "-n", str(args.envs), "-t", str(args.rollout)]
+    call += ["--repetitions", str(args.repetitions), "--seed", str(args.seed)]
+    result = subprocess.run(
+        call, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+    if result.returncode or not lines:
+        raise SystemExit(f"variant {variant} failed:\n{result.stderr[-3000:]}")
+    figures: dict[str, float] = json.loads(lines[-1].removeprefix("RESULT "))
+    return figures
+
+
+def combined(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Means over the rounds, and the ratio of the first variant to each other one."""
+    names = list(rounds[0])
+    result: dict[str, Any] = {}
+    for name in names:
+        parts = [one[name] for one in rounds]
+        steps = sum(part["steps"] for part in parts)
+        seconds = sum(part["steps"] / part["steps_per_cpu_s"] for part in parts)
+        wall = sum(part["steps"] / part["steps_per_s"] for part in parts)
+        result[name] = {
+            "steps_per_cpu_s": round(steps / seconds, 1),
+            "best": round(max(part["best"] for part in parts), 1),
+            "worst": round(min(part["worst"] for part in parts), 1),
+            "steps_per_s": round(steps / wall, 1),
+        }
+    first = names[0]
+    result["ratio"] = {
+        f"{first}/{name}": round(
+            result[first]["steps_per_cpu_s"] / result[name]["steps_per_cpu_s"], 3
+        )
+        for name in names[1:]
+    }
+    return result
+
+
+def main() -> None:
+    """Run the variants in turn, round by round, and print a table or one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="Craftax-Symbolic-v1")
+    parser.add_argument("--layer", type=int, default=512)
+    parser.add_argument("-n", "--envs", type=int, default=64)
+    parser.add_argument("-t", "--rollout", type=int, default=128)
+    parser.add_argument("--variants", default="ours,jax")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1, help="turns of all variants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", choices=sorted(VARIANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print("RESULT " + json.dumps(measure(args, args.child)), flush=True)
+        os._exit(0)  # Ray's and XLA's threads need not be waited for
+    chosen = args.variants.split(",")
+    unknown = sorted(set(chosen) - set(VARIANTS))
+    if unknown:
+        parser.error(f"unknown variants {unknown}; allowed: {', '.join(VARIANTS)}")
+    rounds = [{name: child(args, name) for name in chosen} for _ in range(args.rounds)]
+    result = combined(rounds)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name, figures in result.items():
+        print(f"{name:12}", "  ".join(f"{key} {value}" for key, value in figures.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""PPO's loss follows its definition, and the clipped step is torch's clipping and Adam."""
+
+from __future__ import annotations
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import nn
+
+from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
+
+WEIGHTS = LossWeights(clip=0.2, value=0.25, clip_values=False, entropy=0.01, kl=0.0)
+
+
+def batch(size: int = 16, actions: int = 5) -> tuple[dict, dict]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    old = draw(size, actions)
+    taken = torch.randint(0, actions, (size,), generator=generator)
+    answer = {
+        Columns.ACTION_DIST_INPUTS: (old + 0.5 * draw(size, actions)).requires_grad_(),
+        Columns.VF_PREDS: draw(size).requires_grad_(),
+    }
+    return answer, {
+        Columns.ACTIONS: taken,
+        Columns.ACTION_DIST_INPUTS: old,
+        Columns.ACTION_LOGP: torch.distributions.Categorical(logits=old).log_prob(taken),
+        Columns.VF_PREDS: draw(size),
+        Postprocessing.ADVANTAGES: draw(size),
+        Postprocessing.VALUE_TARGETS: draw(size),
+    }
+
+
+def test_the_loss_is_that_of_the_paper():
+    answer, part = batch()
+    loss, (_, policy, value, entropy, clipped) = ppo_loss(answer, part, WEIGHTS)
+    new = torch.distributions.Categorical(logits=answer[Columns.ACTION_DIST_INPUTS])
+    ratio = (new.log_prob(part[Columns.ACTIONS]) - part[Columns.ACTION_LOGP]).exp()
+    terms = []
+    for r, a in zip(ratio, part[Postprocessing.ADVANTAGES], strict=True):
+        terms.append(min(r * a, max(min(r, 1.2), 0.8) * a))
+    assert torch.allclose(policy, -torch.stack([torch.as_tensor(t) for t in terms]).mean())
+    error = answer[Columns.VF_PREDS] - part[Postprocessing.VALUE_TARGETS]
+    assert torch.allclose(value, (error**2).mean())
+    assert torch.allclose(entropy, new.entropy().mean())
+    assert torch.allclose(loss, policy + 0.25 * value - 0.01 * entropy)
+    assert torch.isclose(clipped, ((ratio - 1).abs() > 0.2).float().mean())
+
+
+def test_a_value_that_moved_too_far_learns_nothing_when_values_are_clipped():
+    answer, part = batch(size=2)
+    part[Columns.VF_PREDS] = torch.zeros(2)
+    part[Postprocessing.VALUE_TARGETS] = torch.tensor([1.0, 1.0])
+    answer[Columns.VF_PREDS] = torch.tensor([0.9, 0.1], requires_grad=True)
+    clipping = LossWeights(clip=0.2, value=1.0, clip_values=True, entropy=0.0, kl=0.0)
+    loss, _ = ppo_loss(answer, part, clipping)
+    loss.backward()
+    gradient = answer[Columns.VF_PREDS].grad
+    assert gradient[0] == 0.0  # already past the clipped one
+    assert gradient[1] < 0.0
+
+
+def test_the_divergence_is_torchs():
+    answer, part = batch()
+    old = torch.distributions.Categorical(logits=part[Columns.ACTION_DIST_INPUTS])
+    new = torch.distributions.Categorical(logits=answer[Columns.ACTION_DIST_INPUTS])
+    ours = divergence(part[Columns.ACTION_DIST_INPUTS], answer[Columns.ACTION_DIST_INPUTS])
+    assert torch.allclose(ours, torch.distributions.kl_divergence(old, new).mean(), atol=1e-6)
+
+
+def test_a_clipped_step_is_clipping_followed_by_adam():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    fused = torch.optim.Adam(ours.parameters(), lr=0.1, eps=1e-5, fused=True)
+    plain = torch.optim.Adam(theirs.parameters(), lr=0.1, eps=1e-5)
+    step, x = ClippedStep(fused, list(ours.parameters()), 0.5), torch.randn(8, 4)
+    for scale in (0.01, 10.0, 1.0):
+        norm = step((ours(x) * scale).pow(2).sum())
+        plain.zero_grad()
+        (theirs(x) * scale).pow(2).sum().backward()
+        wanted = nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        plain.step()
+        assert torch.allclose(norm, wanted)
+        assert torch.allclose(ours.weight, theirs.weight, atol=1e-5)
+    assert step.skipped() == 0.0
+
+
+def test_a_step_that_is_not_a_number_is_left_out_and_counted():
+    net = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    step, before = ClippedStep(optimizer, list(net.parameters()), 1.0), net.weight.clone()
+    step((net(torch.ones(1, 2)) * float("nan")).sum())
+    assert torch.equal(net.weight, before)
+    assert step.skipped() == 1.0
