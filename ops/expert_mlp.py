@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ops.registry import MAX_SLOTS, define, differentiable
+from ops.registry import MAX_SLOTS, define, differentiable_by
 
 _ATEN = torch.ops.aten
 
@@ -210,46 +210,75 @@ def _backward_fake(
     return grad_rows, *_empty_gradients(grad_SO, up, down, trainable)
 
 
-def _no_gradients(lengths: list[int]) -> list[list[None]]:
-    return [[None] * length for length in lengths]
+class _Gradient(torch.autograd.Function):
+    """Gradient of the op, over flat arguments: rows, offsets, mask, then the lists in a row."""
+
+    @staticmethod
+    def forward(ctx: Any, below: Any, settings: tuple[Any, ...], *tensors: Any) -> Any:
+        lengths, ctx.activation, ctx.tf32 = settings
+        rows_SD, offsets, learning_S, *weights = tensors
+        up, up_bias, down, down_bias = _lists(weights, lengths)
+        y_SO, hidden_SH = below(
+            rows_SD, offsets, up, up_bias, down, down_bias, learning_S, ctx.activation, ctx.tf32
+        )
+        ctx.mark_non_differentiable(hidden_SH)
+        ctx.set_materialize_grads(False)  # no zeros as large as the hidden units
+        ctx.save_for_backward(rows_SD, hidden_SH, offsets, learning_S, *up, *down)
+        ctx.lengths = lengths
+        return y_SO, hidden_SH
+
+    @staticmethod
+    def backward(ctx: Any, grad_SO: Tensor | None, _hidden: Any) -> Any:
+        if grad_SO is None:
+            return (None,) * len(ctx.needs_input_grad)
+        rows_SD, hidden_SH, offsets, learning_S, *weights = ctx.saved_tensors
+        experts, rows_wanted = ctx.lengths[0], ctx.needs_input_grad[2]
+        flags = [group for group in _lists(ctx.needs_input_grad[5:], ctx.lengths) if group]
+        trainable = [any(wanted) for wanted in zip(*flags, strict=True)]
+        grad_rows, *gradients = _BACKWARD(
+            grad_SO,
+            rows_SD,
+            hidden_SH,
+            offsets,
+            weights[:experts],
+            weights[experts:],
+            learning_S,
+            trainable,
+            rows_wanted,
+            ctx.activation,
+            ctx.tf32,
+        )
+        flat = [
+            gradient if wanted else None
+            for group in gradients
+            for gradient, wanted in zip(group, trainable, strict=False)
+        ]
+        return None, None, grad_rows if rows_wanted else None, None, None, *flat
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    rows_SD, offsets, up, _, down, _, learning_S, ctx.activation, ctx.tf32 = inputs
-    ctx.experts, ctx.masked = len(up), learning_S is not None
-    ctx.lengths = [len(weights) for weights in inputs[2:6]]
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # no zeros as large as the hidden units
-    mask = [learning_S] if ctx.masked else []
-    ctx.save_for_backward(rows_SD, output[1], offsets, *mask, *up, *down)
+def _lists(flat: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
+    rest = iter(flat)
+    return [[next(rest) for _ in range(length)] for length in lengths]
 
 
-def _backward(ctx: Any, grad_SO: Tensor | None, _hidden: Any) -> tuple[Any, ...]:
-    if grad_SO is None:
-        return (None, None, *_no_gradients(ctx.lengths), None, None, None)
-    rows_SD, hidden_SH, offsets, *weights = ctx.saved_tensors
-    learning_S = weights.pop(0) if ctx.masked else None
-    up, down = weights[: ctx.experts], weights[ctx.experts :]
-    wanted = list(zip(*[flags for flags in ctx.needs_input_grad[2:6] if flags], strict=True))
-    trainable, rows_wanted = [any(flags) for flags in wanted], ctx.needs_input_grad[0]
-    grad_rows, *gradients = _BACKWARD(
-        grad_SO,
-        rows_SD,
-        hidden_SH,
-        offsets,
-        up,
-        down,
-        learning_S,
-        trainable,
-        rows_wanted,
-        ctx.activation,
-        ctx.tf32,
-    )
-    lists = [
-        [g if wanted else None for g, wanted in zip(group, trainable, strict=False)]
-        for group in gradients
-    ]
-    return grad_rows if rows_wanted else None, None, *lists, None, None, None
+def _autograd(
+    below: Callable[..., Any],
+    rows_SD: Tensor,
+    offsets: Tensor,
+    up: list[Tensor],
+    up_bias: list[Tensor],
+    down: list[Tensor],
+    down_bias: list[Tensor],
+    learning_S: Tensor | None,
+    activation: int,
+    tf32: bool,
+) -> Any:
+    lists = (up, up_bias, down, down_bias)
+    weights = [weight for group in lists for weight in group]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (rows_SD, *weights)):
+        settings = ([len(group) for group in lists], activation, tf32)
+        return _Gradient.apply(below, settings, rows_SD, offsets, learning_S, *weights)
+    return below(rows_SD, offsets, *lists, learning_S, activation, tf32)
 
 
 _OP = define(
@@ -268,4 +297,4 @@ _BACKWARD = define(
     _backward_reference,
     _backward_fake,
 )
-differentiable("expert_mlp", _backward, _setup_context)
+differentiable_by("expert_mlp", _autograd)

@@ -13,6 +13,7 @@ import torch
 
 NAMESPACE = "growstage"
 MAX_SLOTS = 2**31 - 1
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REFERENCES: dict[str, Callable[..., Any]] = {}
 _KERNELS: dict[str, tuple[str, ...]] = {}
@@ -41,8 +42,52 @@ def define(
 def differentiable(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]
 ) -> None:
-    """Register the gradient of ``growstage::name``."""
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context)
+    """Register the gradient of ``growstage::name``, an op without lists of tensors.
+
+    ``setup_context(ctx, inputs, output)`` keeps what ``backward(ctx, *grads)`` needs.
+    """
+
+    class Gradient(torch.autograd.Function):
+        """The op with a gradient; the last argument runs it without."""
+
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            *inputs, below = arguments
+            output = below(*inputs)
+            setup_context(ctx, tuple(inputs), output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return *backward(ctx, *grads), None
+
+    def call(below: Callable[..., Any], *inputs: Any) -> Any:
+        wanted = any(isinstance(x, torch.Tensor) and x.requires_grad for x in inputs)
+        if wanted and torch.is_grad_enabled():
+            return Gradient.apply(*inputs, below)
+        return below(*inputs)
+
+    differentiable_by(name, call)
+
+
+def differentiable_by(name: str, call: Callable[..., Any]) -> None:
+    """Let ``call(below, *arguments)`` answer ``growstage::name`` where gradients may be wanted.
+
+    ``below(*arguments)`` runs the op without them. A tenth of a millisecond and more cheaper per
+    call than ``torch.library.register_autograd``, which walks through lists of tensors repeatedly.
+    """
+    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def autograd(keys: Any, *arguments: Any) -> Any:
+        rest = keys & torch._C._after_autograd_keyset
+
+        def below(*values: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                return op.redispatch(rest, *values)
+
+        return call(below, *arguments)
+
+    _LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
 
 
 def names() -> tuple[str, ...]:
