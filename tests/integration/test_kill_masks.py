@@ -1,0 +1,145 @@
+"""kill -9 around ``RefreshMask`` on a real cluster: one mask version everywhere, the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.events import EditApplied, IntervalDone, LaneOpened
+from orchestrator.journal import read
+from tests.conftest import ROOT
+from workers.contract import RefreshMask
+
+pytestmark = pytest.mark.ray
+
+CONFIG = """
+name = "masks"
+[stream]
+kind = "domains"
+train_samples = 400
+test_samples = 100
+[model]
+experts = 4
+[model.head]
+kind = "moe"
+hidden = [32]
+router = "adaptive"
+selector = "topk"
+expert = { kind = "bottleneck", width = 8 }
+[training]
+epochs = 12
+intervals = 10
+[masks]
+kind = "usage"
+sharing = "copy"
+max_copies = 4
+from_stage = 1
+[phases]
+kind = "three"
+from_stage = 1
+[[lanes]]
+"""
+
+
+def launch(*args: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "orchestrator", *(str(arg) for arg in args)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()[-3000:]
+
+
+def records(run_dir: Path) -> list[Any]:
+    journal = run_dir / "journal.jsonl"
+    return [record for record, _ in read(journal)] if journal.exists() else []
+
+
+def essence(run_dir: Path) -> Any:
+    """Checkpoints, scores and the fingerprint of every edit; each edit gave only one."""
+    from orchestrator.session import report_of
+
+    prints: dict[str, set[str]] = {}
+    versions: dict[tuple[str, int], set[int]] = {}
+    for record in records(run_dir):
+        event = record.event
+        if isinstance(event, EditApplied):
+            prints.setdefault(event.edit.id, set()).add(event.report.fingerprint)
+        if isinstance(event, IntervalDone):
+            key = (event.report.stage, event.report.n)
+            versions.setdefault(key, set()).add(event.report.mask_version)
+    assert all(len(found) == 1 for found in [*prints.values(), *versions.values()])
+    lane = report_of(run_dir)["lanes"][0]
+    digests = [stage["checkpoint"]["digest"] for stage in lane["stages"]]
+    return lane["matrix"], digests, prints, versions
+
+
+def decided(run_dir: Path) -> RefreshMask | None:
+    """A mask that the journal holds as decided and nobody has acknowledged yet."""
+    open_: dict[str, RefreshMask] = {}
+    for record in records(run_dir):
+        open_ |= {edit.id: edit for edit in record.edits if isinstance(edit, RefreshMask)}
+        if isinstance(record.event, EditApplied):
+            open_.pop(record.event.edit.id, None)
+    return next(iter(open_.values()), None)
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        found = condition()
+        if found:
+            return found
+    raise AssertionError("the moment to kill never came")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    config = folder / "masks.toml"
+    config.write_text(CONFIG)
+    finish(launch("run", config, "--run-dir", folder / "runs" / "whole"))
+    return config, folder / "runs" / "whole"
+
+
+def test_driver_killed_with_a_mask_decided_and_not_acknowledged(
+    whole: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "driver"
+    process = launch("run", whole[0], "--run-dir", run_dir)
+    wait_for(lambda: decided(run_dir), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(launch("resume", run_dir))
+    assert essence(run_dir) == essence(whole[1])
+
+
+def test_worker_killed_with_a_mask_decided_and_not_acknowledged(
+    whole: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "worker"
+    process = launch("run", whole[0], "--run-dir", run_dir)
+
+    def phase_two() -> int | None:
+        seen = [record.event for record in records(run_dir)]
+        near = any(isinstance(e, EditApplied) and e.edit.kind == "set_phase" for e in seen)
+        return next(e.report.pid for e in seen if isinstance(e, LaneOpened)) if near else None
+
+    worker = wait_for(phase_two, process)
+    wait_for(lambda: decided(run_dir), process)
+    os.kill(worker, signal.SIGKILL)
+    finish(process)
+    assert sum(isinstance(record.event, LaneOpened) for record in records(run_dir)) == 2
+    assert essence(run_dir) == essence(whole[1])
