@@ -1,0 +1,126 @@
+"""Learning curves on Craftax: ours against PPO wholly in JAX, same settings, same steps.
+
+    python benchmarks/study_craftax.py --env Craftax-Classic-Symbolic-v1 --steps 1000000
+        --seeds 3 --out docs/images/craftax_curves.png
+
+Prints mean and interval of the return of the episodes that ended in the last tenth of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.bench_craftax import ONE_THREAD, _trainer  # noqa: E402
+
+VARIANTS = ("ours", "jax")
+Curve = list[tuple[int, float, int]]
+"""Per update: environment steps so far, sum of the returns of ended episodes, their number."""
+
+
+def ours(args: Any) -> Curve:
+    """The product's own lane."""
+    algorithm, curve, steps = _trainer(args, "compact")._open_algorithm, [], 0
+    while steps < args.steps:
+        algorithm.train()
+        steps += algorithm.last.steps
+        returns = [episode.total for episode in algorithm.last.episodes]
+        curve.append((steps, sum(returns), len(returns)))
+    return curve
+
+
+def all_jax(args: Any) -> Curve:
+    """The peer."""
+    from benchmarks.jax_ppo import Settings, initial, make_update
+    from workers.rl.environment import prepare_jax
+
+    prepare_jax()
+    settings = Settings(
+        environment=args.env, layer=args.layer, envs=args.envs, rollout=args.rollout
+    )
+    environment, training = initial(settings, args.seed)
+    update, curve, steps = make_update(environment, settings), [], 0
+    while steps < args.steps:
+        training, (returns, ended) = update(training)
+        steps += settings.envs * settings.rollout
+        curve.append((steps, float(returns), int(ended)))
+    return curve
+
+
+def binned(curve: Curve, bins: int) -> list[float]:
+    """Mean return of the episodes that ended in each part of the steps; NaN where none did."""
+    size = max(1, len(curve) // bins)
+    parts = [curve[i : i + size] for i in range(0, size * bins, size)]
+    sums = [(sum(total for _, total, _ in p), sum(count for *_, count in p)) for p in parts]
+    return [total / count if count else float("nan") for total, count in sums]
+
+
+def child(args: Any, variant: str, seed: int) -> Curve:
+    """One curve, in a process of its own with one thread."""
+    call = [sys.executable, __file__, "--child", variant, "--env", args.env]
+    call += ["--layer", str(args.layer), "-n", str(args.envs), "-t", str(args.rollout)]
+    call += ["--steps", str(args.steps), "--seed", str(seed)]
+    env = {**os.environ, **ONE_THREAD}
+    shown = subprocess.run(call, env=env, capture_output=True, text=True, check=False)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("CURVE ")]
+    if not lines:
+        raise SystemExit(f"{variant}, seed {seed} failed:\n{shown.stderr[-2000:]}")
+    return [(int(a), float(b), int(c)) for a, b, c in json.loads(lines[-1][6:])]
+
+
+def draw(curves: dict[str, list[list[float]]], args: Any) -> None:
+    """Mean over seeds with the range of the seeds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    x = np.arange(1, args.bins + 1) * args.steps / args.bins
+    for name, rows in curves.items():
+        table = np.array(rows)
+        axes.plot(x, table.mean(0), label=f"{name} ({len(rows)} seeds)")
+        axes.fill_between(x, table.min(0), table.max(0), alpha=0.2)
+    axes.set(xlabel="environment steps", ylabel="return of ended episodes", title=args.env)
+    axes.legend()
+    figure.savefig(args.out, dpi=110)
+
+
+def main() -> None:
+    """All curves, one after the other; the figure and the last bin's numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="Craftax-Classic-Symbolic-v1")
+    parser.add_argument("--layer", type=int, default=64)
+    parser.add_argument("-n", "--envs", type=int, default=64)
+    parser.add_argument("-t", "--rollout", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bins", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        run = ours if args.child == "ours" else all_jax
+        print("CURVE " + json.dumps(run(args)), flush=True)
+        os._exit(0)
+    curves = {
+        name: [binned(child(args, name, seed), args.bins) for seed in range(args.seeds)]
+        for name in VARIANTS
+    }
+    print(json.dumps(curves))
+    if args.out:
+        draw(curves, args)
+
+
+if __name__ == "__main__":
+    main()
