@@ -215,8 +215,12 @@ class UsageMasks:
         for domain, usage in zip(self.domains, matrix, strict=True):
             own = [int(owners.get(str(expert)) == domain) for expert in range(count)]
             row = own if any(usage) else free
-            born = grows and not any(usage)
-            claimed.append(row if any(row) or born else _favourite(usage, free))
+            if not any(row) and not (grows and not any(usage)):
+                row = _favourite(usage, free)
+                best = row.index(1)
+                if any(usage) and free[best]:
+                    owners[str(best)], free[best] = domain, 0
+            claimed.append(row)
         return claimed, owners
 
     def _copied(

@@ -132,6 +132,15 @@ def test_claimed_experts_stay_with_the_domain_that_used_them_first() -> None:
     assert policy.propose(progress(n=0, domain="b", mask=third)) == (), "no longer new"
 
 
+def test_a_domain_whose_favourites_are_taken_claims_the_best_free_expert() -> None:
+    policy = usage(sharing="claim")
+    first = only(policy.propose(counted({"a": [9, 9, 0, 0]}, index=0)))
+    edit = only(policy.propose(counted({"b": [9, 9, 1, 2]}, domain="b", mask=first)))
+    assert edit.masks["l"][1] == [0, 0, 0, 1]
+    assert edit.owners["l"] == {"0": "a", "1": "a", "3": "b"}
+    assert edit.masks["l"][2] == [0, 0, 1, 0], "what is left for a domain to come"
+
+
 def test_a_new_domain_trains_the_experts_about_to_be_born() -> None:
     policy = usage(sharing="claim")
     full = only(policy.propose(counted({"a": [9, 9, 9, 9]}, index=0)))
