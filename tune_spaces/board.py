@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 
 from tune_spaces.summary import Attempt
-from tune_spaces.trial import trial_name
 from workers.contract import Json
 
 
@@ -40,13 +39,8 @@ class Board(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: Json, **info: Any
     ) -> None:
         if "objective" in result:
-            number = int(Path(result["folder"]).name)
-            row = {name: result[name] for name in ("stage", "objective", "experts")}
-            self.rows[trial.trial_id] = {
-                "name": trial_name(trial.trial_id, number, trial.config),
-                "status": "running",
-                **row,
-            }
+            row = {name: result[name] for name in ("name", "stage", "objective", "experts")}
+            self.rows[trial.trial_id] = {"status": "running", **row}
             self._show(trial.trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

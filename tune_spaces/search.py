@@ -125,6 +125,7 @@ def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
                 storage_path=str(folder),
                 callbacks=callbacks,
                 verbose=0,
+                stop={"stage": stages},
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
@@ -167,10 +168,9 @@ def _scheduler(plan: Plan, stages: int) -> Any:
 
     match plan.scheduler:
         case "asha":
-            # max_t lies beyond the last stage: a trial ends by itself, with its journal closed.
             grace = min(plan.grace, stages)
             return ASHAScheduler(
-                time_attr="stage", max_t=stages + 1, grace_period=grace, reduction_factor=2
+                time_attr="stage", max_t=stages, grace_period=grace, reduction_factor=2
             )
         case "pbt":
             return PopulationBasedTraining(
@@ -179,6 +179,7 @@ def _scheduler(plan: Plan, stages: int) -> Any:
                 burn_in_period=max(0, plan.grace - 1),
                 hyperparam_mutations={k: _mutation(d) for k, d in plan.parameters().items()},
                 quantile_fraction=0.34,
+                synch=True,  # scores fall along a stream: only those after the same stage compare
             )
         case "none":
             return FIFOScheduler()

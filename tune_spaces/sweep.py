@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from orchestrator import plan as planning
 from orchestrator.background import BackgroundTracker, TrackingAway
 from orchestrator.driver import check_resources
 from tune_spaces import SPACES, search
@@ -37,7 +38,7 @@ def make_plan(
         objective=wanted,
         **options,
     )
-    plan.probe()
+    planning.plan(plan.probe())  # a model that cannot be built is told before any trial
     return plan
 
 

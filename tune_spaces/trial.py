@@ -55,28 +55,41 @@ class Pointer:
 
 
 class Reporter:
-    """Listener of a trial's driver: tells Tune of every stage once, and stops when Tune says so."""
+    """Listener of a trial's driver: tells Tune of every stage once, and stops when Tune says so.
+
+    The last stage is told when the run is finished: Tune ends a trial upon it.
+    """
 
     def __init__(
-        self, objective: Objective, reported: int, report: Callable[[Json, int], None]
+        self,
+        objective: Objective,
+        stages: int,
+        reported: int,
+        report: Callable[[Json, int], None],
     ) -> None:
-        """``reported``: stages Tune already knows; ``report`` is given (metrics, stages)."""
+        """``stages``: of the stream; ``reported``: those Tune already knows; ``report`` is given
+        (figures, stages)."""
         self.fold = RunFold()
         self.objective = objective
+        self.stages = stages
         self.reported = reported
         self.report = report
 
     def __call__(self, record: Record) -> None:
         self.fold.add(record)
         (lane,) = self.fold.lanes.values()
-        while self.reported < len(lane.complete()):
+        last = self.stages if self.fold.status == "done" else self.stages - 1
+        while self.reported < min(last, len(lane.complete())):
             self.reported += 1
             self.report(self._figures(lane, self.reported), self.reported)
 
     def _figures(self, lane: LaneFold, stages: int) -> Json:
         rows = lane.complete()[:stages]
         experts = [layer.experts for layer in lane.shape.layers.values()] if lane.shape else []
+        assert self.fold.started is not None
+        assert self.fold.started.trial is not None
         return {
+            "name": self.fold.started.trial.name,
             "stage": stages,
             "objective": self.objective(rows, lane.untrained()),
             "experts": max(experts, default=0),
@@ -106,7 +119,8 @@ def run_trial(settings: Mapping[str, Any], sweep: Sweep, store: Any) -> None:
             stopped = True
             raise Interrupted("the search") from None
 
-    reporter = Reporter(parse(sweep.objective), pointer.stage if pointer else 0, report)
+    known = pointer.stage if pointer else 0
+    reporter = Reporter(parse(sweep.objective), len(config.lanes[0].tasks()), known, report)
     status = drive(config, folder, started, reporter, StoreClient(store))
     if stopped:
         sys.exit(0)

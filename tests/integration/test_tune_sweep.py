@@ -1,0 +1,204 @@
+"""A sweep over whole streams: stopped early, shared, killed with -9 and resumed, shown in MLflow.
+
+``GROWSTAGE_CHAOS`` adds population-based training, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import load
+from orchestrator.events import CheckpointSaved, EditApplied
+from orchestrator.journal import JOURNAL_FILE, read
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.ray
+
+BASE = """
+name = "swept"
+[stream]
+kind = "split"
+dataset = "digits"
+[model]
+head = { kind = "moe", hidden = [64] }
+[training]
+epochs = 12
+intervals = 2
+[[lanes]]
+method = { kind = "replay", buffer = 100 }
+"""
+
+
+def launch(*args: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tune_spaces", *(str(arg) for arg in args)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(*args: object, seconds: float = 400.0) -> Any:
+    """Run a sweep to its end; the JSON it ends with."""
+    process = launch(*args, "--json")
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err[-4000:]
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def journals(folder: Path) -> list[Path]:
+    return sorted((folder / "trials").glob(f"*/*/{JOURNAL_FILE}"))
+
+
+def finished_stages(folder: Path) -> set[tuple[str, int]]:
+    """(journal, stage) of every stage that is complete."""
+    return {
+        (str(path), record.event.index)
+        for path in journals(folder)
+        for record, _ in read(path)
+        if isinstance(record.event, CheckpointSaved)
+        and record.event.final
+        and record.event.index >= 0
+    }
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.toml"
+    path.write_text(BASE)
+    return path
+
+
+def test_help_is_fast() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "tune_spaces", "--help"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("river",), "growth"),
+        (("growth", "--base", "configs/random_labels.toml"), "--lane"),
+        (("growth", "--objective", "luck"), "acc.final"),
+        (("growth", "--base", "none.toml"), "cannot be read"),
+        (("--resume", "/nowhere"), "folder of a sweep"),
+        (("growth", "--sweep-dir", "s3://bucket/x"), "no URI"),
+    ],
+)
+def test_wrong_input(args: tuple[str, ...], words: str) -> None:
+    process = launch(*args)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, out + err
+    assert words in out + err
+    assert "Traceback" not in err
+
+
+def test_asha_killed_and_resumed(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "sweep"
+    options = ("growth", "--base", base, "--num-samples", 4, "--sweep-dir", folder)
+    process = launch(*options)
+    deadline = time.monotonic() + 240
+    while len(finished_stages(folder)) < 4:
+        assert process.poll() is None, process.communicate()[1][-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = finished_stages(folder)
+    known = mlflow_runs(folder)
+
+    told = finish("--resume", folder)
+    assert told["status"] == "done"
+    stages = told["stages"]
+    assert stages["planned"] == 20
+    assert stages["saved_by_shared_prefixes"] > 0
+    assert stages["trained"] + stages["saved_by_shared_prefixes"] == sum(
+        trial["stages"] for trial in told["trials"]
+    )
+    assert len({trial["trial"] for trial in told["trials"]}) == 4
+    assert before <= finished_stages(folder)
+    for path in journals(folder):
+        records = [record for record, _ in read(path)]
+        decided = Counter(edit.id for record in records for edit in record.edits)
+        assert set(decided.values()) <= {1}, "an edit was decided twice"
+        saved = Counter(
+            r.event.index for r in records if isinstance(r.event, CheckpointSaved) and r.event.final
+        )
+        assert set(saved.values()) == {1}, "a stage was learnt twice"
+
+    best = load(folder / "best.toml")
+    assert best.lanes[0].growth.kind == "periodic"
+    assert (folder / "parallel_coordinates.png").read_bytes()[:4] == b"\x89PNG"
+    runs = mlflow_runs(folder)
+    assert known.items() <= runs.items(), "a resumed sweep goes on with its runs"
+    check_tree(folder, told)
+
+
+def mlflow_runs(folder: Path) -> dict[str, str]:
+    """Key -> id of every run; a duplicate fails."""
+    found = [(run.data.tags["growstage.key"], run.info.run_id) for run in all_runs(folder)]
+    assert len({key for key, _ in found}) == len(found), "a run was created twice"
+    return dict(found)
+
+
+def all_runs(folder: Path) -> list[Any]:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, max_results=1000))
+
+
+def check_tree(folder: Path, told: Any) -> None:
+    """Sweep -> trial -> stage, each under its parent, with the objective on the trials."""
+    runs = {run.info.run_id: run for run in all_runs(folder)}
+    levels = Counter(run.data.tags["level"] for run in runs.values())
+    assert levels["sweep"] == 1
+    assert levels["trial"] == len(told["trials"])
+    above = {"trial": "sweep", "stage": "trial"}
+    for run in runs.values():
+        level = run.data.tags["level"]
+        if level in above:
+            parent = runs[run.data.tags["mlflow.parentRunId"]]
+            assert parent.data.tags["level"] == above[level]
+        assert run.info.status != "RUNNING", run.data.tags["growstage.key"]
+    trials = [run for run in runs.values() if run.data.tags["level"] == "trial"]
+    objectives = {run.data.tags["growstage.key"]: run.data.metrics["objective"] for run in trials}
+    for trial in told["trials"]:
+        assert objectives[trial["run"]] == pytest.approx(trial["objective"])
+    assert {"growth.add", "growth.every", "method"} <= set(trials[0].data.params)
+
+
+@pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos")
+def test_pbt_goes_on_from_grown_models(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "pbt"
+    told = finish(
+        "growth", "--base", base, "--scheduler", "pbt", "--grace", 2, "--num-samples", 4,
+        "--sweep-dir", folder, seconds=580,
+    )  # fmt: skip
+    heirs = [trial for trial in told["trials"] if trial["parent"] is not None]
+    assert heirs, "no trial went on from another one's model"
+    by_run = {trial["run"]: trial for trial in told["trials"]}
+    for heir in heirs:
+        records = [record.event for record, _ in read(Path(heir["folder"]) / JOURNAL_FILE)]
+        adopted = [e for e in records if isinstance(e, CheckpointSaved) and e.adopted_from]
+        assert adopted
+        assert heir["parent"] in by_run
+        shapes = [e.report.after for e in records if isinstance(e, EditApplied)]
+        sizes = [shape.layers for shape in shapes]
+        assert all(sizes)
+    check_tree(folder, told)
