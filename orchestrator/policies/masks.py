@@ -214,7 +214,7 @@ class UsageMasks:
         claimed = []
         for domain, usage in zip(self.domains, matrix, strict=True):
             own = [int(owners.get(str(expert)) == domain) for expert in range(count)]
-            row = own if any(usage) else free
+            row = own if any(usage) else list(free)
             if not any(row) and not (grows and not any(usage)):
                 row = _favourite(usage, free)
                 best = row.index(1)
