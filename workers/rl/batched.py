@@ -56,6 +56,9 @@ class BatchedEnvironment(Protocol):
     def renew(self, indices: NDArray[np.integer]) -> Observations:
         """Begin a new episode in these environments only; observations of all of them."""
 
+    def floors(self) -> NDArray[np.int64]:
+        """Floor (stage of the game) of each environment now [num_envs]; 0 where there is one."""
+
     def outcome(self, index: int) -> dict[str, float]:
         """Figures of the episode that just ended there (achievements, floor), before renew."""
 

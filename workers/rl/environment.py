@@ -69,9 +69,14 @@ def prepare_jax() -> Any:
     return jax
 
 
-@functools.cache
 def shared_environment(name: str) -> Any:
-    """The one Craftax object of this name: its methods are compiled once per object."""
+    """The one Craftax object of this name, without its own auto-reset."""
+    return _shared(name.replace("-AutoReset", ""))
+
+
+@functools.cache
+def _shared(name: str) -> Any:
+    # Methods of a Craftax environment are compiled once per object.
     prepare_jax()
     if "Pixels" in name:
         keep_textures(name)
@@ -279,6 +284,12 @@ class CraftaxEngine:
         )
         self._steps += 1
         return np.asarray(self._observations), np.asarray(rewards), np.asarray(done)
+
+    def floors(self) -> NDArray[np.int64]:
+        """Floor each agent stands on now [num_envs]; 0 in the classic game."""
+        if len(self.facts.floors) == 1:
+            return np.zeros(self.num_envs, np.int64)
+        return np.asarray(self._state.player_level).astype(np.int64)
 
     def outcome(self, index: int) -> dict[str, float]:
         """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""

@@ -22,10 +22,10 @@ from workers.contract import (
 )
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.surgery import ensure_arch
-from workers.moe.telemetry import recording, usage
 from workers.rl import TRAINING
 from workers.rl.batched import BatchedEnvironment, Episode, summary
 from workers.rl.lane import build_model, build_stream, read, sample_actions
+from workers.rl.routing import Routing
 
 
 class RLEvaluator:
@@ -44,18 +44,19 @@ class RLEvaluator:
         for task in tasks:
             engine = stream.environment(task, training.evaluated)
             engine.seed(derive_seed(lane.seed, "evaluate", task.name))
-            with recording(model):
-                episodes = play(
-                    model,
-                    engine,
-                    episodes=training.eval_episodes or training.evaluated,
-                    max_steps=training.eval_max_steps,
-                    seed=derive_seed(lane.seed, "actions", task.name),
-                )
+            routing = Routing(model)
+            episodes = play(
+                model,
+                engine,
+                episodes=training.eval_episodes or training.evaluated,
+                max_steps=training.eval_max_steps,
+                seed=derive_seed(lane.seed, "actions", task.name),
+                routing=routing,
+            )
             figures = summary(episodes, stream.largest_return(task))
             scores.append(figures["return_share"])
-            details[task.name] = figures
-            gates[task.name] = usage(model)
+            details[task.name] = figures | routing.by_floor()
+            gates[task.name] = routing.total()
         return EvaluationReport(
             scores=scores, details=details, usage=gates, seconds=time.perf_counter() - begun
         )
@@ -79,11 +80,18 @@ def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorC
 
 @torch.inference_mode()
 def play(
-    model: ActorCritic, engine: BatchedEnvironment, *, episodes: int, max_steps: int, seed: int
+    model: ActorCritic,
+    engine: BatchedEnvironment,
+    *,
+    episodes: int,
+    max_steps: int,
+    seed: int,
+    routing: Routing | None = None,
 ) -> list[Episode]:
     """The first episode of each of the first ``episodes`` environments.
 
-    An episode still running after ``max_steps`` counts as it stands.
+    An episode still running after ``max_steps`` counts as it stands. ``routing`` counts what the
+    routers do.
     """
     generator = torch.Generator().manual_seed(seed)
     observations = engine.reset()
@@ -91,7 +99,8 @@ def play(
     running = np.arange(engine.num_envs) < episodes
     played: list[Episode] = []
     for step in range(max_steps):
-        logits = model(torch.from_numpy(np.array(observations)))
+        seen = torch.from_numpy(np.array(observations))
+        logits = model(seen) if routing is None else routing.answer(seen, engine.floors())
         actions, _ = sample_actions(logits, generator)
         observations, rewards, done = engine.step(actions.numpy())
         total[running] += rewards[running]

@@ -31,6 +31,7 @@ from workers.contract import (
     derive_seed,
     digest,
 )
+from workers.engines import kernels
 from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
 from workers.rl.batched import ACHIEVEMENT, summary
@@ -69,7 +70,7 @@ class RLTrainer:
         return OpenReport(
             shape=self._open_algorithm.ask(lambda learner: learner.shape()),
             seq=checkpoint.seq if checkpoint is not None else 0,
-            backend="reference",
+            backend=kernels(lane, "cuda" if torch.cuda.is_available() else "cpu"),
             host=socket.gethostname(),
             pid=os.getpid(),
         )

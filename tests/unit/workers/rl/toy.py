@@ -58,6 +58,9 @@ class ToyEngine:
         self.hits[indices] = 0
         return self._observations
 
+    def floors(self) -> Any:
+        return self.cue % 2
+
     def outcome(self, index: int) -> dict[str, float]:
         return {"hits": float(self.hits[index])}
 

@@ -1,0 +1,40 @@
+"""Gate weights are counted for the floor they were seen on, and traces follow one episode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.workers.rl.toy import CUES, LENGTH, ToyEngine
+from workers.moe.actor_critic import ActorCritic
+from workers.rl.routing import Routing, trace
+
+
+@pytest.fixture
+def model() -> ActorCritic:
+    config = ActorCritic.Config(encoder=8, hidden=(8,), experts=2)
+    return ActorCritic(config, (CUES,), CUES, 0).eval()
+
+
+def test_counting_by_floor_changes_no_answer_and_adds_up(model):
+    x, floors = torch.rand(9, CUES), np.array([0, 1, 1, 0, 2, 1, 0, 0, 2])
+    routing = Routing(model)
+    with torch.inference_mode():
+        assert torch.allclose(routing.answer(x, floors), model(x), atol=1e-6)
+    figures = routing.by_floor()
+    assert [figures[f"steps/floor{f}"] for f in range(3)] == [4, 3, 2]
+    first = [figures[f"gate/layers.0/floor{f}/0"] for f in range(3)]
+    assert len(set(first)) == 3
+    mean = sum(w * n for w, n in zip(first, (4, 3, 2), strict=True)) / 9
+    assert routing.total()["layers.0"][0] == pytest.approx(mean)
+    assert sum(routing.total()["layers.0"]) == pytest.approx(1.0)
+
+
+def test_a_trace_has_one_entry_for_each_step_of_the_first_episode(model):
+    engine = ToyEngine(3)
+    found = trace(model, engine, max_steps=50, seed=1)
+    assert len(found.floors) == LENGTH
+    assert np.array(found.gates["layers.0"]).shape == (LENGTH, 2)
+    assert np.allclose(np.array(found.gates["layers.0"]).sum(1), 1.0)
+    assert set(found.floors) <= {0, 1}
