@@ -101,6 +101,8 @@ class LaneConfig:
     resources: Resources
     masks: Any = field(default_factory=NoMasks.Config)
     phases: Any = field(default_factory=NoPhases.Config)
+    strict_ops: bool = False
+    """Whether a missing compiled kernel is an error."""
 
     def spec(self) -> LaneSpec:
         """What a worker needs to know of the lane."""
@@ -118,6 +120,7 @@ class LaneConfig:
             settings=json.loads(json.dumps(settings)),
             threads=max(1, int(self.resources.cpus)),
             exact=engines.ENGINES[self.engine].exact,
+            strict_ops=self.strict_ops,
         )
 
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -161,6 +164,7 @@ class _File:
     lanes: list[dict[str, Any]] = field(default_factory=list)
     failures: Failures = Failures()
     checkpoint_every: int = 0
+    strict_ops: bool = False
     stream: Any = None
     model: Any = None
     training: Any = None
@@ -309,6 +313,7 @@ def _lanes(top: _File, entry: Any, path: str) -> tuple[list[LaneConfig], list[Pr
             seed=seed,
             engine=stream_class.engine,
             resources=resources,
+            strict_ops=top.strict_ops,
             **_with_final_experts(sections, len(stream_class.tasks())),
         )
         for seed in seeds

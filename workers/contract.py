@@ -85,6 +85,8 @@ class LaneSpec:
     """CPU threads a worker of this lane may use."""
     exact: bool = True
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+    strict_ops: bool = False
+    """Refuse to train where the compiled kernels of the ops are missing."""
 
     @property
     def built_from(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.contract import Evaluator, Trainer
+from workers.contract import Evaluator, InputError, LaneSpec, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,21 @@ def trainings() -> Mapping[str, type]:
     from workers.supervised import SupervisedTraining
 
     return {"supervised": SupervisedTraining, "ppo": PPOTraining}
+
+
+def kernels(lane: LaneSpec, device: str) -> str:
+    """Which kernels answer the ops on ``device`` ("cpu" or "cuda"): ``compiled`` or ``reference``.
+
+    Raises InputError where the lane demands compiled ones and they are missing.
+    """
+    import ops
+
+    if lane.strict_ops:
+        try:
+            ops.require()
+        except ops.OpsUnavailableError as error:
+            raise InputError(f"strict_ops = true: {error}") from error
+    return ops.backend(device)
 
 
 def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | None:

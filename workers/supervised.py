@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import ops
 from workers import checkpoint, engines
 from workers.augment import AUGMENTATIONS
 from workers.choice import checked, parse
@@ -154,7 +153,7 @@ class SupervisedTrainer:
         return OpenReport(
             shape=surgery.shape(self.model),
             seq=seq,
-            backend=ops.backend(),
+            backend=engines.kernels(lane, self.device.type),
             host=socket.gethostname(),
             pid=os.getpid(),
         )

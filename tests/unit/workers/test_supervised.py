@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from orchestrator.config import RunConfig
 from orchestrator.controller import Controller, stage_spec
 from orchestrator.policies.growth import Periodic, Progress
+from tests.conftest import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, StageSpec
@@ -108,3 +112,20 @@ def test_more_intervals_than_steps_is_refused() -> None:
     trainer.open(config.lanes[0].spec(), None)
     with pytest.raises(InputError, match="2 gradient steps cannot be split into 3 intervals"):
         trainer.start(stages(config)[0])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_ops_refuses_to_train_on_the_reference(strict: bool) -> None:
+    """In a process of its own, where the compiled kernels are switched off."""
+    program = (
+        "from tests.fakes import tiny; from workers.supervised import SupervisedTrainer; "
+        f"lane = tiny(strict_ops={strict}).lanes[0].spec(); "
+        "print(SupervisedTrainer().open(lane, None).backend)"
+    )
+    env = {**os.environ, "GROWSTAGE_OPS": "off"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if strict:
+        assert "InputError: strict_ops = true" in done.stderr
+    else:
+        assert done.stdout.strip() == "reference", done.stderr
