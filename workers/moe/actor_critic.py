@@ -125,18 +125,23 @@ class ActorCritic(nn.Module):
         return (returns - self.value_mean) / self.value_spread if self._normalises else returns
 
     @torch.no_grad()
-    def follow(self, returns: Tensor, rate: float) -> None:
-        """Move mean and spread of values towards those of ``returns``; no value changes by it."""
-        if not self._normalises:
-            return
-        mean, spread = self.value_mean.clone(), self.value_spread.clone()
-        square = torch.lerp(spread**2 + mean**2, (returns**2).mean(), rate)
-        self.value_mean.lerp_(returns.mean(), rate)
-        self.value_spread.copy_((square - self.value_mean**2).clamp_min(1e-6).sqrt())
+    def follow(self, mean: Tensor, square: Tensor, rate: float) -> None:
+        """Move the scale of values towards returns of this mean and mean square.
+
+        No value changes by it: the critic's last layer makes up for it (unless it is frozen,
+        then the scale stays).
+        """
         head = self.critic.head if isinstance(self.critic, Critic) else self.critic
         assert isinstance(head, nn.Linear)
-        head.weight.mul_(spread / self.value_spread)
-        head.bias.copy_((head.bias * spread + mean - self.value_mean) / self.value_spread)
+        if not self._normalises or not head.weight.requires_grad:
+            return
+        old_mean, old_spread = self.value_mean.clone(), self.value_spread.clone()
+        square = torch.lerp(old_spread**2 + old_mean**2, square, rate)
+        self.value_mean.lerp_(mean, rate)
+        self.value_spread.copy_((square - self.value_mean**2).clamp_min(1e-6).sqrt())
+        head.weight.mul_(old_spread / self.value_spread)
+        shifted = head.bias * old_spread + old_mean - self.value_mean
+        head.bias.copy_(shifted / self.value_spread)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Logits [B, actions] of observations [B, *observation_shape]."""

@@ -165,7 +165,7 @@ class GrowableLearner(PPOTorchLearner):
         module = self._module[DEFAULT_MODULE_ID]
         targets = columns[Postprocessing.VALUE_TARGETS]
         explained = _explained(targets, columns[Columns.VF_PREDS])
-        net.follow(targets, options["value_rate"])
+        net.follow(*self._moments(targets), options["value_rate"])
         columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
         columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
         parameters = [p for p in net.parameters() if p.requires_grad]
@@ -174,7 +174,10 @@ class GrowableLearner(PPOTorchLearner):
             clip=config.clip_param,
             value=config.vf_loss_coeff,
             clip_values=options["clip_values"],
-            entropy=self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
+            entropy=cast(
+                float,
+                self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
+            ),
             kl=float(self._kl_coefficient),
         )
         normalise, routers = options["normalise_each_minibatch"], routed(net)
@@ -193,6 +196,14 @@ class GrowableLearner(PPOTorchLearner):
             LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: explained,
             LEARNER_RESULTS_KL_KEY: self._divergence(part),
         }
+
+    def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and mean square over the batches of all learners, which must stay equal."""
+        moments = torch.stack([targets.mean(), (targets**2).mean()])
+        if self.distributed:
+            torch.distributed.all_reduce(moments)
+            moments /= torch.distributed.get_world_size()
+        return moments[0], moments[1]
 
     @torch.no_grad()
     def _divergence(self, part: dict[str, Tensor]) -> float:
@@ -243,10 +254,6 @@ def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:
         "gradient_norm",
     )
     return dict(zip(names, means, strict=True))
-
-
-def _number(value: Any) -> float:
-    return float(value)
 
 
 def _explained(targets: Tensor, values: Tensor) -> float:
