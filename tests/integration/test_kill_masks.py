@@ -102,7 +102,8 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> 
         found = condition()
         if found:
             return found
-    raise AssertionError("the moment to kill never came")
+    err = b"" if process.poll() is None or process.stderr is None else process.stderr.read()
+    raise AssertionError(f"the moment to kill never came: {err.decode()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
