@@ -79,13 +79,13 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_help_is_fast() -> None:
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "tune_spaces", "--help"]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 1.0
+    """Under a second of processor time: nothing heavy is imported, however busy the machine is."""
+    before = os.times()
+    command = [sys.executable, "-m", "tune_spaces", "--help"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    after = os.times()
+    spent = after.children_user + after.children_system
+    assert spent - before.children_user - before.children_system < 1.0
 
 
 @pytest.mark.parametrize(
