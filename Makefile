@@ -48,7 +48,7 @@ bench-ops: setup
 	$(BIN)/python benchmarks/bench_ops.py
 
 chaos: setup
-	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest tests/integration/test_kill.py
+	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_sweep.py tests/integration/test_cluster_nodes.py
 
 docs: setup
 	$(BIN)/growstage list > docs/tables.txt
