@@ -1,0 +1,103 @@
+"""Run folders behind a URI: the objects are the truth, the local journal is a copy of them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from orchestrator.events import RunInterrupted
+from orchestrator.folder import MANY, Segments, open_folder
+from orchestrator.journal import JOURNAL_FILE, read
+from tests.journals import story
+from workers.contract import InputError
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"memory://{uuid.uuid4().hex}/run"
+
+
+def moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From now on as on another machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / uuid.uuid4().hex))
+
+
+def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "run")
+    assert folder.path == tmp_path / "run"
+    assert folder.checkpoints == str(tmp_path / "run" / "checkpoints")
+    assert open_folder(f"file://{tmp_path}/run") == folder
+
+
+def test_the_journal_is_found_on_another_machine(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = list(story())
+    journal = open_folder(place).journal()
+    for record in records:
+        journal.append(record)
+    journal.close()
+    assert open_folder(place).checkpoints == f"{place}/checkpoints"
+
+    moved(monkeypatch, tmp_path)
+    folder = open_folder(place)
+    assert [record for record, _ in read(folder.path / JOURNAL_FILE)] == records
+    assert len(Segments(place).folder.names()) in (1, len(records))
+    journal = folder.journal()
+    journal.append(records[0])
+    journal.close()
+    moved(monkeypatch, tmp_path)
+    assert len(list(read(open_folder(place).path / JOURNAL_FILE))) == len(records) + 1
+
+
+def test_a_copy_that_is_behind_or_ahead_is_replaced(place: str) -> None:
+    records = list(story())[:3]
+    journal = open_folder(place).journal()
+    journal.append(*records)
+    journal.close()
+    file = open_folder(place).path / JOURNAL_FILE
+    whole = file.read_bytes()
+    for wrong in (b"", whole[:-10], whole + b"never acted upon\n"):
+        file.write_bytes(wrong)
+        open_folder(place)
+        assert file.read_bytes() == whole
+
+
+def test_a_second_driver_is_refused_before_it_writes(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_folder(place).journal()
+    record = next(iter(story()))
+    first.append(record)
+    moved(monkeypatch, tmp_path)
+    second = open_folder(place).journal()
+    first.append(record)
+    with pytest.raises(InputError, match="another driver"):
+        second.append(record)
+    first.close()
+    second.close()
+    assert len(list(read(open_folder(place).path / JOURNAL_FILE))) == 2
+
+
+def test_many_objects_are_put_together_and_a_crash_at_it_loses_nothing(place: str) -> None:
+    journal = open_folder(place).journal()
+    line = type(next(iter(story())))(event=RunInterrupted(at=1.0, reason="x"))
+    for _ in range(MANY):
+        journal.append(line)
+    journal.close()
+    segments = Segments(place)
+    whole = b"".join(segments.folder.read(name) for name in segments.folder.names())
+    segments.folder.write("000000000000000.jsonl", whole)  # killed before the rest was removed
+    assert segments.pull() == whole
+    assert len(segments.folder.names()) == 1
+    assert segments.pull() == whole
+
+
+def test_a_history_is_put_down_whole(place: str) -> None:
+    records = list(story())[:4]
+    folder = open_folder(place)
+    folder.begin(records)
+    assert [record for record, _ in read(open_folder(place).path / JOURNAL_FILE)] == records
