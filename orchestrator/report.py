@@ -171,7 +171,8 @@ class LaneFold:
             then = self._learnt(task, index)
             if then is None:
                 continue
-            moves = [routing.drift(then[layer], now) for layer, now in layers.items()]
+            # A layer with a single expert had no gates to keep.
+            moves = [routing.drift(then[x], now) for x, now in layers.items() if x in then]
             for name, values in zip(
                 ("drift", "flips", "newcomers"), zip(*moves, strict=True), strict=False
             ):
