@@ -175,9 +175,10 @@ class SampledStream(Stream):
         """Settings of every stream over data sets."""
 
         train_samples: int | None = None
-        """Training samples per task at most, drawn by the seed; None = all."""
+        """Training samples per task at most (of each domain where a task mixes several), drawn by
+        the seed; None = all."""
         test_samples: int | None = None
-        """Test samples per task at most, drawn by the seed; None = all."""
+        """Test samples per task at most, likewise; None = all."""
 
     config: SampledStream.Config
 

@@ -84,8 +84,8 @@ def test_test_part_alone_equals_that_of_data(kind):
 def test_caps_limit_every_task(kind):
     stream = build(kind, train_samples=20, test_samples=7, **SMALL[kind])
     for task in stream.tasks():
-        data = stream.data(task)
-        assert (len(data.train_y), len(data.test_y)) == (20, 7)
+        data, mixed = stream.data(task), len(task.domains)
+        assert (len(data.train_y), len(data.test_y)) == (20 * mixed, 7 * mixed)
 
 
 def test_caps_share_samples_between_tasks():
