@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -338,7 +337,7 @@ def print_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
         branch = tree.add(name)
         for entry, text in entries.items():
             branch.add(f"{entry}: {text}")
-    Console(highlight=False).print(tree, markup=False)
+    _wide().print(tree, markup=False)
 
 
 def print_data(rows: list[Json]) -> None:
@@ -348,4 +347,4 @@ def print_data(rows: list[Json]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(highlight=False, file=sys.stdout).print(table)
+    _wide().print(table)
