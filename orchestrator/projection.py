@@ -30,7 +30,7 @@ from orchestrator.events import (
 )
 from orchestrator.metrics import summarise
 from orchestrator.report import LaneFold, RunFold
-from orchestrator.views import lane_colours
+from orchestrator.views import lane_colours, trial_colour
 from orchestrator.writes import (
     CloseRun,
     LogDataset,
@@ -149,6 +149,8 @@ class Projection:
 
     def _lane_tags(self, lane: LaneFold, level: str) -> dict[str, str]:
         colours = lane_colours([(fold.label, fold.name) for fold in self.fold.lanes.values()])
+        trial = self.trial
+        colour = colours[lane.name] if trial is None else trial_colour(trial.trial, trial.attempt)
         return {
             **self._tags(level),
             "lane": lane.name,
@@ -156,7 +158,7 @@ class Projection:
             "variant": lane.label,
             "seed": str(lane.seed),
             "ops.backend": lane.backend,
-            "mlflow.runColor": colours[lane.name],
+            "mlflow.runColor": colour,
         }
 
     def _run_started(self, event: RunStarted) -> list[Write]:

@@ -45,6 +45,15 @@ def lane_colours(lanes: Sequence[tuple[str, str]]) -> dict[str, str]:
     return colours
 
 
+def trial_colour(trial: str, attempt: int) -> str:
+    """``#rrggbb`` of a trial whose id ends in its number: neighbours far apart, later attempts
+    lighter."""
+    number = int(re.sub(r"\D", "", trial.rpartition("_")[2]) or 0)
+    hue, light = number * 0.618 % 1.0, min(0.38 + 0.07 * attempt, 0.66)
+    channels = colorsys.hls_to_rgb(hue, light, 0.65)
+    return "#" + "".join(f"{round(255 * value):02x}" for value in channels)
+
+
 # ---------------------------------------------------------------- notes and tables
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from tune_spaces.space import Choice, Domain, LogUniform
 from tune_spaces.summary import Attempt, latest
 
+BACKGROUND = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+"""Behind the values on an axis, which lines cross."""
 ENOUGH = 4
 """Trials below which an importance would be noise."""
 
@@ -76,7 +78,7 @@ def parallel_coordinates(found: Sequence[Attempt], space: Mapping[str, Domain]) 
         axes.plot([*line, height], color=colormaps["viridis"](height), lw=1.8, alpha=0.85)
     for x, domain in enumerate(space.values()):
         for label, y in _marks(domain):
-            axes.text(x + 0.03, y, label, size=8, va="center", clip_on=False)
+            axes.text(x + 0.03, y, label, size=8, va="center", clip_on=False, bbox=BACKGROUND)
     for label, y in ((f"{low:.3f}", 0.0), (f"{high:.3f}", 1.0)):
         axes.text(len(space) + 0.03, y, label, size=8, va="center", clip_on=False)
     names = [key.rpartition(".")[2] for key in space]
