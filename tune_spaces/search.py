@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -91,10 +92,13 @@ def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
 
     Ray must be initialised. ``callbacks`` are Tune's.
     """
+    import numpy
     import ray
     from ray import tune
 
     _quiet()
+    random.seed(plan.seed)  # what schedulers draw from
+    numpy.random.seed(plan.seed)
     stages = len(plan.probe().lanes[0].tasks())
     store = ray.remote(num_cpus=0)(StageStore).remote(str(folder))
     sweep = Sweep(id=plan.id, folder=str(folder), raw=plan.raw, objective=plan.objective)

@@ -1,0 +1,87 @@
+"""What a sweep tells at its end, from attempts that learnt different numbers of stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_spaces.figures import common_stage, comparable, importance, parallel_coordinates
+from tune_spaces.space import Choice, LogUniform
+from tune_spaces.summary import Attempt, as_json, best, latest
+
+SPACE = {"growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
+
+
+def attempt(trial: str, *values: float, number: int = 0, add: int = 1, **more: Any) -> Attempt:
+    told: dict[str, Any] = {
+        "run": f"s/{trial}/{number}",
+        "trial": trial,
+        "number": number,
+        "name": trial,
+        "settings": {"growth.add": add, "training.lr": 1e-3},
+        "parent": None,
+        "status": "done",
+        "folder": Path(trial),
+        "planned": 3,
+        "values": values,
+        "experts": 1,
+        "trained": len(values),
+        "cut": 0,
+        "shared": 0,
+        "inherited": 0,
+    }
+    return Attempt(**{**told, **more})
+
+
+FOUND = [
+    attempt("a", 1.0, 0.8, 0.6, add=1),
+    attempt("b", 1.0, 0.9, add=2, cut=1, status="stopped"),
+    attempt("c", 0.9, status="stopped"),
+    attempt("c", 0.9, 0.7, 0.65, number=1, parent="s/a/0", inherited=1, trained=2, add=4),
+    attempt("d", 1.0, 0.5, add=4, shared=1, trained=1, status="stopped"),
+]
+
+
+def test_the_best_is_the_best_of_those_that_learnt_most() -> None:
+    winner = best(FOUND)
+    assert winner is not None
+    assert winner.run == "s/c/1"
+    assert best([attempt("e")]) is None
+
+
+def test_stages_are_counted_by_how_they_came_about() -> None:
+    told = as_json("s", Path("s"), FOUND)
+    assert told["stages"] == {
+        "planned": 12,
+        "trained": 9,
+        "cut_short": 1,
+        "saved_by_early_stopping": 2,
+        "saved_by_shared_prefixes": 1,
+        "inherited": 1,
+    }
+    assert told["best"]["parent"] == "s/a/0"
+    assert [item.run for item in latest(FOUND)] == ["s/a/0", "s/b/0", "s/c/1", "s/d/0"]
+
+
+def test_trials_are_compared_after_the_same_stage() -> None:
+    assert common_stage(FOUND) == 3
+    assert common_stage(FOUND[:2]) == 2
+    assert common_stage(FOUND[:1]) == 0
+    stage, points = comparable(FOUND[:2])
+    assert stage == 2
+    assert [value for _, value in points] == [0.8, 0.9]
+
+
+def test_importance_needs_enough_trials_that_differ() -> None:
+    assert importance(FOUND, SPACE) == {}
+    many = [attempt(f"t{i}", 0.1 * add, add=add) for i, add in enumerate((1, 2, 4, 1, 2, 4))]
+    assert importance(many, SPACE) == {"growth.add": pytest.approx(1.0)}
+    same = [attempt(f"t{i}", 0.5, add=add) for i, add in enumerate((1, 2, 4, 1))]
+    assert importance(same, SPACE) == {}
+
+
+@pytest.mark.parametrize("found", [FOUND, FOUND[:1], []])
+def test_the_figure_is_drawn_whatever_there_is(found: list[Attempt]) -> None:
+    assert parallel_coordinates(found, SPACE).startswith(b"\x89PNG")
