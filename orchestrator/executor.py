@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -166,7 +165,6 @@ class RayExecutor:
         self.workers: dict[str, Any] = {}
         self.evaluators: dict[str, Any] = {}
         self.calls: dict[Any, Call] = {}
-        self.ready: deque[Event] = deque()
 
     # ------------------------------------------------------------ actions
 
