@@ -134,10 +134,10 @@ class DomainGuide:
             learnt_E = ((chosen_TE if ran_TE is None else ran_TE) & learning_TE).any(0)
             self._learnt_E = learnt_E if self._learnt_E is None else self._learnt_E | learnt_E
 
-    def take_learnt(self) -> list[bool] | None:
-        """Which experts some token of the last forwards may teach; None = not masked. Syncs."""
-        learnt, self._learnt_E = self._learnt_E, None
-        return None if learnt is None else learnt.tolist()
+    def take_learnt(self) -> Tensor | None:
+        """Bool [E]: experts that some token of the last forwards may teach; None = not masked."""
+        learnt_E, self._learnt_E = self._learnt_E, None
+        return learnt_E
 
     def take_counts(self) -> tuple[Mapping[str, list[int]], Mapping[str, int]]:
         """(domain -> count of each expert, domain -> tokens) since the last call. Syncs."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 
+import torch
 from torch import Tensor, nn
 
 from workers.contract import DivergedError, InputError, RefreshMask, Role, SetPhase, derive_seed
@@ -17,6 +19,9 @@ from workers.moe.masks import Mask
 
 Parents = dict[str, list[int | None]]
 """Layer -> parent of each expert that was added."""
+
+Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
+"""(layer -> domain -> tokens that chose each expert, domain -> tokens); integers."""
 
 
 def banks(module: nn.Module) -> dict[str, ExpertBank]:
@@ -39,21 +44,43 @@ def set_progress(parts: Iterable[ExpertBank], share: float) -> None:
         bank.router.progress = share
 
 
-def drop_masked(parts: Iterable[ExpertBank]) -> None:
+def drop_masked(
+    parts: Iterable[ExpertBank], anywhere: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """After the backward pass: experts that no token may teach get no gradient at all.
 
     None, not zero: momentum and weight decay would move a parameter whose gradient is zero.
+    ``anywhere``: makes of the flags of this replica (bool, one for each expert of all layers)
+    those that hold in any replica, so that all drop the same gradients. Syncs once.
     """
-    for bank in parts:
-        learnt = bank.guide.take_learnt()
-        if learnt is None:
-            continue
-        for learns, expert in zip(learnt, bank.experts.values(), strict=True):
-            if not learns:
+    found = [(bank, bank.guide.take_learnt()) for bank in parts]
+    masked = [(bank, learnt_E) for bank, learnt_E in found if learnt_E is not None]
+    if not masked:
+        return
+    flags = torch.cat([learnt_E for _, learnt_E in masked])
+    learns = iter((flags if anywhere is None else anywhere(flags)).tolist())
+    for bank, _ in masked:
+        for expert in bank.experts.values():
+            if not next(learns):
                 expert.zero_grad(set_to_none=True)
 
 
-def take_counts(module: nn.Module) -> tuple[dict[str, dict[str, list[int]]], dict[str, int]]:
+def added(found: Iterable[Counts]) -> Counts:
+    """Counts of several replicas together."""
+    counts: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    tokens: dict[str, int] = {}
+    for one, seen in found:
+        for layer, rows in one.items():
+            for domain, row in rows.items():
+                known = counts[layer].get(domain, [])
+                sums = [a + b for a, b in zip_longest(known, row, fillvalue=0)]
+                counts[layer][domain] = sums
+        for domain, number in seen.items():
+            tokens[domain] = tokens.get(domain, 0) + number
+    return dict(counts), tokens
+
+
+def take_counts(module: nn.Module) -> Counts:
     """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call."""
     counts: dict[str, dict[str, list[int]]] = {}
     tokens: dict[str, int] = {}

@@ -101,11 +101,22 @@ def ensure_arch(module: nn.Module, arch: Mapping[str, Json]) -> None:
     enforce(module)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 (16 hex digits) of architecture, frozen set, parameters and persistent buffers."""
-    frozen = sorted(name for name, p in module.named_parameters() if not p.requires_grad)
-    state = module.state_dict()
-    head = [arch(module), frozen, [[k, str(v.dtype), list(v.shape)] for k, v in state.items()]]
+def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
+    """SHA-256 (16 hex digits) of architecture, frozen set, parameters and persistent buffers.
+
+    ``without``: names of parts that do not count, because another replica does not have them.
+    """
+    left_out = tuple(f"{name}." for name in without)
+
+    def counts(name: str) -> bool:
+        return not f"{name}.".startswith(left_out)
+
+    frozen = sorted(
+        name for name, p in module.named_parameters() if not p.requires_grad and counts(name)
+    )
+    state = {name: value for name, value in module.state_dict().items() if counts(name)}
+    parts = {name: part for name, part in arch(module).items() if counts(name)}
+    head = [parts, frozen, [[k, str(v.dtype), list(v.shape)] for k, v in state.items()]]
     sha = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for tensor in state.values():
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

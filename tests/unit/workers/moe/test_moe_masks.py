@@ -182,6 +182,48 @@ def test_counts_are_integers_by_domain_and_taken_once() -> None:
     assert specialise.take_counts(net) == ({}, {}), "evaluation does not count"
 
 
+def test_replicas_drop_the_gradients_that_no_replica_has_a_token_for() -> None:
+    """Data-parallel copies see different tokens; an expert learns if it learns in any of them."""
+    net = model(selector="topk")
+    surgery.apply(net, None, refresh(net, [[1, 1, 1, 1], [0, 1, 1, 1]]), None)
+    net.train()
+    bank = specialise.banks(net)[LAYER]
+    specialise.point([bank], DOMAINS, torch.ones(1, dtype=torch.int64))
+    x, y, _ = batch(samples=1)
+    functional.cross_entropy(net(x), y).backward()
+    told: list[list[bool]] = []
+
+    def anywhere(own_E: torch.Tensor) -> torch.Tensor:
+        told.append(own_E.tolist())
+        return torch.tensor([False, True, False, True])
+
+    specialise.drop_masked([bank], anywhere)
+    assert len(told) == 1
+    assert not told[0][0], "the masked expert learns nowhere"
+    assert sum(told[0]) <= 2, "one token has two experts"
+    with_gradient = {
+        int(n.split(".")[0]) for n, p in bank.experts.named_parameters() if p.grad is not None
+    }
+    assert with_gradient == {1, 3}
+
+
+def test_counts_of_replicas_add_up() -> None:
+    one = ({"a": {"north": [1, 2]}}, {"north": 3})
+    other = ({"a": {"north": [1, 0, 4], "south": [5]}, "b": {"south": [7]}}, {"north": 5})
+    summed = {"a": {"north": [2, 2, 4], "south": [5]}, "b": {"south": [7]}}
+    assert specialise.added([one, other]) == (summed, {"north": 8})
+    assert specialise.added([]) == ({}, {})
+
+
+def test_a_fingerprint_can_leave_out_what_a_replica_does_not_have() -> None:
+    net, other = model(), model()
+    with torch.no_grad():
+        next(other.head.layers[0].experts.parameters()).add_(1.0)
+    assert surgery.fingerprint(net) != surgery.fingerprint(other)
+    kept = [surgery.fingerprint(part, without=("head.layers",)) for part in (net, other)]
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize(
     ("trains", "still"),
     [
