@@ -1,87 +1,30 @@
-"""The one file that talks to MLflow: executes the projection's writes, exactly once, and serves
-lineage and links. Knows no Ray and no policies; the journal stays the truth.
+"""Brings an MLflow store up to date with a run's journal and draws what is out of date.
+
+Knows no Ray and no policies; the journal stays the truth.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from orchestrator import lineage, pages, views
 from orchestrator.background import BackgroundTracker as BackgroundTracker
 from orchestrator.background import TrackingAway as TrackingAway
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.ledger import LEDGER_FILE, Ledger
 from orchestrator.ledger import tracked_offset as tracked_offset
 from orchestrator.projection import Dirty, Projection
-from orchestrator.writes import (
-    CloseRun,
-    LogDataset,
-    LogModel,
-    LogPoints,
-    OpenRun,
-    Point,
-    ReopenRun,
-    Write,
-)
+from orchestrator.store import Store, answering, default_uri, open_client
+from orchestrator.writes import Write
 from workers.contract import InputError
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
-
-KEY = "growstage.key"
-"""Tag under which a run or model is found again."""
 RECORDS = 400
 """Journal records written between two advances of the offset."""
-POINTS = 1000
-"""Metrics MLflow takes in one request."""
-PARAMS = 100
-"""Params MLflow takes in one request."""
 DRAWING = 0.05
 """Share of the time that may go into figures while the run goes on."""
-TIMEOUT_S = 10
-RETRIES = 1
-
-
-def default_uri(run_dir: Path) -> str:
-    """A SQLite file in the folder that holds the run folders."""
-    return f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
-
-
-def open_client(uri: str) -> MlflowClient:
-    """A client that gives up on a dead server in seconds.
-
-    Raises InputError, with the cure, where the store does not answer.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(RETRIES))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for chatty in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        with _answering():
-            from mlflow import MlflowClient
-
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-    except TrackingAway as error:
-        raise InputError(
-            f"tracking store {_shown(uri)} does not answer: {error}\n"
-            "  start the server, or give another with --tracking-uri (http://HOST:PORT or "
-            "sqlite:////ABSOLUTE/FILE.db; without it a file beside the run folder is used)"
-        ) from error
-    return client
 
 
 class Tracker:
@@ -89,16 +32,15 @@ class Tracker:
 
     def __init__(self, run_dir: Path, uri: str | None) -> None:
         self.run_dir = run_dir.resolve()
-        self.uri = uri or default_uri(self.run_dir)
-        self._client: MlflowClient | None = None
+        self.store = Store(self.run_dir, uri or default_uri(self.run_dir))
         self._rested = 0.0
         """Moment (monotonic) from which on figures may be drawn again."""
-        self._forget()
+        self._start_over()
 
     def connect(self) -> None:
         """Make sure the store answers; InputError with the cure where it does not."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._client = open_client(self.uri)
+        self.store.connect()
 
     def project(self) -> int:
         """Write to the store what the journal holds beyond the offset; returns the new offset.
@@ -106,243 +48,61 @@ class Tracker:
         Raises TrackingAway where the store fails: the offset and all later calls are unharmed.
         """
         try:
-            with _answering():
+            with answering():
                 while self._step():
                     pass
         except TrackingAway:
-            self._forget()
+            self.store.recall()
+            self._start_over()
             raise
-        return self._ledger.offset
+        return self.store.ledger.offset
 
     def publish(self, writes: Iterable[Write], shown: Mapping[str, pages.Page]) -> None:
         """Write what no journal tells (a search over runs): idempotent, keyed as all writes are.
 
         Raises TrackingAway where the store fails.
         """
-        with _answering():
-            if self._client is None:
-                self._client = open_client(self.uri)
-            points: dict[tuple[str, str | None], list[Point]] = {}
-            for write in writes:
-                self._perform(write, points)
-            for (key, model), found in points.items():
-                self._log_points(key, model, found)
+        with answering():
+            self.store.perform(writes)
             for key, page in shown.items():
-                self._show(key, page)
+                self.store.show(key, page)
 
     def links(self, port: int = views.UI_PORT) -> views.Links:
         """The command and the links that show the run; experiment 0 before anything is written."""
-        return views.links(self.uri, self._ledger.ids.get("experiment", "0"), port)
+        return views.links(self.store.uri, self.store.ledger.ids.get("experiment", "0"), port)
 
     # ------------------------------------------------------------ one chunk of the journal
 
-    def _forget(self) -> None:
-        """Go back to what is durable."""
-        self._ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri)
+    def _start_over(self) -> None:
+        """Fold the journal from its beginning again."""
         self._projection = Projection()
         self._folded = 0
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
-        self._checked = False
 
     def _step(self) -> bool:
         """Write one chunk and advance the offset; False where the journal holds no more."""
-        path = self.run_dir / JOURNAL_FILE
+        path, ledger = self.run_dir / JOURNAL_FILE, self.store.ledger
         if not path.is_file():
             return False
-        if self._client is None:
-            self._client = open_client(self.uri)
-        if not self._checked:
-            self._check_store()
+        self.store.check()
         chunk = list(islice(read(path, self._folded), RECORDS))
         if not chunk:
             self._draw(now=False)
             return False
-        points: dict[tuple[str, str | None], list[Point]] = {}
+        writes: list[Write] = []
         for record, offset in chunk:
-            writes = self._projection.add(record)
-            if offset > self._ledger.offset:
-                for write in writes:
-                    self._perform(write, points)
+            told = self._projection.add(record)
+            if offset > ledger.offset:
+                writes += told
             else:
                 self._projection.dirty = Dirty()
             self._folded = offset
-        for (key, model), found in points.items():
-            self._log_points(key, model, found)
+        self.store.perform(writes)
         self._refresh()
-        if self._folded > self._ledger.offset:
-            self._ledger.advance(self._folded)
+        if self._folded > ledger.offset:
+            ledger.advance(self._folded)
         return True
-
-    def _check_store(self) -> None:
-        """Start over where the store lost what the ledger says it holds (a new or emptied file).
-
-        It is also the cheap question that a store which is away fails at.
-        """
-        from mlflow.entities import ViewType
-
-        known = self.client.search_experiments(view_type=ViewType.ALL, max_results=50000)
-        experiment = self._ledger.ids.get("experiment")
-        if experiment is not None and experiment not in {item.experiment_id for item in known}:
-            self._ledger.forget()
-        self._checked = True
-
-    @property
-    def client(self) -> Any:
-        assert self._client is not None, "connect first"
-        return self._client
-
-    # ------------------------------------------------------------ writes
-
-    def _perform(self, write: Write, points: dict[tuple[str, str | None], list[Point]]) -> None:
-        match write:
-            case OpenRun():
-                self._open_run(write)
-            case CloseRun():
-                run = self._run(write.key)
-                self.client.set_terminated(run, status=write.status, end_time=write.at)
-            case ReopenRun():
-                self.client.update_run(self._run(write.key), status="RUNNING")
-            case LogPoints():
-                if write.points:
-                    points.setdefault((write.key, write.model), []).extend(write.points)
-            case LogDataset():
-                self._log_dataset(write)
-            case LogModel():
-                self._log_model(write)
-
-    def _run(self, key: str) -> str:
-        """Id of a run; one that another run folder created (a trial's search) is looked up."""
-        name = f"run:{key}"
-        if name not in self._ledger.ids:
-            found = self._find_run(self._ledger.ids["experiment"], key)
-            if found is None:
-                raise TrackingAway(f"the store holds no run {key!r}")
-            self._ledger.created(name, found)
-        return self._ledger.ids[name]
-
-    def _find_run(self, experiment: str, key: str) -> str | None:
-        found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(key)}'")
-        return found[0].info.run_id if found else None
-
-    def _open_run(self, write: OpenRun) -> None:
-        """Create the run unless the ledger or the store knows one with its key."""
-        from mlflow.entities import Param
-
-        name = f"run:{write.key}"
-        if name in self._ledger.ids:
-            return
-        experiment = self._experiment(write.tags["stream"], write.at)
-        run = self._find_run(experiment, write.key)
-        if run is None:
-            tags = {**write.tags, KEY: _key(write.key)}
-            if write.parent is not None:
-                tags["mlflow.parentRunId"] = self._run(write.parent)
-            run = self.client.create_run(
-                experiment, start_time=write.at, tags=tags, run_name=write.name
-            ).info.run_id
-        params = [Param(key, value[:6000]) for key, value in write.params.items()]
-        for start in range(0, len(params), PARAMS):
-            self.client.log_batch(run, params=params[start : start + PARAMS])
-        self._ledger.created(name, run)
-
-    def _experiment(self, name: str, at: int) -> str:
-        """Id of the run's experiment: one per stream name, made with its saved views."""
-        if "experiment" in self._ledger.ids:
-            return self._ledger.ids["experiment"]
-        found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage != "active":
-            raise TrackingAway(
-                f"experiment {name!r} is deleted; restore it: "
-                f"mlflow experiments restore --experiment-id {found.experiment_id}"
-            )
-        identifier: str = found.experiment_id if found else self._create_experiment(name)
-        known = set(found.tags) if found else set()
-        for tag, value in views.saved_views(at).items():
-            if tag not in known:
-                self.client.set_experiment_tag(identifier, tag, value)
-        self._ledger.created("experiment", identifier)
-        return identifier
-
-    def _create_experiment(self, name: str) -> str:
-        """Artifacts lie beside the run folders unless a server keeps them."""
-        from mlflow.exceptions import MlflowException
-
-        served = self.uri.startswith(("http://", "https://", "databricks"))
-        folder = self.run_dir.parent / "mlartifacts" / views.file_name(name)
-        identifier: str
-        try:
-            identifier = self.client.create_experiment(
-                name, artifact_location=None if served else folder.as_uri()
-            )
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            identifier = self.client.get_experiment_by_name(name).experiment_id
-        return identifier
-
-    def _log_points(self, key: str, model: str | None, points: list[Point]) -> None:
-        """Identical points are stored once, however often they are sent."""
-        from mlflow.entities import Metric
-
-        run = self._run(key)
-        logged_model = None if model is None else self._ledger.ids[f"model:{model}"]
-        for start in range(0, len(points), POINTS):
-            metrics = [
-                Metric(p.name, p.value, p.at, p.step, model_id=logged_model, run_id=run)
-                for p in points[start : start + POINTS]
-            ]
-            self.client.log_batch(run, metrics=metrics)
-
-    def _log_dataset(self, write: LogDataset) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(
-            name=write.name,
-            digest=write.digest[:36],
-            source_type="growstage",
-            source=json.dumps({"uri": write.source, "digest": write.digest}),
-        )
-        tags = [InputTag("mlflow.data.context", write.context)]
-        entry = DatasetInput(dataset=dataset, tags=tags)
-        self.client.log_inputs(self._run(write.key), datasets=[entry])
-
-    def _log_model(self, write: LogModel) -> None:
-        """Create the model unless known, and chain it: parent -> stage -> model, each link once."""
-        from mlflow.entities import LoggedModelInput, LoggedModelOutput
-
-        run, name = self._run(write.run), f"model:{write.key}"
-        parent = None if write.parent is None else self._ledger.ids.get(f"model:{write.parent}")
-        if name not in self._ledger.ids:
-            self._ledger.created(name, self._find_model(write) or self._create_model(write, parent))
-        model, known = self._ledger.ids[name], self.client.get_run(run)
-        if parent and parent not in {item.model_id for item in known.inputs.model_inputs}:
-            self.client.log_inputs(run, models=[LoggedModelInput(parent)])
-        if model not in {item.model_id for item in known.outputs.model_outputs}:
-            self.client.log_outputs(run, [LoggedModelOutput(model, step=write.step)])
-
-    def _find_model(self, write: LogModel) -> str | None:
-        experiment = self._ledger.ids["experiment"]
-        query = f"tags.`{KEY}` = '{_key(write.key)}'"
-        found = self.client.search_logged_models([experiment], filter_string=query)
-        for item in found:
-            self.client.finalize_logged_model(item.model_id, "READY")
-        return found[0].model_id if found else None
-
-    def _create_model(self, write: LogModel, parent: str | None) -> str:
-        """A model whose weights stay at their checkpoint: MLflow holds what they are."""
-        experiment = self._ledger.ids["experiment"]
-        note = views.model_note(parent, experiment)
-        tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
-        model: LoggedModel = self.client.create_logged_model(
-            experiment,
-            name=write.name,
-            source_run_id=self._run(write.run),
-            tags={**tags, "mlflow.note.content": note},
-            params={**write.params, "parent_model": parent or "none"},
-        )
-        self.client.finalize_logged_model(model.model_id, "READY")
-        return model.model_id
 
     # ------------------------------------------------------------ notes, tables, figures
 
@@ -352,20 +112,20 @@ class Tracker:
         fold = projection.fold
         for name, index in sorted(dirty.stages):
             lane = fold.lanes[name]
-            self._show(projection.key(lane, index), pages.stage_page(fold, lane, index))
+            self.store.show(projection.key(lane, index), pages.stage_page(fold, lane, index))
         for name in sorted(dirty.lanes):
             key = projection.key(fold.lanes[name])
-            self._show(key, pages.lane_page(fold, name, self._run(key), self.run_dir))
+            self.store.show(key, pages.lane_page(fold, name, self.store.run(key), self.run_dir))
         self._stale |= dirty.lanes
         self._draw(dirty.ended)
         if dirty.run and projection.trial is None:
             runs = {
-                name: self._run(projection.key(lane))
+                name: self.store.run(projection.key(lane))
                 for name, lane in fold.lanes.items()
                 if lane.attempt
             }
-            key, experiment = projection.key(), self._ledger.ids["experiment"]
-            self._show(key, pages.run_page(fold, self._run(key), experiment, runs))
+            key, experiment = projection.key(), self.store.ledger.ids["experiment"]
+            self.store.show(key, pages.run_page(fold, self.store.run(key), experiment, runs))
         projection.dirty = Dirty()
 
     def _draw(self, now: bool) -> None:
@@ -375,31 +135,16 @@ class Tracker:
             started = time.monotonic()
             if not now and started < self._rested:
                 return
-            self._show(self._projection.key(fold.lanes[name]), pages.lane_figures(fold, name))
+            self.store.show(self._projection.key(fold.lanes[name]), pages.lane_figures(fold, name))
             self._stale.remove(name)
             ended = time.monotonic()
             self._rested = ended + (ended - started) / DRAWING
-
-    def _show(self, key: str, page: pages.Page) -> None:
-        from mlflow.entities import RunTag
-
-        run = self._run(key)
-        for path, text in page.texts.items():
-            self.client.log_text(run, text, path)
-        for path, image in page.images.items():
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / Path(path).name
-                file.write_bytes(image)
-                self.client.log_artifact(run, str(file), str(Path(path).parent))
-        if page.tags:
-            tags = [RunTag(name, value) for name, value in page.tags.items()]
-            self.client.log_batch(run, tags=tags)
 
 
 def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:
     """Print where a model or stage came from, as a tree or as JSON."""
     uri = tracking_uri or lineage_uri()
-    with _answering():
+    with answering():
         chain = lineage.lineage(open_client(uri), name)
     lineage.show(chain, as_json)
 
@@ -415,27 +160,3 @@ def lineage_uri() -> str:
         "no tracking store: neither runs/mlflow.db nor mlflow.db is here; give one with "
         "--tracking-uri (http://HOST:PORT or sqlite:////ABSOLUTE/FILE.db)"
     )
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Everything a store can fail with becomes TrackingAway with its first line."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise TrackingAway(f"{type(error).__name__}: {first[:300]}") from error
-
-
-def _key(key: str) -> str:
-    """A key that fits between quotes in a search."""
-    return key.replace("'", "_")
-
-
-def _shown(uri: str) -> str:
-    """The address without a password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -56,7 +56,7 @@ def ui(tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
-            ["/bin/sh", "-c", "exec env " + ui_command(tracker.uri, port)],
+            ["/bin/sh", "-c", "exec env " + ui_command(tracker.store.uri, port)],
             cwd=folder,
             env={**os.environ, "PATH": path},
             stdout=log,
@@ -130,8 +130,8 @@ def test_the_methods_link_groups_lanes_by_method(tracker: Tracker, ui: str, tmp_
 
 
 def test_a_lane_page_shows_its_note_and_figure(tracker: Tracker, ui: str, tmp_path: Path) -> None:
-    run = tracker._ledger.ids[f"run:{RUN_ID}/replay-s0"]
-    experiment = tracker._ledger.ids["experiment"]
+    run = tracker.store.ledger.ids[f"run:{RUN_ID}/replay-s0"]
+    experiment = tracker.store.ledger.ids["experiment"]
     link = f"{ui}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
     dom = page(link, tmp_path / "profile", "accuracy_matrix.png")
     assert "accuracy_matrix.png" in dom

@@ -235,7 +235,7 @@ def test_stopped_at_any_write_it_goes_on_without_a_duplicate(
     for left in itertools.count(0, 4):
         tracker = Tracker(run_dir, None)
         tracker.connect()
-        tracker._client = Stopping(tracker.client, left, after)  # type: ignore[assignment]
+        tracker.store._client = Stopping(tracker.store.client, left, after)  # type: ignore[assignment]
         try:
             tracker.project()
             break

@@ -1,0 +1,317 @@
+"""The one file that talks to MLflow: executes writes exactly once and opens clients to read with.
+
+Knows no journal and no projection; whose writes they are is told by their keys.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import pages, views
+from orchestrator.background import TrackingAway
+from orchestrator.ledger import LEDGER_FILE, Ledger
+from orchestrator.writes import (
+    CloseRun,
+    LogDataset,
+    LogModel,
+    LogPoints,
+    OpenRun,
+    Point,
+    ReopenRun,
+    Write,
+)
+from workers.contract import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+KEY = "growstage.key"
+"""Tag under which a run or model is found again."""
+POINTS = 1000
+"""Metrics MLflow takes in one request."""
+PARAMS = 100
+"""Params MLflow takes in one request."""
+TIMEOUT_S = 10
+RETRIES = 1
+
+
+def default_uri(run_dir: Path) -> str:
+    """A SQLite file in the folder that holds the run folders."""
+    return f"sqlite:///{run_dir.resolve().parent / 'mlflow.db'}"
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client that gives up on a dead server in seconds.
+
+    Raises InputError, with the cure, where the store does not answer.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(RETRIES))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        with answering():
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except TrackingAway as error:
+        raise InputError(
+            f"tracking store {_shown(uri)} does not answer: {error}\n"
+            "  start the server, or give another with --tracking-uri (http://HOST:PORT or "
+            "sqlite:////ABSOLUTE/FILE.db; without it a file beside the run folder is used)"
+        ) from error
+    return client
+
+
+class Store:
+    """One MLflow store as one run folder knows it: the ledger remembers what it was given."""
+
+    def __init__(self, run_dir: Path, uri: str) -> None:
+        self.run_dir, self.uri = run_dir, uri
+        self._client: MlflowClient | None = None
+        self.recall()
+
+    def recall(self) -> None:
+        """Go back to what is durable."""
+        self.ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri)
+        self._checked = False
+
+    def connect(self) -> None:
+        """Make sure the store answers; InputError with the cure where it does not."""
+        self._client = open_client(self.uri)
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            self.connect()
+        return self._client
+
+    def check(self) -> None:
+        """Start over where the store lost what the ledger says it holds (a new or emptied file).
+
+        It is also the cheap question that a store which is away fails at.
+        """
+        from mlflow.entities import ViewType
+
+        if self._checked:
+            return
+        known = self.client.search_experiments(view_type=ViewType.ALL, max_results=50000)
+        experiment = self.ledger.ids.get("experiment")
+        if experiment is not None and experiment not in {item.experiment_id for item in known}:
+            self.ledger.forget()
+        self._checked = True
+
+    def perform(self, writes: Iterable[Write]) -> None:
+        """Execute writes in order, but points together at the end: one request for many.
+
+        Raises what the store fails with; everything may be written again.
+        """
+        points: dict[tuple[str, str | None], list[Point]] = {}
+        for write in writes:
+            self._perform(write, points)
+        for (key, model), found in points.items():
+            self._log_points(key, model, found)
+
+    def run(self, key: str) -> str:
+        """Id of a run; one that another run folder created (a trial's search) is looked up."""
+        name = f"run:{key}"
+        if name not in self.ledger.ids:
+            found = self._find_run(self.ledger.ids["experiment"], key)
+            if found is None:
+                raise TrackingAway(f"the store holds no run {key!r}")
+            self.ledger.created(name, found)
+        return self.ledger.ids[name]
+
+    def show(self, key: str, page: pages.Page) -> None:
+        """Write a page's texts, images and tags to a run; the same page gives the same files."""
+        from mlflow.entities import RunTag
+
+        run = self.run(key)
+        for path, text in page.texts.items():
+            self.client.log_text(run, text, path)
+        for path, image in page.images.items():
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / Path(path).name
+                file.write_bytes(image)
+                self.client.log_artifact(run, str(file), str(Path(path).parent))
+        if page.tags:
+            tags = [RunTag(name, value) for name, value in page.tags.items()]
+            self.client.log_batch(run, tags=tags)
+
+    # ------------------------------------------------------------ single writes
+
+    def _perform(self, write: Write, points: dict[tuple[str, str | None], list[Point]]) -> None:
+        match write:
+            case OpenRun():
+                self._open_run(write)
+            case CloseRun():
+                run = self.run(write.key)
+                self.client.set_terminated(run, status=write.status, end_time=write.at)
+            case ReopenRun():
+                self.client.update_run(self.run(write.key), status="RUNNING")
+            case LogPoints():
+                if write.points:
+                    points.setdefault((write.key, write.model), []).extend(write.points)
+            case LogDataset():
+                self._log_dataset(write)
+            case LogModel():
+                self._log_model(write)
+
+    def _find_run(self, experiment: str, key: str) -> str | None:
+        found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(key)}'")
+        return found[0].info.run_id if found else None
+
+    def _open_run(self, write: OpenRun) -> None:
+        """Create the run unless the ledger or the store knows one with its key."""
+        from mlflow.entities import Param
+
+        name = f"run:{write.key}"
+        if name in self.ledger.ids:
+            return
+        experiment = self._experiment(write.tags["stream"], write.at)
+        run = self._find_run(experiment, write.key)
+        if run is None:
+            tags = {**write.tags, KEY: _key(write.key)}
+            if write.parent is not None:
+                tags["mlflow.parentRunId"] = self.run(write.parent)
+            run = self.client.create_run(
+                experiment, start_time=write.at, tags=tags, run_name=write.name
+            ).info.run_id
+        params = [Param(key, value[:6000]) for key, value in write.params.items()]
+        for start in range(0, len(params), PARAMS):
+            self.client.log_batch(run, params=params[start : start + PARAMS])
+        self.ledger.created(name, run)
+
+    def _experiment(self, name: str, at: int) -> str:
+        """Id of the run's experiment: one per stream name, made with its saved views."""
+        if "experiment" in self.ledger.ids:
+            return self.ledger.ids["experiment"]
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage != "active":
+            raise TrackingAway(
+                f"experiment {name!r} is deleted; restore it: "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
+        identifier: str = found.experiment_id if found else self._create_experiment(name)
+        known = set(found.tags) if found else set()
+        for tag, value in views.saved_views(at).items():
+            if tag not in known:
+                self.client.set_experiment_tag(identifier, tag, value)
+        self.ledger.created("experiment", identifier)
+        return identifier
+
+    def _create_experiment(self, name: str) -> str:
+        """Artifacts lie beside the run folders unless a server keeps them."""
+        from mlflow.exceptions import MlflowException
+
+        served = self.uri.startswith(("http://", "https://", "databricks"))
+        folder = self.run_dir.parent / "mlartifacts" / views.file_name(name)
+        identifier: str
+        try:
+            identifier = self.client.create_experiment(
+                name, artifact_location=None if served else folder.as_uri()
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            identifier = self.client.get_experiment_by_name(name).experiment_id
+        return identifier
+
+    def _log_points(self, key: str, model: str | None, points: list[Point]) -> None:
+        """Identical points are stored once, however often they are sent."""
+        from mlflow.entities import Metric
+
+        run = self.run(key)
+        logged_model = None if model is None else self.ledger.ids[f"model:{model}"]
+        for start in range(0, len(points), POINTS):
+            metrics = [
+                Metric(p.name, p.value, p.at, p.step, model_id=logged_model, run_id=run)
+                for p in points[start : start + POINTS]
+            ]
+            self.client.log_batch(run, metrics=metrics)
+
+    def _log_dataset(self, write: LogDataset) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=write.name,
+            digest=write.digest[:36],
+            source_type="growstage",
+            source=json.dumps({"uri": write.source, "digest": write.digest}),
+        )
+        tags = [InputTag("mlflow.data.context", write.context)]
+        entry = DatasetInput(dataset=dataset, tags=tags)
+        self.client.log_inputs(self.run(write.key), datasets=[entry])
+
+    def _log_model(self, write: LogModel) -> None:
+        """Create the model unless known, and chain it: parent -> stage -> model, each link once."""
+        from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+        run, name = self.run(write.run), f"model:{write.key}"
+        parent = None if write.parent is None else self.ledger.ids.get(f"model:{write.parent}")
+        if name not in self.ledger.ids:
+            self.ledger.created(name, self._find_model(write) or self._create_model(write, parent))
+        model, known = self.ledger.ids[name], self.client.get_run(run)
+        if parent and parent not in {item.model_id for item in known.inputs.model_inputs}:
+            self.client.log_inputs(run, models=[LoggedModelInput(parent)])
+        if model not in {item.model_id for item in known.outputs.model_outputs}:
+            self.client.log_outputs(run, [LoggedModelOutput(model, step=write.step)])
+
+    def _find_model(self, write: LogModel) -> str | None:
+        experiment = self.ledger.ids["experiment"]
+        query = f"tags.`{KEY}` = '{_key(write.key)}'"
+        found = self.client.search_logged_models([experiment], filter_string=query)
+        for item in found:
+            self.client.finalize_logged_model(item.model_id, "READY")
+        return found[0].model_id if found else None
+
+    def _create_model(self, write: LogModel, parent: str | None) -> str:
+        """A model whose weights stay at their checkpoint: MLflow holds what they are."""
+        experiment = self.ledger.ids["experiment"]
+        note = views.model_note(parent, experiment)
+        tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
+        model: LoggedModel = self.client.create_logged_model(
+            experiment,
+            name=write.name,
+            source_run_id=self.run(write.run),
+            tags={**tags, "mlflow.note.content": note},
+            params={**write.params, "parent_model": parent or "none"},
+        )
+        self.client.finalize_logged_model(model.model_id, "READY")
+        return model.model_id
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Everything a store can fail with becomes TrackingAway with its first line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise TrackingAway(f"{type(error).__name__}: {first[:300]}") from error
+
+
+def _key(key: str) -> str:
+    """A key that fits between quotes in a search."""
+    return key.replace("'", "_")
+
+
+def _shown(uri: str) -> str:
+    """The address without a password."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
