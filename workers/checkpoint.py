@@ -47,6 +47,25 @@ def write(
 
     The same command may be executed twice (after a loss): the second write replaces the first.
     """
+    return _put(uri, _encode(tensors, state, seq, stage), seq, stage)
+
+
+def foretell(
+    uri: str,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Json,
+    *,
+    seq: int,
+    stage: str | None,
+) -> CheckpointRef:
+    """What ``write`` would answer, with nothing written: equal states give equal references."""
+    return _reference(uri, _encode(tensors, state, seq, stage), seq, stage)
+
+
+def _encode(
+    tensors: Mapping[str, Mapping[str, Tensor]], state: Json, seq: int, stage: str | None
+) -> dict[str, bytes]:
+    """A checkpoint's files by name."""
     files = {
         f"{group}.safetensors": save_tensors(
             {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(named.items())}
@@ -55,7 +74,7 @@ def write(
     }
     body = {"format": FORMAT, "seq": seq, "stage": stage, "groups": sorted(tensors), "state": state}
     files[STATE] = json.dumps(body, sort_keys=True).encode()
-    return _put(uri, files, seq, stage)
+    return files
 
 
 def adopt(ref: CheckpointRef, uri: str, changes: Json) -> CheckpointRef:
@@ -76,6 +95,10 @@ def _put(uri: str, files: Mapping[str, bytes], seq: int, stage: str | None) -> C
         _upload(RemoteFolder(uri), files)
     else:
         _rename_into_place(local_path(uri), files)
+    return _reference(uri, files, seq, stage)
+
+
+def _reference(uri: str, files: Mapping[str, bytes], seq: int, stage: str | None) -> CheckpointRef:
     size = sum(len(data) for data in files.values())
     return CheckpointRef(uri=str(uri), digest=_digest(files), seq=seq, stage=stage, bytes=size)
 
@@ -119,10 +142,7 @@ def describe(uri: str) -> CheckpointRef:
     """The reference of a checkpoint folder that is already there."""
     files = _files(uri)
     body = _body(uri, files)
-    size = sum(len(data) for data in files.values())
-    return CheckpointRef(
-        uri=uri, digest=_digest(files), seq=body["seq"], stage=body["stage"], bytes=size
-    )
+    return _reference(uri, files, body["seq"], body["stage"])
 
 
 def _verified(ref: CheckpointRef) -> dict[str, bytes]:

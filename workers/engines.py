@@ -30,7 +30,7 @@ class Engine:
 ENGINES: dict[str, Engine] = {
     "supervised": Engine(
         trainer="workers.supervised:SupervisedTrainer",
-        evaluator="workers.supervised:SupervisedEvaluator",
+        evaluator="workers.evaluation:SupervisedEvaluator",
         training="supervised",
         model="classifier",
         exact=True,
@@ -66,7 +66,7 @@ def streams() -> Mapping[str, type]:
 def trainings() -> Mapping[str, type]:
     """What ``[training]`` can be, by kind."""
     from workers.rl.training import PPOTraining
-    from workers.supervised import SupervisedTraining
+    from workers.training import SupervisedTraining
 
     return {"supervised": SupervisedTraining, "ppo": PPOTraining}
 

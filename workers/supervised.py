@@ -1,7 +1,7 @@
 """The supervised loop: one lane's model, optimizer, method and data cursor on one device.
 
 Plain torch, deterministic on CPU, free of Ray: a test calls it in-process, a worker actor is a
-shell around it.
+shell around it. Whether other workers train the same lane beside it, only ``replicas`` knows.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import os
 import resource
 import socket
 import time
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from workers import checkpoint, engines
 from workers.augment import AUGMENTATIONS
+from workers.batches import Batches
 from workers.choice import checked, parse
 from workers.contract import (
     CheckpointRef,
     DivergedError,
     Edit,
     EditReport,
-    EvaluationReport,
     InputError,
     IntervalReport,
     Json,
@@ -32,73 +31,21 @@ from workers.contract import (
     OpenReport,
     StageSpec,
     StartReport,
-    TaskSpec,
     derive_seed,
 )
+from workers.evaluation import correct
+from workers.lane import build_model, build_stream, pick_device, training_config
 from workers.methods import METHODS
-from workers.moe import MODELS, routing, specialise, surgery
 from workers.moe import optimizer as optimizer_state
-from workers.moe.telemetry import keeping, recording, usage
+from workers.moe import specialise, surgery
+from workers.moe.telemetry import usage
 from workers.optimizers import OPTIMIZERS
+from workers.replicas import ALONE, Replicas
 from workers.streams import TaskData
-from workers.tables import choice, construct
+from workers.tables import construct
 
 ACCURACY_PROBE = 512
 """Training samples on which an interval's training accuracy is measured."""
-
-
-class SupervisedTraining:
-    """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
-        kind: str = "supervised"
-        epochs: float | None = None
-        """Passes over the stage's training data; 1 where neither epochs nor steps is given."""
-        steps: int | None = None
-        """Gradient steps of a stage, whatever the size of its data."""
-        intervals: int = 4
-        """Equal parts a stage is split into: the driver may change the model between them."""
-        batch: int = 64
-        optimizer: Any = choice(OPTIMIZERS, "adamw")
-        fresh_optimizer: bool = False
-        """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
-        warmup: float = 0.0
-        """Share of each stage over which the learning rate rises linearly from 0."""
-        clip: float | None = None
-        """Largest global gradient norm; None = no clipping."""
-        augment: Any = choice(AUGMENTATIONS, "none")
-        probe: int = 256
-        """Training samples on which an edit's output change is measured."""
-        eval_batch: int = 2048
-        batches: Literal["mixed", "domain"] = "mixed"
-        """``domain``: every batch holds samples of one domain only."""
-
-        def __post_init__(self) -> None:
-            if self.epochs is not None and self.steps is not None:
-                raise ValueError("give epochs or steps, not both")
-            for name in ("intervals", "batch", "eval_batch", "probe"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1")
-            if not 0.0 <= self.warmup <= 1.0:
-                raise ValueError("warmup must lie between 0 and 1")
-            if (self.epochs or self.steps or 1) <= 0:
-                raise ValueError("epochs and steps must be positive")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-
-@dataclass(slots=True)
-class Cursor:
-    """Where the loop stands in its stage; everything the order of batches depends on."""
-
-    step: int = 0
-    """Gradient steps done in this stage."""
-    position: int = 0
-    """Samples of the current epoch already used."""
-    order_state: Tensor | None = None
-    """State of the order generator before the current epoch's permutation."""
 
 
 @dataclass(slots=True)
@@ -108,20 +55,18 @@ class _Stage:
     spec: StageSpec
     x: Tensor
     y: Tensor
+    batches: Batches
     total_steps: int
-    order: Tensor
-    generator: torch.Generator
-    domain: Tensor | None
-    """Domain of each sample, int64 [N] on the CPU; None where nothing depends on it."""
-    pure: int | None
-    """Samples of a batch that holds one domain only; None = batches mix domains."""
-    cursor: Cursor = field(default_factory=Cursor)
+    step: int = 0
+    """Gradient steps done."""
 
 
 class SupervisedTrainer:
     """Trainer of supervised lanes (see ``workers.contract.Trainer``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: Replicas = ALONE) -> None:
+        """``replicas``: this worker's tie to the others that train the same lane."""
+        self.replicas = replicas
         self.stage: _Stage | None = None
 
     # ------------------------------------------------------------ contract
@@ -135,10 +80,10 @@ class SupervisedTrainer:
         torch.manual_seed(derive_seed(lane.seed, "lane"))
         self.lane = lane
         self.device = pick_device()
-        self.stream = _stream(lane)
+        self.stream = build_stream(lane)
         method_class, method = checked(METHODS, lane.settings["method"])
         self.method = method_class(method, derive_seed(lane.seed, "method"))
-        self.config = _training(lane)
+        self.config = training_config(lane)
         self.model = build_model(lane, self.stream).to(self.device)
         self.optimizer = self._new_optimizer()
         self.augment = construct(AUGMENTATIONS, self.config.augment)
@@ -150,6 +95,7 @@ class SupervisedTrainer:
         if ref is not None:
             self._restore(checkpoint.read(ref))
             seq = ref.seq
+        self.replicas.watch(self.model)
         return OpenReport(
             shape=surgery.shape(self.model),
             seq=seq,
@@ -192,26 +138,25 @@ class SupervisedTrainer:
         self.model.train()
         losses: list[Tensor] = []
         norms: list[Tensor] = []
-        while stage.cursor.step < target:
+        while stage.step < target:
             self._step(stage, losses, norms)
-        x, y = self._probe(ACCURACY_PROBE)
         metrics = {
             "loss": torch.stack(losses).mean().item(),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "train_accuracy": accuracy(self.model, x, y, self.config.eval_batch),
+            "train_accuracy": self._train_accuracy(),
         }
         if norms:
             metrics["gradient_norm"] = torch.stack(norms).mean().item()
-        counts, tokens = specialise.take_counts(self.model)
+        counts, tokens = specialise.take_counts(self.model, self.replicas.sum_counts)
         return IntervalReport(
             counts=counts,
             tokens=tokens,
             mask_version=mask_version,
             stage=stage.spec.id,
             n=n,
-            steps=stage.cursor.step,
+            steps=stage.step,
             metrics=metrics,
-            usage=usage(self.model),
+            usage=usage(self.model, self.replicas.sum_counts),
             seconds=time.perf_counter() - began,
             rss_mb=resident_mb(),
         )
@@ -219,21 +164,25 @@ class SupervisedTrainer:
     def apply(self, edit: Edit) -> EditReport:
         """Change the model and its optimizer in place."""
         x, _ = self._probe(self.config.probe)
-        return surgery.apply(self.model, self.optimizer, edit, x)
+        report = surgery.apply(self.model, self.optimizer, edit, x)
+        self.replicas.watch(self.model)
+        return report
 
     def save(self, uri: str, seq: int) -> CheckpointRef:
-        """Write everything the lane's future depends on; at the stage's end, end the stage."""
+        """Write everything the lane's future depends on; at the stage's end, end the stage.
+
+        Of several workers the first one writes; the others say what they would have written.
+        """
         stage = self.stage
         cursor: Json = None
         rng = {"torch": torch.get_rng_state()}
         if stage is not None:
-            if stage.cursor.step == stage.total_steps:
+            if stage.step == stage.total_steps:
                 self.method.end_stage(self.stream.data(stage.spec.task))
                 self.stage = None
             else:
-                assert stage.cursor.order_state is not None
-                rng["order"] = stage.cursor.order_state
-                cursor = {"step": stage.cursor.step, "position": stage.cursor.position}
+                rng["order"] = stage.batches.order_state
+                cursor = {"step": stage.step, "position": stage.batches.position}
         state = {
             "engine": "supervised",
             "arch": surgery.arch(self.model),
@@ -249,48 +198,58 @@ class SupervisedTrainer:
             "rng": rng,
         }
         name = None if stage is None else stage.spec.id
-        return checkpoint.write(uri, tensors, state, seq=seq, stage=name)
+        put = checkpoint.write if self.replicas.rank == 0 else checkpoint.foretell
+        return put(uri, tensors, state, seq=seq, stage=name)
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Leave the lane's other workers; nothing else outlives the process."""
+        self.replicas.close()
 
     # ------------------------------------------------------------ inside
 
     def _step(self, stage: _Stage, losses: list[Tensor], norms: list[Tensor]) -> None:
-        """One gradient step; appends its loss and gradient norm, which stay on the device."""
+        """One gradient step; appends its loss and gradient norm, which stay on the device.
+
+        Every worker forms the same batch, then learns from its part of it.
+        """
         config = self.config
-        x, y = self._batch(stage)
-        x, y = self.method.extend_batch(self.augment(x), y)
-        specialise.set_progress(self.banks, stage.cursor.step / stage.total_steps)
+        index = stage.batches.next()
+        x, y = self.method.extend_batch(self.augment(stage.x[index]), stage.y[index])
+        part = self.replicas.part(len(y))
+        if stage.batches.domain is not None:
+            domain = stage.batches.domain[index][part]
+            specialise.point(self.banks, self.domains, domain.to(self.device))
+        specialise.set_progress(self.banks, stage.step / stage.total_steps)
         warm = int(config.warmup * stage.total_steps)
         if warm:
-            share = min(1.0, (stage.cursor.step + 1) / warm)
+            share = min(1.0, (stage.step + 1) / warm)
             for group in self.optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * share
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.method.loss(self.model, x, y)
-        loss.backward()
+        with self.replicas.own_draws(stage.spec.seed, stage.step):
+            loss = self._backward(x[part], y[part])
         specialise.drop_masked(self.banks)
+        loss = self.replicas.sum_gradients(loss, (part.stop - part.start) / len(y))
         if config.clip is not None:
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         self.optimizer.step()
-        stage.cursor.step += 1
-        losses.append(loss.detach())
+        stage.step += 1
+        losses.append(loss)
 
-    def _batch(self, stage: _Stage) -> tuple[Tensor, Tensor]:
-        """The next batch in the stage's order; the last one of an epoch may be smaller."""
-        cursor = stage.cursor
-        if cursor.position >= len(stage.order):
-            _shuffle(stage)
-        index = stage.order[cursor.position : cursor.position + self.config.batch]
-        if stage.domain is not None:
-            domain = stage.domain[index]
-            if stage.pure is not None:
-                index = index[: int((domain == domain[0]).cumprod(0).sum())]
-                domain = domain[: len(index)]
-            specialise.point(self.banks, self.domains, domain.to(self.device))
-        cursor.position += len(index)
-        return stage.x[index], stage.y[index]
+    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Gradients of the loss on these samples; its value, 0 where there are none."""
+        if not len(y):
+            return torch.zeros((), device=self.device)
+        loss = self.method.loss(self.model, x, y)
+        loss.backward()
+        return loss.detach()
+
+    def _train_accuracy(self) -> float:
+        """Accuracy on the stage's first training samples, each worker measuring its part."""
+        x, y = self._probe(ACCURACY_PROBE)
+        part = self.replicas.part(len(y))
+        right = correct(self.model, x[part], y[part], self.config.eval_batch)
+        return int(self.replicas.sum_counts(right.sum())) / len(y)
 
     def _load(self, spec: StageSpec) -> TaskData:
         """Load the stage's data and set the order of its batches."""
@@ -303,27 +262,17 @@ class SupervisedTrainer:
             raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
         config = self.config
         domain = self._domains_of(spec, data)
-        pure = config.batch if config.batches == "domain" and domain is not None else None
-        parts = [len(y)] if pure is None else domain.bincount().tolist()  # type: ignore[union-attr]
-        per_epoch = sum(-(-samples // config.batch) for samples in parts)
+        order = derive_seed(spec.seed, "order")
+        batches = Batches(len(y), config.batch, order, domain, config.batches == "domain")
         epochs = 1.0 if config.epochs is None else config.epochs
-        total = config.steps if config.steps is not None else max(1, round(epochs * per_epoch))
+        total = config.steps or max(1, round(epochs * batches.per_epoch))
         if total < config.intervals:
             raise InputError(
                 f"task {spec.task.name!r}: {total} gradient steps cannot be split into "
                 f"{config.intervals} intervals; lower training.intervals or train longer"
             )
-        self.stage = _Stage(
-            spec=spec,
-            x=x.to(self.device),
-            y=y.to(self.device),
-            total_steps=total,
-            order=torch.empty(0, dtype=torch.int64),
-            generator=torch.Generator().manual_seed(derive_seed(spec.seed, "order")),
-            domain=domain,
-            pure=pure,
-        )
-        _shuffle(self.stage)
+        x, y = x.to(self.device), y.to(self.device)
+        self.stage = _Stage(spec=spec, x=x, y=y, batches=batches, total_steps=total)
         return data
 
     def _domains_of(self, spec: StageSpec, data: TaskData) -> Tensor | None:
@@ -355,10 +304,8 @@ class SupervisedTrainer:
             assert not problems, problems
             self._load(spec)
             assert self.stage is not None
-            self.stage.generator.set_state(saved.tensors["rng"]["order"])
-            _shuffle(self.stage)
-            self.stage.cursor.step = state["cursor"]["step"]
-            self.stage.cursor.position = state["cursor"]["position"]
+            self.stage.step = state["cursor"]["step"]
+            self.stage.batches.resume(state["cursor"]["position"], saved.tensors["rng"]["order"])
         torch.set_rng_state(saved.tensors["rng"]["torch"])
 
     def _probe(self, samples: int) -> tuple[Tensor, Tensor]:
@@ -374,114 +321,6 @@ class SupervisedTrainer:
         return self.stage
 
 
-class SupervisedEvaluator:
-    """Accuracy of a checkpoint on the test data of each task."""
-
-    def __init__(self) -> None:
-        self.streams: dict[str, Any] = {}
-
-    def evaluate(
-        self, lane: LaneSpec, ref: CheckpointRef, tasks: tuple[TaskSpec, ...]
-    ) -> EvaluationReport:
-        """Scores in task order; accuracy over the whole output layer (class-incremental)."""
-        began = time.perf_counter()
-        torch.set_num_threads(lane.threads)
-        key = f"{lane.built_from}-{lane.seed}"
-        stream = self.streams.setdefault(key, _stream(lane))
-        saved = checkpoint.read(ref)
-        model = build_model(lane, stream)
-        surgery.ensure_arch(model, saved.state["arch"])
-        model.load_state_dict(saved.tensors["model"])
-        model.to(pick_device())
-        batch = _training(lane).eval_batch
-        report = EvaluationReport(scores=[], seconds=0.0)
-        specialised = len({name for task in tasks for name in task.domains}) > 1
-        for task in tasks:
-            x, y = stream.test(task)
-            with recording(model), keeping(model if specialised else nn.Module()) as kept:
-                right = correct(model, x, y, batch)
-                report.usage[task.name] = usage(model)
-            report.scores.append(float(right.double().mean()))
-            if specialised:
-                report.details[task.name] = {
-                    **_by_domain(right, task, stream.test_domains(task)),
-                    **routing.measure(kept),
-                }
-                report.probes[task.name] = routing.probe(kept)
-        return replace(report, seconds=time.perf_counter() - began)
-
-
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
-    """Share of samples (x [N, C, H, W], y [N]) whose largest logit is their label."""
-    return float(correct(model, x, y, batch).double().mean())
-
-
-def correct(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    """Bool [N] on the CPU: is the largest logit the sample's label? In evaluation mode."""
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        right = [
-            model(part.to(device)).argmax(-1) == labels.to(device)
-            for part, labels in zip(x.split(batch), y.split(batch), strict=True)
-        ]
-    model.train()
-    return torch.cat(right).cpu()
-
-
-def _by_domain(right: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
-    """Accuracy on each domain of a task that mixes several."""
-    if domain is None:
-        return {}
-    return {
-        f"accuracy/{name}": float(right[domain == place].double().mean())
-        for place, name in enumerate(task.domains)
-    }
-
-
-def build_model(lane: LaneSpec, stream: Any) -> nn.Module:
-    """The untrained model of a lane: depends on settings and the lane's seed only."""
-    cls, config = checked(MODELS, lane.settings["model"])
-    model: nn.Module = cls(
-        config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model")
-    )
-    return model
-
-
-def pick_device() -> torch.device:
-    """The GPU the cluster gave this worker, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def resident_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _stream(lane: LaneSpec) -> Any:
-    cls, config = checked(engines.streams(), lane.settings["stream"])
-    return cls(config, lane.seed)
-
-
-def _training(lane: LaneSpec) -> Any:
-    return checked(engines.trainings(), lane.settings["training"])[1]
-
-
-def _one_domain_at_a_time(stage: _Stage, batch: int) -> Tensor:
-    """The order cut into batches of one domain each, the batches in random order."""
-    assert stage.domain is not None
-    domain = stage.domain[stage.order]
-    parts = [
-        part for place in domain.unique() for part in stage.order[domain == place].split(batch)
-    ]
-    turn = torch.randperm(len(parts), generator=stage.generator)
-    return torch.cat([parts[i] for i in turn])
-
-
-def _shuffle(stage: _Stage) -> None:
-    """Draw the next epoch's order, remembering the generator's state before it."""
-    stage.cursor.order_state = stage.generator.get_state()
-    stage.order = torch.randperm(len(stage.y), generator=stage.generator)
-    if stage.pure is not None:
-        stage.order = _one_domain_at_a_time(stage, stage.pure)
-    stage.cursor.position = 0

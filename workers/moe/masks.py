@@ -139,14 +139,14 @@ class DomainGuide:
         learnt_E, self._learnt_E = self._learnt_E, None
         return learnt_E
 
-    def take_counts(self) -> tuple[Mapping[str, list[int]], Mapping[str, int]]:
-        """(domain -> count of each expert, domain -> tokens) since the last call. Syncs."""
-        tokens, counts = self.tokens_G.tolist(), self.counts_GE.tolist()
+    def take_counts(self, experts: int) -> Tensor:
+        """Since the last call: int64 [G, experts + 1], by domain its tokens that chose each expert,
+        and in the last column all of its tokens."""
+        counted = self.counts_GE.new_zeros(len(self.domains), experts + 1)
+        counted[:, : self.counts_GE.shape[1]] = self.counts_GE
+        counted[:, -1] = self.tokens_G
         self.reset(self.counts_GE.shape[1])
-        seen = [i for i, number in enumerate(tokens) if number]
-        return {self.domains[i]: counts[i] for i in seen}, {
-            self.domains[i]: tokens[i] for i in seen
-        }
+        return counted
 
     def reset(self, experts: int) -> None:
         """Start counting anew."""

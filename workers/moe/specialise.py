@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workers.contract import DivergedError, InputError, RefreshMask, Role, SetPhase, derive_seed
 from workers.moe.bank import ExpertBank
 from workers.moe.masks import Mask
+from workers.moe.telemetry import Total, own
 
 Parents = dict[str, list[int | None]]
 """Layer -> parent of each expert that was added."""
@@ -80,15 +81,25 @@ def added(found: Iterable[Counts]) -> Counts:
     return dict(counts), tokens
 
 
-def take_counts(module: nn.Module) -> Counts:
-    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call."""
+def take_counts(module: nn.Module, add_up: Total = own) -> Counts:
+    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call.
+
+    ``add_up``: sums what each worker counted.
+    """
     counts: dict[str, dict[str, list[int]]] = {}
     tokens: dict[str, int] = {}
-    for name, bank in banks(module).items():
-        found, seen = bank.guide.take_counts()
-        if found:
-            counts[name] = dict(found)
-            tokens = dict(seen)
+    parts = banks(module)
+    taken = [bank.guide.take_counts(bank.live) for bank in parts.values()]
+    if not taken:
+        return counts, tokens
+    flat = add_up(torch.cat([counted.reshape(-1) for counted in taken]))
+    summed = flat.split([counted.numel() for counted in taken])
+    for (name, bank), total, counted in zip(parts.items(), summed, taken, strict=True):
+        rows = zip(bank.guide.domains, total.view_as(counted).tolist(), strict=True)
+        seen = {domain: row for domain, row in rows if row[-1]}
+        if seen:
+            counts[name] = {domain: row[:-1] for domain, row in seen.items()}
+            tokens = {domain: row[-1] for domain, row in seen.items()}
     return counts, tokens
 
 

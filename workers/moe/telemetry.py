@@ -5,7 +5,7 @@ Counts stay on the device until they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,23 +13,35 @@ from torch import Tensor, nn
 
 from workers.moe.growable import Routed
 
+Total = Callable[[Tensor], Tensor]
+"""Adds counts up over the workers that train one model."""
 
-def usage(module: nn.Module) -> dict[str, list[float]]:
+
+def own(counts: Tensor) -> Tensor:
+    """The total where nobody else counts."""
+    return counts
+
+
+def usage(module: nn.Module, add_up: Total = own) -> dict[str, list[float]]:
     """Layer -> mean gate weight of each expert since the last call; one device sync in all.
 
-    Layers that counted no token are left out.
+    Layers that counted no token are left out. ``add_up``: sums what each worker counted.
     """
-    names, means = [], []
-    for name, part in _routed(module):
-        sums, tokens = part.gate_sums()
-        if tokens:
-            names.append(name)
-            means.append(sums.double() / tokens)
-        part.reset_usage()
-    if not means:
+    parts = list(_routed(module))
+    if not parts:
         return {}
-    flat = iter(torch.cat(means).tolist())
-    return {name: [next(flat) for _ in mean] for name, mean in zip(names, means, strict=True)}
+    counted = []
+    for _, part in parts:
+        sums, tokens = part.gate_sums()
+        counted += [sums.double(), sums.new_tensor([tokens], dtype=torch.float64)]
+        part.reset_usage()
+    flat = iter(add_up(torch.cat(counted)).tolist())
+    found = {}
+    for (name, _), sums in zip(parts, counted[::2], strict=True):
+        weights, tokens = [next(flat) for _ in sums], next(flat)
+        if tokens:
+            found[name] = [weight / tokens for weight in weights]
+    return found
 
 
 @contextmanager

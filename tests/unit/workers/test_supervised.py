@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, StageSpec
-from workers.supervised import SupervisedEvaluator, SupervisedTrainer
+from workers.evaluation import SupervisedEvaluator
+from workers.supervised import SupervisedTrainer
 
 GROWING = {
     "growth": {"kind": "periodic"},
