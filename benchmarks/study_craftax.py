@@ -3,7 +3,8 @@
     python benchmarks/study_craftax.py --env Craftax-Classic-Symbolic-v1 --steps 1000000
         --seeds 3 --out docs/images/craftax_curves.png
 
-Prints mean and interval of the return of the episodes that ended in the last tenth of the steps.
+Prints mean and interval of the return of the episodes that ended in the last tenth of the steps,
+and all curves as one JSON object in the last line.
 """
 
 from __future__ import annotations
@@ -63,6 +64,16 @@ def binned(curve: Curve, bins: int) -> list[float]:
     return [total / count if count else float("nan") for total, count in sums]
 
 
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t)."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return values[0], float("inf")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return sum(values) / len(values), float(half)
+
+
 def child(args: Any, variant: str, seed: int) -> Curve:
     """One curve, in a process of its own with one thread."""
     call = [sys.executable, __file__, "--child", variant, "--env", args.env]
@@ -113,13 +124,17 @@ def main() -> None:
         run = ours if args.child == "ours" else all_jax
         print("CURVE " + json.dumps(run(args)), flush=True)
         os._exit(0)
-    curves = {
-        name: [binned(child(args, name, seed), args.bins) for seed in range(args.seeds)]
-        for name in VARIANTS
-    }
-    print(json.dumps(curves))
+    curves: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
+    for seed in range(args.seeds):  # seed by seed: what is cut short is still a comparison
+        for name in VARIANTS:
+            curves[name].append(binned(child(args, name, seed), args.bins))
+            print(f"{name}, seed {seed}: {curves[name][-1][-1]:.2f}", file=sys.stderr, flush=True)
+    for name, rows in curves.items():
+        mean, half = interval([row[-1] for row in rows])
+        print(f"{name}: {mean:.2f} +- {half:.2f} (95 %, {len(rows)} seeds, last part of the steps)")
     if args.out:
         draw(curves, args)
+    print(json.dumps(curves))
 
 
 if __name__ == "__main__":
