@@ -56,11 +56,23 @@ void* raw(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->data_ptr() : nullptr;
 }
 
-// Contiguous, of the type of `like` and on its device.
-Tensor same(const Tensor& x, const Tensor& like) {
-  STD_TORCH_CHECK(x.get_device_index() == like.get_device_index() && x.is_cuda(),
+// A pointer of another device, or of the host, must never reach a kernel.
+const Tensor& beside(const Tensor& x, const Tensor& like) {
+  STD_TORCH_CHECK(x.is_cuda() && like.is_cuda() &&
+                      x.get_device_index() == like.get_device_index(),
                   "all tensors must be on the same device");
-  return as(x, like.scalar_type());
+  return x;
+}
+
+// Contiguous, on the device of `like` and of the given type, by default that of `like`.
+Tensor same(const Tensor& x, const Tensor& like, ScalarType type) {
+  return as(beside(x, like), type);
+}
+
+Tensor same(const Tensor& x, const Tensor& like) { return same(x, like, like.scalar_type()); }
+
+OptionalTensor same(const OptionalTensor& x, const Tensor& like, ScalarType type) {
+  return x.has_value() ? OptionalTensor(same(*x, like, type)) : std::nullopt;
 }
 
 Tensor zeros(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
@@ -93,13 +105,11 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& logits, const OptionalTen
                                          int64_t capacity) {
   const auto n = check_route(logits, noise, allowed, threshold, selector, k, capacity);
   check_expert_count(n.experts);
+  const Tensor scores = same(logits, logits);
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const Tensor scores = torch::stable::contiguous(logits);
-  const OptionalTensor added = noise ? OptionalTensor(same(*noise, logits)) : std::nullopt;
-  const OptionalTensor mask = as(allowed, ScalarType::Bool);
-  const OptionalTensor least = as(threshold, compute_type(logits));
-  STD_TORCH_CHECK((!mask || mask->is_cuda()) && (!least || least->is_cuda()),
-                  "allowed and threshold must be on the device of logits");
+  const OptionalTensor added = same(noise, logits, compute_type(logits));
+  const OptionalTensor mask = same(allowed, logits, ScalarType::Bool);
+  const OptionalTensor least = same(threshold, logits, compute_type(logits));
   const Tensor weights = buffer(scores, {n.tokens, n.slots});
   const Tensor chosen = buffer(scores, {n.tokens, n.slots}, compute_type(logits));
   const Tensor selected = buffer(scores, {n.tokens, n.slots}, ScalarType::Long);
@@ -131,9 +141,9 @@ std::tuple<Tensor, Tensor, Tensor> route(const Tensor& logits, const OptionalTen
 
 Tensor route_backward(const Tensor& grad, const Tensor& selected, const Tensor& weights,
                       int64_t experts, double temperature) {
+  const Tensor kept = same(weights, weights), incoming = same(grad, weights);
   const torch::stable::accelerator::DeviceGuard guard(weights.get_device_index());
-  const Tensor kept = torch::stable::contiguous(weights), incoming = same(grad, weights);
-  const Tensor chosen = slots(selected, "selected");
+  const Tensor chosen = slots(beside(selected, weights), "selected");
   const Tensor out = buffer(kept, {kept.size(0), experts});
   check(cuda::route_backward(type_of(kept), incoming.data_ptr(), data<int64_t>(chosen),
                              kept.data_ptr(), kept.size(0), kept.size(1), experts, temperature,
@@ -143,10 +153,9 @@ Tensor route_backward(const Tensor& grad, const Tensor& selected, const Tensor& 
 
 std::tuple<Tensor, Tensor, Tensor> permute(const Tensor& x, const Tensor& selected,
                                            int64_t experts) {
-  const Tensor chosen = slots(selected, "selected");
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == chosen.size(0) && experts >= 1 && chosen.is_cuda(),
+  const Tensor chosen = slots(beside(selected, x), "selected");
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == chosen.size(0) && experts >= 1,
                   "permute takes x [tokens, features] and selected [tokens, slots]");
-  STD_TORCH_CHECK(x.element_size() >= 2, "permute takes elements of two bytes or more");
   check_expert_count(experts);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor source = torch::stable::contiguous(x);
@@ -160,8 +169,8 @@ std::tuple<Tensor, Tensor, Tensor> permute(const Tensor& x, const Tensor& select
 }
 
 Tensor permute_backward(const Tensor& grad, const Tensor& position) {
+  const Tensor incoming = same(grad, grad), place = slots(beside(position, grad), "position");
   const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
-  const Tensor incoming = torch::stable::contiguous(grad), place = slots(position, "position");
   const Tensor out = buffer(incoming, {place.size(0), grad.size(1)});
   check(cuda::permute_backward(type_of(grad), incoming.data_ptr(), data<int64_t>(place),
                                place.size(0), place.size(1), grad.size(1), out.data_ptr(),
@@ -169,13 +178,19 @@ Tensor permute_backward(const Tensor& grad, const Tensor& position) {
   return out;
 }
 
+// Weights of another type than that of the rows are not rounded to it.
+ScalarType weight_type(const Tensor& rows, const Tensor& weights) {
+  return weights.scalar_type() == rows.scalar_type() ? rows.scalar_type() : compute_type(rows);
+}
+
 Tensor combine(const Tensor& rows, const Tensor& position, const Tensor& weights) {
   const auto n = check_combine(rows, position, weights);
+  const Tensor source = same(rows, rows), place = slots(beside(position, rows), "position");
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
-  const Tensor source = torch::stable::contiguous(rows), factors = same(weights, rows);
-  const Tensor place = slots(position, "position");
+  const Tensor factors = same(weights, rows, weight_type(rows, weights));
   const Tensor out = buffer(source, {n.tokens, n.width});
-  check(cuda::combine(type_of(rows), source.data_ptr(), data<int64_t>(place), factors.data_ptr(),
+  check(cuda::combine(type_of(rows), factors.scalar_type() != rows.scalar_type(),
+                      source.data_ptr(), data<int64_t>(place), factors.data_ptr(),
                       n.tokens, n.per_token, n.width, out.data_ptr(), stream_of(rows)));
   return out;
 }
@@ -183,12 +198,14 @@ Tensor combine(const Tensor& rows, const Tensor& position, const Tensor& weights
 std::tuple<Tensor, Tensor> combine_backward(const Tensor& grad, const Tensor& rows,
                                             const Tensor& position, const Tensor& weights) {
   const auto n = check_combine(rows, position, weights);
+  const Tensor source = same(rows, rows), place = slots(beside(position, rows), "position");
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
-  const Tensor source = torch::stable::contiguous(rows), incoming = same(grad, rows);
-  const Tensor factors = same(weights, rows), place = slots(position, "position");
+  const Tensor incoming = same(grad, rows);
+  const Tensor factors = same(weights, rows, weight_type(rows, weights));
   const Tensor grad_rows = zeros(source, {n.rows, n.width}, rows.scalar_type());
-  const Tensor grad_weights = buffer(source, {n.tokens, n.per_token});
-  check(cuda::combine_backward(type_of(rows), incoming.data_ptr(), source.data_ptr(),
+  const Tensor grad_weights = buffer(factors, {n.tokens, n.per_token});
+  check(cuda::combine_backward(type_of(rows), factors.scalar_type() != rows.scalar_type(),
+                               incoming.data_ptr(), source.data_ptr(),
                                data<int64_t>(place), factors.data_ptr(), n.tokens, n.per_token,
                                n.width, grad_rows.data_ptr(), grad_weights.data_ptr(),
                                stream_of(rows)));
@@ -197,11 +214,11 @@ std::tuple<Tensor, Tensor> combine_backward(const Tensor& grad, const Tensor& ro
 
 Tensor usage(const Tensor& selected, const Tensor& domain, int64_t experts, int64_t domains) {
   const Tensor chosen = slots(selected, "selected");
-  STD_TORCH_CHECK(domain.dim() == 1 && domain.size(0) == chosen.size(0) && domain.is_cuda() &&
+  STD_TORCH_CHECK(domain.dim() == 1 && domain.size(0) == chosen.size(0) &&
                       domain.scalar_type() == ScalarType::Long && experts >= 1 && domains >= 1,
                   "usage takes selected [tokens, slots] and domain int64 [tokens]");
   const torch::stable::accelerator::DeviceGuard guard(selected.get_device_index());
-  const Tensor label = torch::stable::contiguous(domain);
+  const Tensor label = same(domain, selected);
   const Tensor table = zeros(chosen, {experts, domains}, ScalarType::Long);
   check(cuda::usage(data<int64_t>(chosen), data<int64_t>(label), chosen.size(0), chosen.size(1),
                     experts, domains, data<int64_t>(table), stream_of(selected)));
@@ -232,9 +249,10 @@ Tensors same_all(const Tensors& tensors, const Tensor& like) {
 }
 
 // rows [S, k] times each expert's matrix; `weights` are [n, k] if transposed, else [k, n].
+// `keep` leaves experts out, whose rows of the result then mean nothing.
 void multiply(cuda::RowsProduct call, const Tensors& weights, const Tensors* biases,
-              void* stream) {
-  in_groups(static_cast<int64_t>(weights.size()), {},
+              const std::vector<bool>& keep, void* stream) {
+  in_groups(static_cast<int64_t>(weights.size()), keep,
             [&](int64_t e, int i, cuda::Group& group) {
               const auto first = static_cast<int>(weights[e].size(0));
               const auto second = static_cast<int>(weights[e].size(1));
@@ -257,10 +275,10 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
                                       int64_t activation, bool tf32) {
   const auto n = check_experts(rows, offsets, up, down, activation);
   check_biases(n, up_bias, down, down_bias, rows);
+  const Tensor x = same(rows, rows), bounds = same(offsets, rows, ScalarType::Long);
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
   const auto kind = static_cast<Activation>(activation);
   const bool relu = kind == Activation::kRelu, two = !down.empty();
-  const Tensor x = torch::stable::contiguous(rows), bounds = same(offsets, offsets);
   const Tensors u = same_all(up, rows), ub = same_all(up_bias, rows);
   const Tensors d = same_all(down, rows), db = same_all(down_bias, rows);
   const Tensor y = buffer(x, {n.rows, n.outputs});
@@ -271,7 +289,7 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
                          data<int64_t>(bounds), n.rows, n.inputs, two ? n.stride : n.outputs, 0,
                          true, Activation::kNone, two && relu ? kind : Activation::kNone,
                          Activation::kNone, tf32, type_of(rows)};
-  multiply(call, u, &ub, stream);
+  multiply(call, u, &ub, {}, stream);
   if (two) {
     call.a = hidden.data_ptr();
     call.result = y.data_ptr();
@@ -279,7 +297,7 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
     call.ldc = n.outputs;
     call.on_load = relu ? Activation::kNone : kind;
     call.on_store = Activation::kNone;
-    multiply(call, d, &db, stream);
+    multiply(call, d, &db, {}, stream);
     check(cuda::zero_tail(call.type, hidden.data_ptr(), call.offsets, n.experts, n.rows, n.stride,
                           stream));
   }
@@ -320,13 +338,12 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
   STD_TORCH_CHECK(static_cast<int64_t>(trainable.size()) == n.experts &&
                       (!learning || learning->numel() == n.rows),
                   "trainable needs one flag for each expert, learning one for each row");
+  const Tensor x = same(rows, rows), bounds = same(offsets, rows, ScalarType::Long);
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
   const auto kind = static_cast<Activation>(activation);
   const bool relu = kind == Activation::kRelu, two = !down.empty();
-  const Tensor g = same(grad, rows), x = torch::stable::contiguous(rows);
-  const Tensor kept = same(hidden, rows), bounds = same(offsets, offsets);
-  const OptionalTensor mask = as(learning, ScalarType::Bool);
-  STD_TORCH_CHECK(!mask || mask->is_cuda(), "learning must be on the device of rows");
+  const Tensor g = same(grad, rows), kept = same(hidden, rows);
+  const OptionalTensor mask = same(learning, rows, ScalarType::Bool);
   const Tensors u = same_all(up, rows), d = same_all(down, rows);
   const Tensor inner = two ? buffer(x, {n.rows, n.stride}) : g;
   const Tensor grad_rows = buffer(x, {rows_wanted ? n.rows : 0, n.inputs});
@@ -334,7 +351,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
   cuda::RowsProduct call{g.data_ptr(), inner.data_ptr(), kept.data_ptr(), data<int64_t>(bounds),
                          n.rows, n.outputs, n.stride, n.stride, false, Activation::kNone,
                          Activation::kNone, kind, tf32, type_of(rows)};
-  if (two) multiply(call, d, nullptr, stream);
+  // without a gradient of the rows, the hidden units of frozen experts need none either
+  if (two) multiply(call, d, nullptr, rows_wanted ? std::vector<bool>{} : trainable, stream);
   const int64_t inner_width = two ? n.stride : n.outputs;
   if (rows_wanted) {
     call.a = inner.data_ptr();
@@ -342,7 +360,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
     call.kept = nullptr;
     call.lda = inner_width;
     call.ldc = n.inputs;
-    multiply(call, u, nullptr, stream);
+    multiply(call, u, nullptr, {}, stream);
     check(cuda::zero_tail(call.type, grad_rows.data_ptr(), call.offsets, n.experts, n.rows,
                           n.inputs, stream));
   }

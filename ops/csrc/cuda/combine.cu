@@ -4,8 +4,8 @@
 namespace growstage::cuda {
 namespace {
 
-template <class T, int V>
-__global__ void weighted_sum(const T* rows, const int64_t* position, const T* weights,
+template <class T, class W, int V>
+__global__ void weighted_sum(const T* rows, const int64_t* position, const W* weights,
                              int64_t tokens, int64_t per_token, int64_t width, T* y) {
   using Vector = Pack<T, V>;
   const int64_t token = int64_t{blockIdx.x} * kWarps + threadIdx.x / kLanes;
@@ -24,10 +24,10 @@ __global__ void weighted_sum(const T* rows, const int64_t* position, const T* we
   }
 }
 
-template <class T, int V>
+template <class T, class W, int V>
 __global__ void weighted_sum_backward(const T* grad, const T* rows, const int64_t* position,
-                                      const T* weights, int64_t tokens, int64_t per_token,
-                                      int64_t width, T* grad_rows, T* grad_weights) {
+                                      const W* weights, int64_t tokens, int64_t per_token,
+                                      int64_t width, T* grad_rows, W* grad_weights) {
   using Vector = Pack<T, V>;
   const int64_t token = int64_t{blockIdx.x} * kWarps + threadIdx.x / kLanes;
   if (token >= tokens) return;
@@ -50,50 +50,60 @@ __global__ void weighted_sum_backward(const T* grad, const T* rows, const int64_
       }
     }
     dot = warp_sum(dot);
-    if (lane == 0) grad_weights[slot] = store<T>(dot);
+    if (lane == 0) grad_weights[slot] = static_cast<W>(dot);
   }
 }
 
-// 16 bytes at a time where rows and pointers allow it.
-template <class T, class F>
-void with_width(int64_t width, bool fits, const F& f) {
-  constexpr int wide = 16 / sizeof(T);
-  if (fits && width % wide == 0)
-    f(std::integral_constant<int, wide>{});
-  else
-    f(std::integral_constant<int, 1>{});
+// Calls f(stored value of rows, of weights, how many values to move at a time): 16 bytes of them
+// where rows and pointers allow it.
+template <class F>
+void on_types(Type type, bool wide, int64_t width, bool fits, const F& f) {
+  on_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int most = 16 / sizeof(T);
+    const auto with_weights = [&](auto weight) {
+      if (fits && width % most == 0)
+        f(zero, weight, std::integral_constant<int, most>{});
+      else
+        f(zero, weight, std::integral_constant<int, 1>{});
+    };
+    if (wide)
+      with_weights(Compute<T>{});
+    else
+      with_weights(zero);
+  });
 }
 
 }  // namespace
 
-int combine(Type type, const void* rows, const int64_t* position, const void* weights,
+int combine(Type type, bool wide, const void* rows, const int64_t* position, const void* weights,
             int64_t tokens, int64_t per_token, int64_t width, void* y, void* stream) {
   if (tokens == 0) return 0;
-  on_type(type, [&](auto zero) {
+  on_types(type, wide, width, aligned(rows) && aligned(y), [&](auto zero, auto weight, auto v) {
     using T = decltype(zero);
-    with_width<T>(width, aligned(rows) && aligned(y), [&](auto v) {
-      weighted_sum<T, decltype(v)::value>
-          <<<blocks(tokens, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-              static_cast<const T*>(rows), position, static_cast<const T*>(weights), tokens,
-              per_token, width, static_cast<T*>(y));
-    });
+    using W = decltype(weight);
+    weighted_sum<T, W, decltype(v)::value>
+        <<<blocks(tokens, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            static_cast<const T*>(rows), position, static_cast<const W*>(weights), tokens,
+            per_token, width, static_cast<T*>(y));
   });
   return launched();
 }
 
-int combine_backward(Type type, const void* grad, const void* rows, const int64_t* position,
-                     const void* weights, int64_t tokens, int64_t per_token, int64_t width,
-                     void* grad_rows, void* grad_weights, void* stream) {
+int combine_backward(Type type, bool wide, const void* grad, const void* rows,
+                     const int64_t* position, const void* weights, int64_t tokens,
+                     int64_t per_token, int64_t width, void* grad_rows, void* grad_weights,
+                     void* stream) {
   if (tokens == 0) return 0;
-  on_type(type, [&](auto zero) {
+  const bool fits = aligned(grad) && aligned(rows) && aligned(grad_rows);
+  on_types(type, wide, width, fits, [&](auto zero, auto weight, auto v) {
     using T = decltype(zero);
-    with_width<T>(width, aligned(grad) && aligned(rows) && aligned(grad_rows), [&](auto v) {
-      weighted_sum_backward<T, decltype(v)::value>
-          <<<blocks(tokens, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-              static_cast<const T*>(grad), static_cast<const T*>(rows), position,
-              static_cast<const T*>(weights), tokens, per_token, width,
-              static_cast<T*>(grad_rows), static_cast<T*>(grad_weights));
-    });
+    using W = decltype(weight);
+    weighted_sum_backward<T, W, decltype(v)::value>
+        <<<blocks(tokens, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            static_cast<const T*>(grad), static_cast<const T*>(rows), position,
+            static_cast<const W*>(weights), tokens, per_token, width, static_cast<T*>(grad_rows),
+            static_cast<W*>(grad_weights));
   });
   return launched();
 }

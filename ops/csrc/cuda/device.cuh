@@ -49,7 +49,9 @@ inline dim3 blocks(int64_t items, int64_t per_block) {
   return dim3(static_cast<unsigned>((items + per_block - 1) / per_block));
 }
 
-inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+inline bool aligned(const void* pointer, uintptr_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
 
 inline int launched() { return static_cast<int>(cudaGetLastError()); }
 

@@ -168,7 +168,7 @@ template <class T, bool kTensor, bool kTransposed>
 __global__ void __launch_bounds__(kBlock) rows_kernel(RowsProduct call, Group group) {
   using P = Plan<T, kTensor>;
   using C = typename P::C;
-  __shared__ alignas(32) unsigned char memory[P::bytes];
+  alignas(32) __shared__ unsigned char memory[P::bytes];
   const Segment here = find_rows(group, call.offsets, blockIdx.x);
   if (here.member < 0) return;
   const int n = group.n[here.member], depth = group.k[here.member];
@@ -222,20 +222,20 @@ template <class T, bool kTensor>
 __global__ void __launch_bounds__(kBlock) parameter_kernel(ParameterProduct call, Group group) {
   using P = Plan<T, kTensor>;
   using C = typename P::C;
-  __shared__ alignas(32) unsigned char memory[P::bytes];
+  alignas(32) __shared__ unsigned char memory[P::bytes];
   __shared__ C bias_sums[kTile];
   const int member = static_cast<int>(blockIdx.z);
   const int m = group.k[member], n = group.n[member];
   const int first_row = static_cast<int>(blockIdx.x) * kTile;
   const int first_column = static_cast<int>(blockIdx.y) * kTile;
-  if (first_row >= m || first_column >= n) return;
+  const bool bias = blockIdx.y == 0;  // also where there is no column
+  if (first_row >= m || (first_column >= n && !bias)) return;
   const int64_t begin = call.offsets[group.expert[member]];
   const int64_t end = call.offsets[group.expert[member] + 1];
   const T *a = static_cast<const T*>(call.a), *b = static_cast<const T*>(call.b);
   T* tile_a = reinterpret_cast<T*>(memory);
   T* tile_b = tile_a + kTile * P::ld_a;
   const T zero = store<T>(C{0});
-  const bool bias = blockIdx.y == 0;
   if (threadIdx.x < kTile) bias_sums[threadIdx.x] = 0;
   const auto counts = [&](int64_t row) {
     return row < end && (call.learning == nullptr || call.learning[row]);
@@ -323,9 +323,10 @@ int rows_product(const RowsProduct& call, const Group& group, void* stream) {
 
 int parameter_product(const ParameterProduct& call, const Group& group, void* stream) {
   if (group.count == 0) return 0;
-  const dim3 grid(tiles(largest(group.k, group.count)), tiles(largest(group.n, group.count)),
+  const unsigned columns = tiles(largest(group.n, group.count));
+  const dim3 grid(tiles(largest(group.k, group.count)), columns > 0 ? columns : 1,
                   static_cast<unsigned>(group.count));
-  if (grid.x == 0 || grid.y == 0) return 0;
+  if (grid.x == 0) return 0;
   on_math(call.type, call.tf32, [&](auto zero, auto tensor) {
     using T = decltype(zero);
     parameter_kernel<T, decltype(tensor)::value>

@@ -17,9 +17,10 @@ constexpr int kSortBlock = 256;  // slots that one block sorts
 const char* error_text(int error);
 
 struct Route {
-  const void *logits, *noise;  // noise may be null
-  const void* threshold;       // one value of the computing type; only for kThreshold
-  const bool* allowed;                     // may be null
+  const void* logits;
+  const void* noise;      // of the computing type; may be null
+  const void* threshold;  // one value of the computing type; only for kThreshold
+  const bool* allowed;    // may be null
   void* weights;
   void* chosen;  // scores of the chosen, tokens * slots of the computing type
   int64_t* selected;
@@ -55,12 +56,14 @@ int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, i
 int permute_backward(Type type, const void* grad, const int64_t* position, int64_t tokens,
                      int64_t per_token, int64_t width, void* grad_x, void* stream);
 
-int combine(Type type, const void* rows, const int64_t* position, const void* weights,
+// wide: weights (and their gradients) are of the computing type, else of the type of rows.
+int combine(Type type, bool wide, const void* rows, const int64_t* position, const void* weights,
             int64_t tokens, int64_t per_token, int64_t width, void* y, void* stream);
 // grad_rows is zeroed by the caller: rows that no slot points to keep that.
-int combine_backward(Type type, const void* grad, const void* rows, const int64_t* position,
-                     const void* weights, int64_t tokens, int64_t per_token, int64_t width,
-                     void* grad_rows, void* grad_weights, void* stream);
+int combine_backward(Type type, bool wide, const void* grad, const void* rows,
+                     const int64_t* position, const void* weights, int64_t tokens,
+                     int64_t per_token, int64_t width, void* grad_rows, void* grad_weights,
+                     void* stream);
 
 // table is zeroed by the caller.
 int usage(const int64_t* selected, const int64_t* domain, int64_t tokens, int64_t per_token,

@@ -153,12 +153,19 @@ int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, i
         static_cast<const Word*>(x), slot_of, offsets + experts, slots, per_token,
         row_bytes / static_cast<int64_t>(sizeof(Word)), static_cast<Word*>(rows));
   };
-  if (row_bytes % 16 == 0 && aligned(x) && aligned(rows))
+  // a view may begin at any element of its storage
+  const auto fits = [&](int64_t bytes) {
+    const auto unit = static_cast<uintptr_t>(bytes);
+    return row_bytes % bytes == 0 && aligned(x, unit) && aligned(rows, unit);
+  };
+  if (fits(16))
     launch(uint4{});
-  else if (row_bytes % 4 == 0)
+  else if (fits(4))
     launch(uint32_t{});
-  else
+  else if (fits(2))
     launch(uint16_t{});
+  else
+    launch(uint8_t{});
   return launched();
 }
 

@@ -14,14 +14,15 @@ struct Candidate {
 template <class T>
 struct Scores {
   using C = Compute<T>;
-  const T *logits, *noise;
+  const T* logits;
+  const C* noise;
   const bool* allowed;
   C temperature;
   int experts;
 
   __device__ Scores(const Route& a, int64_t token)
       : logits(static_cast<const T*>(a.logits) + token * a.experts),
-        noise(a.noise == nullptr ? nullptr : static_cast<const T*>(a.noise) + token * a.experts),
+        noise(a.noise == nullptr ? nullptr : static_cast<const C*>(a.noise) + token * a.experts),
         allowed(a.allowed == nullptr ? nullptr : a.allowed + token * a.experts),
         temperature(static_cast<C>(a.temperature)),
         experts(static_cast<int>(a.experts)) {}
@@ -29,7 +30,7 @@ struct Scores {
   __device__ C operator()(int expert) const {
     if (allowed != nullptr && !allowed[expert]) return -static_cast<C>(INFINITY);
     const C logit = load(logits[expert]);
-    return (noise != nullptr ? logit + load(noise[expert]) : logit) / temperature;
+    return (noise != nullptr ? logit + noise[expert] : logit) / temperature;
   }
 
   // The best expert of those that come after `last` (all of them if last.expert < 0).
