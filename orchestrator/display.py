@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -253,7 +253,7 @@ def _matrix(lane: Json) -> Table:
 def _specialisation(lane: Json) -> Table:
     """Masks, domain scores and routing measures after each stage."""
     table = Table(title=f"{lane['lane']}: experts by domain", title_justify="left")
-    for column in ("after", "masks", "domains", "routing"):
+    for column in ("after", "masks", "domains", "routing (layer by layer)"):
         table.add_column(column)
     for stage in lane["stages"]:
         masks = [edit for edit in stage["edits"] if edit["kind"] == "refresh_mask"]
@@ -265,13 +265,29 @@ def _specialisation(lane: Json) -> Table:
         }
         table.add_row(
             stage["task"],
-            "\n".join(
-                f"{edit_text(edit)} after interval {edit['after_interval']}" for edit in masks
-            ),
+            _refreshes(masks),
             "\n".join(f"{name} {score:.3f}" for name, score in domains.items()),
-            "\n".join(f"{name} {value:.3f}" for name, value in stage["routing"].items()),
+            "\n".join(_measures(stage["routing"])),
         )
     return table
+
+
+def _refreshes(masks: list[Json]) -> str:
+    """The last of a stage's masks, and how many there were."""
+    if not masks:
+        return "-"
+    last = f"{edit_text(masks[-1])} after interval {masks[-1]['after_interval']}"
+    return last if len(masks) == 1 else f"{last},\nthe last of {len(masks)}"
+
+
+def _measures(routing: Mapping[str, float]) -> Iterator[str]:
+    """One line per measure with its value in every layer, first layer first."""
+    by_measure: dict[str, list[float]] = {}
+    for name, value in routing.items():
+        layer, _, measure = name.partition("/")
+        by_measure.setdefault(measure if "." in layer else name, []).append(value)
+    for measure, values in by_measure.items():
+        yield " ".join([measure, *(f"{value:.2f}" for value in values)])
 
 
 def _wide() -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.controller import Controller, fold
+from orchestrator.display import print_report
 from orchestrator.driver import Driver, begin, takeover
 from orchestrator.events import ApplyEdit, EditApplied, IntervalDone, RunInterval
 from orchestrator.journal import Journal, read
+from orchestrator.report import report
 from tests.fakes import tiny
 from tests.local import LocalExecutor
 from workers import checkpoint
@@ -92,8 +95,8 @@ def test_edits_of_an_undisturbed_run(whole: Path) -> None:
     reports = [r.event.report for r in records(whole) if isinstance(r.event, IntervalDone)]
     assert [report.mask_version for report in reports] == [0] * 6 + [1, 2, 3, 3]
     learnt: Counter[str] = Counter()
-    for report in reports:
-        learnt.update(report.tokens)
+    for done in reports:
+        learnt.update(done.tokens)
     assert learnt == {"base": 480, "turned": 480, "permuted": 480}, "four epochs of 120 samples"
 
 
@@ -186,3 +189,20 @@ def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> Non
     assert any(not after[n].equal(before.get(n, 0 * after[n])) for n in after if ".experts." in n)
     intervals = [a for a in executor.performed if isinstance(a, RunInterval)]
     assert intervals[-1].mask_version == masks[-1].version
+
+
+def test_report_of_a_masked_run_fits_a_screen(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = report(records(whole))
+    print_report(told)
+    shown = capsys.readouterr().out
+    versions = [
+        edit["version"]
+        for stage in told["lanes"][0]["stages"]
+        for edit in stage["edits"]
+        if edit["kind"] == "refresh_mask"
+    ]
+    assert re.search(rf"mask version {versions[-1]}\b", shown)
+    assert f"the last of {len(versions)}" in shown
+    assert len(re.findall(r"│ load_cv( \d+\.\d\d)+ ", shown)) == len(told["lanes"][0]["stages"])
