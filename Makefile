@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos constraints ops
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops
 
 setup: .venv/.ready
 
@@ -49,6 +49,9 @@ bench-ops: setup
 
 chaos: setup
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_sweep.py tests/integration/test_cluster_nodes.py
+
+pixels: setup
+	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py
 
 docs: setup
 	$(BIN)/growstage list > docs/tables.txt
