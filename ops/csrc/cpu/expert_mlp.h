@@ -36,10 +36,10 @@ struct Piece {
   int64_t expert, begin, end, part;  // part: number of the piece within its expert
 };
 
-// Rows of a tile: all that one tile touches, weights aside, fits in a megabyte or so.
+// Rows of a tile: all that one tile touches, weights aside, fits in half a megabyte.
 template <class T>
 int64_t tile_rows(const Experts<T>& a, int64_t hidden) {
-  constexpr int64_t bytes = 1280 * 1024, least = 128, most = 2048;
+  constexpr int64_t bytes = 512 * 1024, least = 64, most = 2048;
   const int64_t row = static_cast<int64_t>(sizeof(T)) * (a.inputs + 2 * hidden + a.outputs);
   return std::clamp(bytes / row / 32 * 32, least, most);
 }
@@ -57,52 +57,34 @@ std::vector<Piece> cut(const Experts<T>& a, int64_t least, int64_t limit) {
   return pieces;
 }
 
+// What a thread keeps while it works on pieces; weights stay rearranged from tile to tile.
 template <class T>
-void add_bias(T* y, const T* bias, int64_t rows, int64_t width) {
-  for (int64_t r = 0; r < rows; ++r, y += width)
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) y[j] += bias[j];
-}
-
-// kept = x + bias (before GELU and SiLU) or relu(x + bias); the activated values go to `active`,
-// which is `kept` itself for ReLU. The tail up to `stride` is set to 0.
-template <class T>
-void bias_and_activate(T* kept, const T* bias, int64_t rows, int64_t width, int64_t stride,
-                       Activation kind, T* active) {
-  for (int64_t r = 0; r < rows; ++r, kept += stride) {
-    if (kind == Activation::kRelu) {
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T x = kept[j] + bias[j];
-        kept[j] = x < T{0} ? T{0} : x;
-      }
-    } else {
-      for (int64_t j = 0; j < width; ++j) {
-        kept[j] += bias[j];
-        active[r * width + j] = activate(kept[j], kind);
-      }
-    }
-    std::fill(kept + width, kept + stride, T{0});
-  }
-}
+struct Workspace {
+  int64_t expert = -1;
+  Right<T> up, down, inputs;
+  Buffer<T> slope, active, grad, masked;
+};
 
 template <class T>
 void forward_tile(const Experts<T>& a, int64_t e, int64_t begin, int64_t rows, const T* x, T* y,
-                  T* hidden, std::vector<T>& scratch) {
+                  T* hidden, Workspace<T>& work) {
   const int64_t d = a.inputs, h = a.hidden[e], o = a.outputs;
   x += begin * d, y += begin * o;
-  if (!a.two_layers()) {
-    gemm(false, true, rows, o, d, x, d, a.up[e], d, T{0}, y, o);
-    return add_bias(y, a.up_bias[e], rows, o);
-  }
+  Product<T> first, second;
+  first.bias = a.up_bias[e];
+  if (!a.two_layers()) return first(rows, x, d, work.up, y, o);
   T* kept = hidden + begin * a.stride;
-  const bool relu = a.activation == Activation::kRelu;
-  if (!relu) scratch.resize(rows * h);
-  gemm(false, true, rows, h, d, x, d, a.up[e], d, T{0}, kept, a.stride);
-  bias_and_activate(kept, a.up_bias[e], rows, h, a.stride, a.activation, scratch.data());
-  gemm(false, true, rows, o, h, relu ? kept : scratch.data(), relu ? a.stride : h, a.down[e], h,
-       T{0}, y, o);
-  add_bias(y, a.down_bias[e], rows, o);
+  first.relu = a.activation == Activation::kRelu;
+  first(rows, x, d, work.up, kept, a.stride);
+  for (int64_t r = 0; r < rows && h < a.stride; ++r)
+    std::fill(kept + r * a.stride + h, kept + (r + 1) * a.stride, T{0});
+  second.bias = a.down_bias[e];
+  if (first.relu) return second(rows, kept, a.stride, work.down, y, o);
+  T* active = work.active.get(rows * h);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < h; ++j)
+      active[r * h + j] = activate(kept[r * a.stride + j], a.activation);
+  second(rows, active, h, work.down, y, o);
 }
 
 template <class T, class Parallel>
@@ -110,23 +92,23 @@ void expert_mlp(const Parallel& parallel, const Experts<T>& a, const T* x, int64
                 T* hidden) {
   const auto pieces = cut(a, 512, 64);
   parallel(static_cast<int64_t>(pieces.size()), 1, [&](int64_t first, int64_t last) {
-    std::vector<T> scratch;
+    Workspace<T> work;
     for (int64_t i = first; i < last; ++i) {
-      const auto& piece = pieces[i];
-      const int64_t tile = tile_rows(a, a.hidden[piece.expert]);
-      for (int64_t at = piece.begin; at < piece.end; at += tile)
-        forward_tile(a, piece.expert, at, std::min(tile, piece.end - at), x, y, hidden, scratch);
+      const auto& p = pieces[i];
+      const int64_t h = a.hidden[p.expert], tile = tile_rows(a, h);
+      if (work.expert != p.expert) {
+        work.up.set(true, a.inputs, h, a.up[p.expert], a.inputs);
+        if (a.two_layers()) work.down.set(true, h, a.outputs, a.down[p.expert], h);
+        work.expert = p.expert;
+      }
+      for (int64_t at = p.begin; at < p.end; at += tile)
+        forward_tile(a, p.expert, at, std::min(tile, p.end - at), x, y, hidden, work);
     }
   });
   const int64_t used = a.offsets[a.count()];
   std::fill(y + used * a.outputs, y + row_count * a.outputs, T{0});
   if (a.two_layers()) std::fill(hidden + used * a.stride, hidden + row_count * a.stride, T{0});
 }
-
-template <class T>
-struct Scratch {
-  std::vector<T> slope, active, grad;
-};
 
 // Where one piece adds up the gradients of its expert's parameters.
 template <class T>
@@ -143,24 +125,41 @@ void column_sums(const T* x, int64_t rows, int64_t width, bool fresh, T* out) {
     for (int64_t j = 0; j < width; ++j) out[j] += x[j];
 }
 
-// Rows from which no parameter may learn become 0 (also where they held NaN).
+// A copy of the rows in which those that no parameter may learn from are 0 (even where NaN was).
 template <class T>
-void mask_rows(T* x, const bool* learning, int64_t rows, int64_t width) {
-  for (int64_t r = 0; r < rows; ++r)
-    if (!learning[r]) std::fill_n(x + r * width, width, T{0});
+const T* learning_rows(const T* x, int64_t stride, const bool* learning, int64_t rows,
+                       int64_t width, Buffer<T>& memory) {
+  T* out = memory.get(rows * width);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (learning[r])
+      std::copy_n(x + r * stride, width, out + r * width);
+    else
+      std::fill_n(out + r * width, width, T{0});
+  }
+  return out;
+}
+
+// Gradients of one linear map's weight [width, inputs] and bias from a tile of rows.
+template <class T>
+void parameter_gradient(const T* grad, int64_t width, const T* x, int64_t stride, int64_t inputs,
+                        int64_t rows, bool fresh, T* weight, T* bias, Workspace<T>& work) {
+  Product<T> product;
+  product.transpose_a = true, product.add = !fresh;
+  work.inputs.set(false, rows, inputs, x, stride);
+  product(width, grad, width, work.inputs, weight, inputs);
+  column_sums(grad, rows, width, fresh, bias);
 }
 
 // Gradient of the output layer's parameters, then of the hidden units before the activation.
 template <class T>
-void hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T* kept,
-                     const bool* learning, int64_t rows, bool train, bool fresh, const Sums<T>& sums,
-                     Scratch<T>& scratch) {
+const T* hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T* kept,
+                         const bool* learning, int64_t rows, bool train, bool fresh,
+                         const Sums<T>& sums, Workspace<T>& work) {
   const int64_t h = a.hidden[e], o = a.outputs;
   const bool relu = a.activation == Activation::kRelu;
-  scratch.slope.resize(rows * h);
-  T* slopes = scratch.slope.data();
-  gemm(false, false, rows, h, o, grad, o, a.down[e], h, T{0}, slopes, h);
-  if (!relu && train) scratch.active.resize(rows * h);
+  T* slopes = work.slope.get(rows * h);
+  T* active = relu || !train ? nullptr : work.active.get(rows * h);
+  Product<T>{}(rows, grad, o, work.down, slopes, h);
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = kept + r * a.stride;
     T* out = slopes + r * h;
@@ -170,54 +169,40 @@ void hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T* kep
       continue;
     }
     for (int64_t j = 0; j < h; ++j) {
-      if (train) scratch.active[r * h + j] = activate(row[j], a.activation);
+      if (train) active[r * h + j] = activate(row[j], a.activation);
       out[j] *= slope(row[j], a.activation);
     }
   }
-  if (!train) return;
-  if (learning != nullptr) {
-    scratch.grad.assign(grad, grad + rows * o);
-    mask_rows(scratch.grad.data(), learning, rows, o);
-    grad = scratch.grad.data();
-    if (relu) {  // 0 * NaN of a masked row must not reach the sums
-      scratch.active.resize(rows * h);
-      for (int64_t r = 0; r < rows; ++r)
-        std::copy_n(kept + r * a.stride, h, scratch.active.data() + r * h);
-    }
-    mask_rows(scratch.active.data(), learning, rows, h);
+  if (!train) return slopes;
+  const T* inputs = relu ? kept : active;
+  int64_t stride = relu ? a.stride : h;
+  if (learning != nullptr) {  // 0 * NaN of a masked row must not reach the sums
+    grad = learning_rows(grad, o, learning, rows, o, work.grad);
+    inputs = learning_rows(inputs, stride, learning, rows, h, work.masked);
+    stride = h;
   }
-  const bool packed = !relu || learning != nullptr;
-  gemm(true, false, o, h, rows, grad, o, packed ? scratch.active.data() : kept,
-       packed ? h : a.stride, fresh ? T{0} : T{1}, sums.down, h);
-  column_sums(grad, rows, o, fresh, sums.down_bias);
+  parameter_gradient(grad, o, inputs, stride, h, rows, fresh, sums.down, sums.down_bias, work);
+  return slopes;
 }
 
 template <class T>
 void backward_tile(const Experts<T>& a, int64_t e, int64_t begin, int64_t rows, const T* grad,
                    const T* x, const T* hidden, const bool* learning, const Gradients<T>& out,
-                   bool fresh, const Sums<T>& sums, Scratch<T>& scratch) {
-  const int64_t d = a.inputs, h = a.hidden[e], o = a.outputs;
+                   bool fresh, const Sums<T>& sums, Workspace<T>& work) {
+  const int64_t d = a.inputs, h = a.hidden[e];
   const bool train = out.trainable[e];
-  grad += begin * o, x += begin * d;
+  grad += begin * a.outputs, x += begin * d;
   if (learning != nullptr) learning += begin;
-  if (a.two_layers()) {
-    hidden_gradient(a, e, grad, hidden + begin * a.stride, learning, rows, train, fresh, sums,
-                    scratch);
-    grad = scratch.slope.data();
-  }
-  if (out.rows != nullptr)
-    gemm(false, false, rows, d, h, grad, h, a.up[e], d, T{0}, out.rows + begin * d, d);
+  if (a.two_layers())
+    grad = hidden_gradient(a, e, grad, hidden + begin * a.stride, learning, rows, train, fresh,
+                           sums, work);
+  if (out.rows != nullptr) Product<T>{}(rows, grad, h, work.up, out.rows + begin * d, d);
   if (!train) return;
   if (learning != nullptr) {
-    if (!a.two_layers()) scratch.slope.assign(grad, grad + rows * h);
-    mask_rows(scratch.slope.data(), learning, rows, h);
-    grad = scratch.slope.data();
-    scratch.active.assign(x, x + rows * d);
-    mask_rows(scratch.active.data(), learning, rows, d);
-    x = scratch.active.data();
+    grad = learning_rows(grad, h, learning, rows, h, work.grad);
+    x = learning_rows(x, d, learning, rows, d, work.masked);
   }
-  gemm(true, false, h, d, rows, grad, h, x, d, fresh ? T{0} : T{1}, sums.up, d);
-  column_sums(grad, rows, h, fresh, sums.up_bias);
+  parameter_gradient(grad, h, x, d, d, rows, fresh, sums.up, sums.up_bias, work);
 }
 
 // Sizes of the four gradients of one expert, in the order of Sums.
@@ -286,14 +271,19 @@ void expert_mlp_backward(const Parallel& parallel, const Experts<T>& a, const T*
     for (int g = 0; g < 4; ++g) std::fill_n(to[g], n[g], T{0});
   }
   parallel(static_cast<int64_t>(pieces.size()), 1, [&](int64_t first, int64_t last) {
-    Scratch<T> scratch;
+    Workspace<T> work;
     for (int64_t i = first; i < last; ++i) {
       const auto& p = pieces[i];
       if (!out.trainable[p.expert] && out.rows == nullptr) continue;
-      const int64_t tile = tile_rows(a, a.hidden[p.expert]);
+      const int64_t h = a.hidden[p.expert], tile = tile_rows(a, h);
+      if (work.expert != p.expert) {
+        if (out.rows != nullptr) work.up.set(false, h, a.inputs, a.up[p.expert], a.inputs);
+        if (a.two_layers()) work.down.set(false, a.outputs, h, a.down[p.expert], h);
+        work.expert = p.expert;
+      }
       for (int64_t at = p.begin; at < p.end; at += tile)
         backward_tile(a, p.expert, at, std::min(tile, p.end - at), grad, x, hidden, learning, out,
-                      at == p.begin, partials.sums(i), scratch);
+                      at == p.begin, partials.sums(i), work);
     }
   });
   partials.add(a, out, pieces);

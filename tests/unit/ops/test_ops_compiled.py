@@ -145,9 +145,9 @@ def test_fuzz_permute_combine_usage(device, tokens, slots, experts, width, unuse
 @FUZZ
 @given(
     rows=st.integers(0, 60),
-    widths=st.lists(st.integers(1, 33), min_size=1, max_size=9),
-    inputs=st.integers(1, 20),
-    outputs=st.integers(1, 20),
+    widths=st.lists(st.integers(1, 70), min_size=1, max_size=6),
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 40),
     two=st.booleans(),
     masked=st.booleans(),
     activation=st.integers(0, len(ACTIVATIONS) - 1),
