@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda
 
 setup: .venv/.ready
 
@@ -16,6 +16,9 @@ setup: .venv/.ready
 
 ops: setup
 	$(BIN)/python -m ops
+
+emulate-cuda: setup
+	$(BIN)/python tests/emulator
 
 demo: setup
 	$(BIN)/growstage run configs/quickstart.toml

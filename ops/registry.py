@@ -16,7 +16,6 @@ MAX_SLOTS = 2**31 - 1
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REFERENCES: dict[str, Callable[..., Any]] = {}
-_KERNELS: dict[str, tuple[str, ...]] = {}
 
 
 def define(
@@ -24,18 +23,16 @@ def define(
     schema: str,
     reference: Callable[..., Any],
     fake: Callable[..., Any],
-    kernels: tuple[str, ...] = ("cpu", "cuda"),
 ) -> Callable[..., Any]:
     """Register ``growstage::name``; ``reference`` answers on every device that has no own kernel.
 
-    ``schema`` is the part after the name, ``fake`` gives the outputs' shapes without data,
-    ``kernels`` the device types for which the compiled library has a kernel.
+    ``schema`` is the part after the name, ``fake`` gives the outputs' shapes without data.
     """
     qualified = f"{NAMESPACE}::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "default", reference)
     torch.library.register_fake(qualified, fake)
-    _REFERENCES[qualified], _KERNELS[qualified] = reference, kernels
+    _REFERENCES[qualified] = reference
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
@@ -111,9 +108,7 @@ def compiled(device: str = "cpu") -> tuple[str, ...]:
 
 def backend(device: str = "cpu") -> str:
     """``compiled`` if all kernels for the device type are there, else ``reference``."""
-    kind = device.partition(":")[0]
-    wanted = {name for name, kernels in _KERNELS.items() if kind in kernels}
-    return "compiled" if wanted and wanted <= set(compiled(device)) else "reference"
+    return "compiled" if compiled(device) == names() else "reference"
 
 
 def check_slots(tokens: int, slots: int) -> None:

@@ -118,7 +118,6 @@ _OP = define(
     "(Tensor weight, Tensor bias, Tensor short, Tensor usual, Tensor derived, int slots) -> Tensor",
     _reference,
     _fake,
-    kernels=("cpu",),
 )
 _BACKWARD = define(
     "row_sum_backward",
@@ -126,6 +125,5 @@ _BACKWARD = define(
     " -> (Tensor, Tensor)",
     _backward_reference,
     _backward_fake,
-    kernels=("cpu",),
 )
 differentiable("row_sum", _backward, _setup_context)

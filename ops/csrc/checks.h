@@ -99,4 +99,38 @@ inline void check_biases(const ExpertSizes& n, const std::vector<Tensor>& up_bia
   }
 }
 
+struct ObservedSizes {
+  int64_t batch, width, ones, scalars, usual, derived;
+};
+
+// The layout of compact observations; what the codes are is not looked at.
+inline ObservedSizes check_observed(const Tensor& entries, const Tensor& usual,
+                                    const Tensor& derived, int64_t slots, int64_t inputs) {
+  STD_TORCH_CHECK(entries.dim() == 2 && entries.scalar_type() == ScalarType::Short &&
+                      entries.is_contiguous(),
+                  "row_sum takes contiguous int16 observations [batch, entries]");
+  STD_TORCH_CHECK(usual.dim() == 1 && usual.scalar_type() == ScalarType::Long &&
+                      usual.is_contiguous() && derived.dim() == 2 && derived.size(1) == 2 &&
+                      derived.scalar_type() == ScalarType::Long && derived.is_contiguous(),
+                  "row_sum takes usual int64 [places] and derived int64 [codes, 2]");
+  const int64_t width = entries.size(1), scalars = (width - slots) / 2;
+  STD_TORCH_CHECK(slots >= 0 && slots <= width && (width - slots) % 2 == 0 && scalars <= inputs,
+                  "row_sum: ", width, " entries do not hold ", slots, " slots and scalars for ",
+                  inputs, " inputs");
+  return {entries.size(0), width, inputs - scalars, scalars, usual.size(0), derived.size(0)};
+}
+
+inline void check_linear(const Tensor& weight, const Tensor& bias) {
+  check_floating(weight, "weight");
+  STD_TORCH_CHECK(weight.dim() == 2 && bias.dim() == 1 && bias.size(0) == weight.size(1) &&
+                      bias.scalar_type() == weight.scalar_type(),
+                  "row_sum takes weight [inputs, width] and bias [width] of one type");
+}
+
+inline void check_row_grad(const Tensor& grad, const Tensor& entries) {
+  check_floating(grad, "grad");
+  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(0) == entries.size(0),
+                  "row_sum: grad must be [batch, width]");
+}
+
 }  // namespace growstage

@@ -1,7 +1,7 @@
 // `row_sum` on the CPU: torch's side of cpu/row_sum.h.
 #include "cpu/row_sum.h"
 
-#include "binding.h"
+#include "checks.h"
 
 namespace growstage {
 namespace {
@@ -9,20 +9,9 @@ namespace {
 // Checks the layout, and every code: a wrong one would read past the weight.
 cpu::Observed observed(const Tensor& entries, const Tensor& usual, const Tensor& derived,
                        int64_t slots, int64_t inputs) {
-  STD_TORCH_CHECK(entries.dim() == 2 && entries.scalar_type() == ScalarType::Short &&
-                      entries.is_contiguous(),
-                  "row_sum takes contiguous int16 observations [batch, entries]");
-  STD_TORCH_CHECK(usual.dim() == 1 && usual.scalar_type() == ScalarType::Long &&
-                      usual.is_contiguous() && derived.dim() == 2 && derived.size(1) == 2 &&
-                      derived.scalar_type() == ScalarType::Long && derived.is_contiguous(),
-                  "row_sum takes usual int64 [places] and derived int64 [codes, 2]");
-  const int64_t width = entries.size(1), scalars = (width - slots) / 2;
-  STD_TORCH_CHECK(slots >= 0 && slots <= width && (width - slots) % 2 == 0 && scalars <= inputs,
-                  "row_sum: ", width, " entries do not hold ", slots, " slots and scalars for ",
-                  inputs, " inputs");
-  const cpu::Observed x{data<int16_t>(entries), entries.size(0), width, slots, inputs - scalars,
-                        scalars, data<int64_t>(usual), usual.size(0), data<int64_t>(derived),
-                        derived.size(0)};
+  const auto n = check_observed(entries, usual, derived, slots, inputs);
+  const cpu::Observed x{data<int16_t>(entries), n.batch, n.width, slots, n.ones, n.scalars,
+                        data<int64_t>(usual), n.usual, data<int64_t>(derived), n.derived};
   const int64_t codes = x.ones + x.derived_count;
   bool inside = true;
   for (int64_t b = 0; b < x.batch; ++b)
@@ -37,10 +26,7 @@ cpu::Observed observed(const Tensor& entries, const Tensor& usual, const Tensor&
 
 Tensor row_sum(const Tensor& weight, const Tensor& bias, const Tensor& entries,
                const Tensor& usual, const Tensor& derived, int64_t slots) {
-  check_floating(weight, "weight");
-  STD_TORCH_CHECK(weight.dim() == 2 && bias.dim() == 1 && bias.size(0) == weight.size(1) &&
-                      bias.scalar_type() == weight.scalar_type(),
-                  "row_sum takes weight [inputs, width] and bias [width] of one type");
+  check_linear(weight, bias);
   const auto type = compute_type(weight);
   const Tensor rows = as(weight, type), offset = as(bias, type);
   const auto x = observed(entries, usual, derived, slots, weight.size(0));
@@ -55,9 +41,7 @@ Tensor row_sum(const Tensor& weight, const Tensor& bias, const Tensor& entries,
 std::tuple<Tensor, Tensor> row_sum_backward(const Tensor& grad, const Tensor& entries,
                                             const Tensor& usual, const Tensor& derived,
                                             int64_t slots, int64_t inputs) {
-  check_floating(grad, "grad");
-  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(0) == entries.size(0),
-                  "row_sum: grad must be [batch, width]");
+  check_row_grad(grad, entries);
   const auto type = compute_type(grad);
   const Tensor incoming = as(grad, type);
   const auto x = observed(entries, usual, derived, slots, inputs);

@@ -14,7 +14,7 @@ import pytest
 from ops import build
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("route", "permute", "combine", "expert_mlp", "usage")
+NAMES = ("route", "permute", "combine", "expert_mlp", "usage", "row_sum", "row_sum_backward")
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="no C++ compiler"
 )

@@ -225,6 +225,54 @@ Tensor usage(const Tensor& selected, const Tensor& domain, int64_t experts, int6
   return table;
 }
 
+cuda::Observed observed(const Tensor& entries, const Tensor& usual, const Tensor& derived,
+                        int64_t slots, int64_t inputs) {
+  const auto n = check_observed(entries, usual, derived, slots, inputs);
+  return {data<int16_t>(entries), n.batch, n.width, slots, n.ones, n.scalars,
+          data<int64_t>(usual), n.usual, data<int64_t>(derived), n.derived};
+}
+
+Tensor row_sum(const Tensor& weight, const Tensor& bias, const Tensor& entries,
+               const Tensor& usual, const Tensor& derived, int64_t slots) {
+  check_linear(weight, bias);
+  const Tensor rows = same(weight, weight), offset = same(bias, weight);
+  const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());
+  const auto x = observed(beside(entries, weight), beside(usual, weight), beside(derived, weight),
+                          slots, weight.size(0));
+  const int64_t width = weight.size(1);
+  const Tensor table = buffer(rows, {x.derived_count + 1, width}, compute_type(weight));
+  const Tensor out = buffer(rows, {x.batch, width});
+  check(cuda::row_sum(type_of(weight), rows.data_ptr(), offset.data_ptr(), x, width,
+                      table.data_ptr(), out.data_ptr(), stream_of(weight)));
+  return out;
+}
+
+std::tuple<Tensor, Tensor> row_sum_backward(const Tensor& grad, const Tensor& entries,
+                                            const Tensor& usual, const Tensor& derived,
+                                            int64_t slots, int64_t inputs) {
+  check_row_grad(grad, entries);
+  const Tensor incoming = same(grad, grad);
+  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+  const auto x = observed(beside(entries, grad), beside(usual, grad), beside(derived, grad), slots,
+                          inputs);
+  STD_TORCH_CHECK(x.batch == 0 || slots <= kMaxSlots / x.batch,
+                  "row_sum: at most 2^31 - 1 slots are supported: use smaller batches");
+  constexpr int64_t least = 32, most_chunks = 256;  // 4 bytes of workspace a chunk and code
+  const int64_t chunk = std::max(least, (x.batch + most_chunks - 1) / most_chunks);
+  const int64_t chunks = (x.batch + chunk - 1) / chunk, codes = x.ones + x.derived_count;
+  const int64_t width = grad.size(1);
+  const Tensor counts = zeros(entries, {chunks, codes}, ScalarType::Int);
+  const Tensor starts = buffer(entries, {codes + 1}, ScalarType::Int);
+  const Tensor samples = buffer(entries, {x.batch * slots}, ScalarType::Int);
+  const Tensor table = buffer(incoming, {x.derived_count + 1, width}, compute_type(grad));
+  const Tensor rows = buffer(incoming, {inputs, width}), bias = buffer(incoming, {width});
+  check(cuda::row_sum_backward(
+      type_of(grad), incoming.data_ptr(), x, width,
+      {chunk, data<int32_t>(counts), data<int32_t>(starts), data<int32_t>(samples)},
+      table.data_ptr(), rows.data_ptr(), bias.data_ptr(), stream_of(grad)));
+  return {rows, bias};
+}
+
 // Experts first, first + 1, ... of one product, as many as fit; `keep` leaves experts out.
 template <class Member>
 void in_groups(int64_t experts, const std::vector<bool>& keep, const Member& member,
@@ -389,4 +437,6 @@ STABLE_TORCH_LIBRARY_IMPL(growstage, CUDA, library) {
   library.impl("expert_mlp", TORCH_BOX(&growstage::expert_mlp));
   library.impl("expert_mlp_backward", TORCH_BOX(&growstage::expert_mlp_backward));
   library.impl("usage", TORCH_BOX(&growstage::usage));
+  library.impl("row_sum", TORCH_BOX(&growstage::row_sum));
+  library.impl("row_sum_backward", TORCH_BOX(&growstage::row_sum_backward));
 }

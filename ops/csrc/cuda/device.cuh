@@ -39,6 +39,27 @@ __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
+// Exclusive sum of one value per thread of a block of kSortBlock threads, all of which call it.
+__device__ inline int block_scan(int value, int& total) {
+  __shared__ int warps[kSortBlock / kLanes];
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  int sum = value;
+  for (int step = 1; step < kLanes; step *= 2) {
+    const int left = __shfl_up_sync(kWarp, sum, step);
+    if (lane >= step) sum += left;
+  }
+  __syncthreads();  // `warps` of an earlier call has been read
+  if (lane == kLanes - 1) warps[warp] = sum;
+  __syncthreads();
+  int before_warp = 0;
+  total = 0;
+  for (int w = 0; w < kSortBlock / kLanes; ++w) {
+    if (w < warp) before_warp += warps[w];
+    total += warps[w];
+  }
+  return before_warp + sum - value;
+}
+
 // V neighbouring values, moved in one access.
 template <class T, int V>
 struct alignas(sizeof(T) * V) Pack {

@@ -69,6 +69,29 @@ int combine_backward(Type type, bool wide, const void* grad, const void* rows,
 int usage(const int64_t* selected, const int64_t* domain, int64_t tokens, int64_t per_token,
           int64_t experts, int64_t domains, int64_t* table, void* stream);
 
+struct Observed {  // the layout of compact observations, see ops/row_sum.py
+  const int16_t* entries;
+  int64_t batch, entry_width, slots, ones, scalars;
+  const int64_t* usual;
+  int64_t usual_count;
+  const int64_t* derived;
+  int64_t derived_count;
+};
+// table: workspace of the computing type, (derived_count + 1) * width. Codes and places that are
+// out of range count as unused.
+int row_sum(Type type, const void* weight, const void* bias, const Observed& x, int64_t width,
+            void* table, void* y, void* stream);
+
+struct Lists {      // workspace: for each code the samples that have it
+  int64_t chunk;    // samples that one block puts into the lists
+  int32_t* counts;  // ceil(batch / chunk) * codes, zeroed by the caller
+  int32_t* starts;  // codes + 1
+  int32_t* samples;  // batch * slots
+};
+int row_sum_backward(Type type, const void* grad, const Observed& x, int64_t width,
+                     const Lists& lists, void* table, void* grad_weight, void* grad_bias,
+                     void* stream);
+
 // Up to kGroup experts of one grouped product; passed by value in the kernel's parameters, so that
 // pointers need no copy to the device.
 constexpr int kGroup = 64;

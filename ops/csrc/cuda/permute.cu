@@ -6,27 +6,6 @@ namespace {
 
 __device__ bool is_expert(int64_t e, int experts) { return e >= 0 && e < experts; }
 
-// Exclusive sum of one value per thread of a block of kSortBlock threads.
-__device__ int block_scan(int value, int& total) {
-  __shared__ int warps[kSortBlock / kLanes];
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
-  int sum = value;
-  for (int step = 1; step < kLanes; step *= 2) {
-    const int left = __shfl_up_sync(kWarp, sum, step);
-    if (lane >= step) sum += left;
-  }
-  __syncthreads();  // `warps` of an earlier call has been read
-  if (lane == kLanes - 1) warps[warp] = sum;
-  __syncthreads();
-  int before_warp = 0;
-  total = 0;
-  for (int w = 0; w < kSortBlock / kLanes; ++w) {
-    if (w < warp) before_warp += warps[w];
-    total += warps[w];
-  }
-  return before_warp + sum - value;
-}
-
 __global__ void histogram(const int64_t* selected, int64_t slots, int experts, int32_t* out) {
   extern __shared__ int32_t local[];
   for (int e = threadIdx.x; e < experts; e += kSortBlock) local[e] = 0;

@@ -54,6 +54,21 @@ def test_cpu_and_cuda_choose_the_same_experts(selector: str) -> None:
     torch.testing.assert_close(host[1], device[1].cpu())
 
 
+def test_compact_observations_give_the_sums_of_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-1, 303, (500, 12), generator=generator).short()
+    scalars = torch.randn(500, 4, generator=generator).view(torch.int16)
+    weight, bias = torch.randn(304, 64, generator=generator), torch.randn(64, generator=generator)
+    pairs = torch.tensor([[1, ~4], [~4, 9], [0, ~1]])
+    given = (weight, bias, torch.cat([codes, scalars], 1), torch.tensor([4, 17]), pairs, 12)
+    moved = [x.cuda() if isinstance(x, torch.Tensor) else x for x in given]
+    torch.testing.assert_close(ops.row_sum(*moved).cpu(), ops.row_sum(*given))
+    backward, grad = torch.ops.growstage.row_sum_backward, torch.randn(500, 64, generator=generator)
+    host = backward(grad, *given[2:], 304)
+    for ours, theirs in zip(backward(grad.cuda(), *moved[2:], 304), host, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_host_synchronisation_in_forward_and_backward(dtype: torch.dtype) -> None:
     _, step = _layer(dtype)

@@ -20,6 +20,9 @@ LAYOUT = Compact(
     usual=(1, 2, 7),
     derived=((~1, ~2), (8, ~7), (9, ~7)),
 )
+DEVICES = [device for device in ("cpu", "cuda") if NAME in compiled(device)]
+if not torch.cuda.is_available() and "cuda" in DEVICES:
+    DEVICES.remove("cuda")
 EMPTY = Compact(ones=5, scalars=0, slots=2)
 
 
@@ -41,6 +44,10 @@ def arguments(layout: Compact, batch: int, width: int, dtype=torch.float64, seed
     derived = torch.tensor(layout.derived, dtype=torch.long).reshape(-1, 2)
     usual = torch.tensor(layout.usual, dtype=torch.long)
     return weight, bias, short(layout, batch, seed), usual, derived, layout.slots
+
+
+def moved(given: tuple, device: str) -> tuple:
+    return tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in given)
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,13 +72,13 @@ def test_the_sum_of_rows_is_the_dense_product_and_so_are_its_gradients(
     assert torch.allclose(leaves[1].grad, grad.sum(0), atol=close)
 
 
-@pytest.mark.skipif(NAME not in compiled("cpu"), reason="no compiled kernel here")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_compiled_kernel_agrees_with_the_reference(dtype):
-    given = arguments(LAYOUT, 33, 144, dtype)
+def test_the_compiled_kernel_agrees_with_the_reference(device, dtype):
+    given = moved(arguments(LAYOUT, 33, 144, dtype), device)
     close = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
     assert torch.allclose(ops.row_sum(*given), reference(NAME)(*given), atol=close)
-    grad = torch.randn(33, 144).to(dtype)
+    grad = torch.randn(33, 144).to(device, dtype)
     backward = torch.ops.growstage.row_sum_backward
     rest = (*given[2:], given[0].shape[0])
     if dtype != torch.bfloat16:  # sparse products have no half types
@@ -79,6 +86,41 @@ def test_the_compiled_kernel_agrees_with_the_reference(dtype):
             backward(grad, *rest), reference(f"{NAME}_backward")(grad, *rest), strict=True
         ):
             assert torch.allclose(ours, theirs, atol=close * 10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("batch", [1, 700, 9000])
+def test_lists_of_samples_long_repeated_and_empty(device, batch):
+    """Codes of every sample, of none, several times in one; the same bits every time."""
+    width, layout = 40, Compact(ones=300, scalars=2, slots=8, usual=(7,), derived=((3, ~7),))
+    weight, bias, entries, *rest = moved(arguments(layout, batch, width, seed=3), device)
+    entries[:, 0], entries[:, 1], entries[::3, 2] = 5, layout.ones, 5
+    entries[:, 3] = entries[:, 3].clamp(max=99)
+    grad = torch.randn(batch, width, dtype=torch.float64).to(device)
+    assert torch.allclose(
+        ops.row_sum(weight, bias, entries, *rest), reference(NAME)(weight, bias, entries, *rest)
+    )
+    given = (grad, entries, *rest, len(weight))
+    ours = torch.ops.growstage.row_sum_backward(*given)
+    for mine, theirs in zip(ours, reference(f"{NAME}_backward")(*given), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-9)
+    again = torch.ops.growstage.row_sum_backward(*given)
+    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nan_and_scalars_of_zero_stay_where_they_are(device):
+    weight, bias, entries, *rest = moved(arguments(LAYOUT, 6, 5), device)
+    entries[:, LAYOUT.slots :], entries[2, :] = 0, -1
+    entries[2, LAYOUT.slots :] = 0
+    weight[LAYOUT.ones :] = float("nan")  # rows of scalars, all of which are 0
+    assert ops.row_sum(weight, bias, entries, *rest).isfinite().all()
+    grad = torch.ones(6, 5, dtype=torch.float64, device=device)
+    grad[2] = float("nan")  # a sample without a code of its own
+    rows, total = torch.ops.growstage.row_sum_backward(grad, entries, *rest, len(weight))
+    assert total.isnan().all()
+    touched = rows.isnan().any(1).nonzero().flatten().tolist()
+    assert touched == sorted(LAYOUT.usual)
 
 
 def test_the_op_is_registered_as_torch_wants_it():
