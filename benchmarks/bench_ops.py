@@ -348,6 +348,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
     parser.add_argument("--steps", action="store_true", help="whole training steps")
+    parser.add_argument("--tf32", action="store_true", help="GPU: tensor cores for float32")
+    parser.add_argument("--variants", nargs="*", help="GPU: uniform, zipf, one, frozen 0.5, ...")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -362,7 +364,12 @@ def main() -> None:
         if args.json:
             print(json.dumps({"backend": ops.backend(args.device), "steps": steps}))
         return
-    shapes = GPU_SHAPES if args.device == "cuda" else CPU_SHAPES
+    if args.device == "cuda":
+        from bench_ops_cuda import run
+
+        run(args)
+        return
+    shapes = CPU_SHAPES
     results: dict[str, dict[str, object]] = {}
     for name in args.shapes or shapes:
         results[name] = measure(shapes[name], args)
