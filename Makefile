@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda
 
 setup: .venv/.ready
 
@@ -19,6 +19,14 @@ ops: setup
 
 emulate-cuda: setup
 	$(BIN)/python tests/emulator
+
+test-gpu: setup
+	$(BIN)/python -m pytest tests/unit/ops
+
+sanitize-cuda: setup
+	for tool in memcheck racecheck initcheck synccheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+		$(BIN)/python -m pytest tests/unit/ops -k 'cuda and not graph' || exit 1; done
 
 demo: setup
 	$(BIN)/growstage run configs/quickstart.toml

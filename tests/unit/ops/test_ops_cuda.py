@@ -24,6 +24,10 @@ def _layer(dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], obje
         return torch.randn(*shape, generator=generator).to("cuda", dtype).requires_grad_()
 
     x, logits, widths = leaf(256, 64), leaf(256, 8), [16, 48, 64, 32] * 2
+    first, first_bias = leaf(64, 64), leaf(64)
+    codes = torch.randint(-1, 65, (256, 6), generator=generator).short().cuda()
+    layout = (codes, torch.tensor([3]).cuda(), torch.tensor([[1, ~3]]).cuda(), 6)
+    learning = (torch.arange(512) % 3 > 0).cuda()
     weights = [
         [leaf(h, 64) for h in widths],
         [leaf(h) for h in widths],
@@ -33,10 +37,13 @@ def _layer(dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], obje
 
     def step() -> list[torch.Tensor]:
         selected, gate, _ = ops.route(logits, selector="topk", k=2, capacity=50)
-        rows, position, offsets = ops.permute(x, selected, 8)
-        y = ops.combine(ops.expert_mlp(rows, offsets, *weights), position, gate)
-        flat = [w for group in weights for w in group]
-        return [y, *torch.autograd.grad(y, [x, logits, *flat], torch.ones_like(y))]
+        seen = x + ops.row_sum(first, first_bias, *layout)
+        rows, position, offsets = ops.permute(seen, selected, 8)
+        rows = ops.expert_mlp(rows, offsets, *weights, learning_S=learning)
+        y = ops.combine(rows, position, gate)
+        table = ops.usage(selected, selected[:, 0] % 3, 8, 3)
+        leaves = [x, logits, first, first_bias, *(w for group in weights for w in group)]
+        return [y, table, *torch.autograd.grad(y, leaves, torch.ones_like(y))]
 
     return [x, logits], step
 
@@ -52,6 +59,39 @@ def test_cpu_and_cuda_choose_the_same_experts(selector: str) -> None:
     assert torch.equal(host[0], device[0].cpu())
     assert torch.equal(host[2], device[2].cpu())
     torch.testing.assert_close(host[1], device[1].cpu())
+
+
+@pytest.mark.parametrize("selector", [name for name in SELECTORS if name != "topp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_choices_are_equal_to_the_bit_for_any_scores(selector: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(3000, 70, generator=generator).to(dtype)
+    logits[:, 40:] = logits[:, :30]  # ties
+    logits[7, 3], logits[8, 5], logits[9] = float("nan"), float("inf"), float("-inf")
+    given = {
+        "noise_TE": torch.randn(3000, 70, generator=generator),
+        "allowed_TE": torch.rand(3000, 70, generator=generator) > 0.2,
+        "threshold": torch.tensor(0.7),
+    }
+    settings = {"selector": selector, "k": 9, "level": 0.83, "capacity": 300, "temperature": 0.7}
+    selected, _, counts = ops.route(logits, **given, **settings)
+    moved = {name: value.cuda() for name, value in given.items()}
+    ours, _, our_counts = ops.route(logits.cuda(), **moved, **settings)
+    assert torch.equal(ours.cpu(), selected)
+    assert torch.equal(our_counts.cpu(), counts)
+    x = torch.arange(3000.0).unsqueeze(1)
+    sorted_by_host = ops.permute(x, selected, 70)
+    for mine, theirs in zip(ops.permute(x.cuda(), ours, 70), sorted_by_host, strict=True):
+        assert torch.equal(mine.cpu(), theirs)
+
+
+def test_tensors_of_the_host_are_refused_not_read() -> None:
+    rows, weights = torch.zeros(4, 2).cuda(), torch.zeros(2, 2).cuda()
+    position = torch.zeros(2, 2, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="on the same device"):
+        ops.combine(rows, position, weights)
+    with pytest.raises(RuntimeError, match="on the same device"):
+        ops.permute(weights, position, 2)
 
 
 def test_compact_observations_give_the_sums_of_the_cpu() -> None:
