@@ -1,18 +1,14 @@
 """Routed expert layer, forward + backward: our ops against every way to do it in torch.
 
 Rounds over all paths within one process, medians of single-thread CPU time (CUDA events on a
-GPU) and ratios between them. `--steps` measures whole training steps with and without the
-compiled kernels instead. `--json` prints one JSON object as the last line.
+GPU) and ratios between them. `--json` prints one JSON object as the last line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -277,68 +273,6 @@ def _summary(shape: Shape, samples: dict[str, list[float]], rate: float) -> dict
     }
 
 
-def training_steps() -> dict[str, float]:
-    """Milliseconds of one training step of whole models, in this process: medians."""
-    from workers.moe.actor_critic import ActorCritic
-    from workers.moe.classifier import Classifier
-    from workers.moe.heads.moe import MoEHead
-    from workers.moe.selectors import SELECTORS
-
-    def step(model: torch.nn.Module, x: Tensor, outputs: int) -> Callable[[], None]:
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        target = torch.randint(outputs, (len(x),))
-
-        def run() -> None:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(model(x), target)
-            if isinstance(model, ActorCritic):
-                loss = loss + model.value(x).square().mean()
-            loss.backward()
-            optimizer.step()
-
-        return run
-
-    def selector(name: str) -> object:
-        return SELECTORS[name].Config()
-
-    table: dict[str, Callable[[], None]] = {}
-    for name in ("dense", "topk"):
-        head = MoEHead.Config(hidden=(256, 256), selector=selector(name))
-        for batch in (128, 2048):
-            config = Classifier.Config(experts=8, head=head)
-            model = Classifier(config, (1, 28, 28), 10, 0)
-            x = torch.rand(batch, 1, 28, 28)
-            table[f"Split-Fashion-MNIST MoE, E 8, {name}, batch {batch}"] = step(model, x, 10)
-        policy = ActorCritic.Config(experts=4, hidden=(64, 64), selector=selector(name))
-        for batch in (512, 4096):
-            actor = ActorCritic(policy, (1345,), 17, 0)
-            x = torch.rand(batch, 1345)
-            table[f"Craftax actor-critic, E 4, {name}, batch {batch}"] = step(actor, x, 17)
-    result = {}
-    for name, run in table.items():
-        run()
-        result[name] = statistics.median(timed(run, "cpu") for _ in range(25))
-    return result
-
-
-def compare_steps(rounds: int) -> dict[str, dict[str, float]]:
-    """Training steps in processes with and without the kernels, in turn."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for _ in range(rounds):
-        for mode in ("off", "require"):
-            env = {**os.environ, "GROWSTAGE_OPS": mode, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, __file__, "--child"]
-            output = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-            for name, ms in json.loads(output.stdout.splitlines()[-1]).items():
-                found.setdefault(name, {}).setdefault(mode, []).append(ms)
-    result = {}
-    for name, modes in found.items():
-        reference, mine = (statistics.median(modes[mode]) for mode in ("off", "require"))
-        result[name] = {"reference_ms": reference, "ours_ms": mine, "ratio": mine / reference}
-        print(f"{name:50} {reference:8.2f} -> {mine:8.2f} ms   {mine / reference:5.2f}")
-    return result
-
-
 def main() -> None:
     """Run the benchmark; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -347,23 +281,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", help="names; default: all of the device")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
-    parser.add_argument("--steps", action="store_true", help="whole training steps")
     parser.add_argument("--tf32", action="store_true", help="GPU: tensor cores for float32")
     parser.add_argument("--variants", nargs="*", help="GPU: uniform, zipf, one, frozen 0.5, ...")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if args.child:
-        print(json.dumps(training_steps()))
-        return
     print(ops.status().line(), f"torch {torch.__version__}")
-    if args.steps:
-        steps = compare_steps(min(args.rounds, 5))
-        if args.json:
-            print(json.dumps({"backend": ops.backend(args.device), "steps": steps}))
-        return
     if args.device == "cuda":
         from bench_ops_cuda import run
 

@@ -119,15 +119,7 @@ def _reference(
 
 
 def _fake(
-    rows_SD: Tensor,
-    offsets: Tensor,
-    up: list[Tensor],
-    up_bias: list[Tensor],
-    down: list[Tensor],
-    down_bias: list[Tensor],
-    learning_S: Tensor | None,
-    activation: int,
-    tf32: bool,
+    rows_SD: Tensor, _offsets: Tensor, up: list[Tensor], _bias: Any, down: list[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor]:
     rows = rows_SD.shape[0]
     return (
@@ -194,18 +186,9 @@ def _empty_gradients(
 
 
 def _backward_fake(
-    grad_SO: Tensor,
-    rows_SD: Tensor,
-    hidden_SH: Tensor,
-    offsets: Tensor,
-    up: list[Tensor],
-    down: list[Tensor],
-    learning_S: Tensor | None,
-    trainable: list[bool],
-    rows_wanted: bool,
-    activation: int,
-    tf32: bool,
+    grad_SO: Tensor, rows_SD: Tensor, _hidden: Tensor, _offsets: Tensor, *rest: Any
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    up, down, _, trainable, rows_wanted, *_ = rest
     grad_rows = rows_SD.new_empty((rows_SD.shape[0] if rows_wanted else 0, rows_SD.shape[1]))
     return grad_rows, *_empty_gradients(grad_SO, up, down, trainable)
 
@@ -215,16 +198,13 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, below: Any, settings: tuple[Any, ...], *tensors: Any) -> Any:
-        lengths, ctx.activation, ctx.tf32 = settings
+        ctx.lengths, *ctx.settings = settings
         rows_SD, offsets, learning_S, *weights = tensors
-        up, up_bias, down, down_bias = _lists(weights, lengths)
-        y_SO, hidden_SH = below(
-            rows_SD, offsets, up, up_bias, down, down_bias, learning_S, ctx.activation, ctx.tf32
-        )
+        lists = _lists(weights, ctx.lengths)
+        y_SO, hidden_SH = below(rows_SD, offsets, *lists, learning_S, *ctx.settings)
         ctx.mark_non_differentiable(hidden_SH)
         ctx.set_materialize_grads(False)  # no zeros as large as the hidden units
-        ctx.save_for_backward(rows_SD, hidden_SH, offsets, learning_S, *up, *down)
-        ctx.lengths = lengths
+        ctx.save_for_backward(rows_SD, hidden_SH, offsets, learning_S, *lists[0], *lists[2])
         return y_SO, hidden_SH
 
     @staticmethod
@@ -235,19 +215,9 @@ class _Gradient(torch.autograd.Function):
         experts, rows_wanted = ctx.lengths[0], ctx.needs_input_grad[2]
         flags = [group for group in _lists(ctx.needs_input_grad[5:], ctx.lengths) if group]
         trainable = [any(wanted) for wanted in zip(*flags, strict=True)]
-        grad_rows, *gradients = _BACKWARD(
-            grad_SO,
-            rows_SD,
-            hidden_SH,
-            offsets,
-            weights[:experts],
-            weights[experts:],
-            learning_S,
-            trainable,
-            rows_wanted,
-            ctx.activation,
-            ctx.tf32,
-        )
+        up, down = weights[:experts], weights[experts:]
+        saved = (rows_SD, hidden_SH, offsets, up, down, learning_S)
+        grad_rows, *gradients = _BACKWARD(grad_SO, *saved, trainable, rows_wanted, *ctx.settings)
         flat = [
             gradient if wanted else None
             for group in gradients
@@ -261,24 +231,13 @@ def _lists(flat: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
     return [[next(rest) for _ in range(length)] for length in lengths]
 
 
-def _autograd(
-    below: Callable[..., Any],
-    rows_SD: Tensor,
-    offsets: Tensor,
-    up: list[Tensor],
-    up_bias: list[Tensor],
-    down: list[Tensor],
-    down_bias: list[Tensor],
-    learning_S: Tensor | None,
-    activation: int,
-    tf32: bool,
-) -> Any:
-    lists = (up, up_bias, down, down_bias)
+def _autograd(below: Callable[..., Any], rows_SD: Tensor, offsets: Tensor, *rest: Any) -> Any:
+    *lists, learning_S, activation, tf32 = rest
     weights = [weight for group in lists for weight in group]
     if torch.is_grad_enabled() and any(x.requires_grad for x in (rows_SD, *weights)):
         settings = ([len(group) for group in lists], activation, tf32)
         return _Gradient.apply(below, settings, rows_SD, offsets, learning_S, *weights)
-    return below(rows_SD, offsets, *lists, learning_S, activation, tf32)
+    return below(rows_SD, offsets, *rest)
 
 
 _OP = define(

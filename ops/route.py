@@ -162,15 +162,7 @@ def _arrival(slot_TK: Tensor, experts: int) -> Tensor:
 
 
 def _fake(
-    logits_TE: Tensor,
-    noise_TE: Tensor | None,
-    allowed_TE: Tensor | None,
-    threshold: Tensor | None,
-    selector: int,
-    k: int,
-    temperature: float,
-    level: float,
-    capacity: int,
+    logits_TE: Tensor, _noise: Any, _allowed: Any, _threshold: Any, selector: int, k: int, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     tokens, experts = logits_TE.shape
     slots = _slots(selector, k, experts)

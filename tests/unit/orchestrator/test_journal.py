@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.events import Record, RunFinished, RunInterrupted
@@ -28,6 +28,7 @@ def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
     assert list(read(journal.path))[-1][1] == journal.offset == journal.path.stat().st_size
 
 
+@settings(deadline=None)
 @given(cut=st.integers(min_value=0, max_value=400))
 def test_torn_last_line_is_cut_off(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("torn") / "j.jsonl"
