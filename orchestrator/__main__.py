@@ -149,7 +149,7 @@ def list_(
     table: Annotated[str | None, typer.Argument(help="One table; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What can be named in a config, each with one line of explanation."""
+    """What can be named in a config or to a search, each with one line of explanation."""
     from orchestrator import catalogue, display
 
     tables = catalogue.tables(table)

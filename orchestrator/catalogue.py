@@ -1,11 +1,16 @@
-"""What a config can name: every table with its entries' one-line descriptions."""
+"""What can be named in a config or to a search: every table, each entry with one line on it."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Mapping
 
 from workers.contract import InputError, Json
 from workers.tables import first_line
+
+BEYOND = {"spaces": ("tune_spaces", "SPACES")}
+"""Tables of rooms that build on this one: (package, name in it), found by name where it is there."""
 
 
 def tables(name: str | None = None) -> dict[str, dict[str, str]]:
@@ -48,6 +53,16 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "trainings": engines.trainings(),
         "optimizers": OPTIMIZERS,
         "augmentations": AUGMENTATIONS,
+        **_beyond(),
+    }
+
+
+def _beyond() -> dict[str, Mapping[str, type]]:
+    """Left out where the package did not travel along, as with a job that needs none of it."""
+    return {
+        table: getattr(importlib.import_module(package), name)
+        for table, (package, name) in BEYOND.items()
+        if importlib.util.find_spec(package) is not None
     }
 
 

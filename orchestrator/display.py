@@ -346,11 +346,15 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         console.print(table)
 
 
+USED_BY = {"spaces": "spaces (not for a config: python -m tune_spaces NAME)"}
+"""Headings of tables that something else than a config names."""
+
+
 def print_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
     """What can be named, as a tree."""
     tree = Tree("what a config can name (or give module:Class)")
     for name, entries in tables.items():
-        branch = tree.add(name)
+        branch = tree.add(USED_BY.get(name, name))
         for entry, text in entries.items():
             branch.add(f"{entry}: {text}")
     _wide().print(tree, markup=False)

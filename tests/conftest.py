@@ -1,11 +1,8 @@
-"""Shared fixtures: run the command line as people do, and find devices and data."""
+"""Shared fixtures: run the command line as people do."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.commands import ROOT, Command
 
 
 @dataclass(frozen=True)
@@ -34,17 +31,7 @@ def growstage() -> Callable[..., Finished]:
     """``growstage("run", ...)`` in a process of its own."""
 
     def call(*args: object, cwd: Path = ROOT, timeout: float = 300, **env: str) -> Finished:
-        command = [sys.executable, "-m", "orchestrator", *(str(arg) for arg in args)]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        command = Command("orchestrator", *args, cwd=cwd, env=env)
+        return Finished(command.wait(timeout), command.out, command.err)
 
     return call

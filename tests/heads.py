@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 RAY = Path(sys.executable).parent / "ray"
 
@@ -35,10 +38,30 @@ class Head:
     address: str
     env: dict[str, str]
 
-    def ray(self, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        command = [str(RAY), *(str(part) for part in args)]
-        return subprocess.run(
-            command,
+    def request(self, path: str, data: bytes | None = None) -> Any:
+        """What the dashboard answers (POST where there is ``data``)."""
+        token = Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{self.address}{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def up(self) -> bool:
+        """Whether jobs can be submitted."""
+        try:
+            return self.request("/api/jobs/") == []
+        except OSError:
+            return False
+
+    def stop(self, job: str) -> None:
+        """What `ray job stop` asks, without the seconds that command takes to start."""
+        assert self.request(f"/api/jobs/{job}/stop", b"") == {"stopped": True}
+
+    def submit(self, *entrypoint: object, cwd: Path = ROOT) -> str:
+        """`ray job submit` in ``cwd``, waiting for its end; returns what was streamed."""
+        where = ("--address", self.address, "--working-dir", ".")
+        done = subprocess.run(
+            [str(part) for part in (RAY, "job", "submit", *where, "--", *entrypoint)],
             cwd=cwd,
             env=self.env,
             capture_output=True,
@@ -46,17 +69,11 @@ class Head:
             timeout=420,
             check=False,
         )
-
-    def submit(self, *entrypoint: object, cwd: Path = ROOT) -> str:
-        """`ray job submit` in ``cwd``, waiting for its end; returns what was streamed."""
-        where = ("--address", self.address, "--working-dir", ".")
-        done = self.ray("job", "submit", *where, "--", *entrypoint, cwd=cwd)
         output = done.stderr + done.stdout
         assert done.returncode == 0, output[-4000:]
         found = re.search(r"raysubmit_\w+", output)
         assert found is not None, output
-        status = self.ray("job", "status", "--address", self.address, found.group())
-        assert "SUCCEEDED" in (status.stdout + status.stderr).upper()
+        assert self.request(f"/api/jobs/{found.group()}")["status"] == "SUCCEEDED"
         return output
 
 
@@ -90,9 +107,10 @@ def running_head() -> Iterator[Head]:
     found = Head(f"http://127.0.0.1:{dashboard}", env)
     try:
         deadline = time.monotonic() + 120
-        while found.ray("job", "list", "--address", found.address).returncode != 0:
+        while not found.up():
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline, "the head did not come up"
+            time.sleep(0.2)
         yield found
     finally:
         process.terminate()  # it ends its own processes; all at once, it waits for them in vain

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Finished
+from tests.commands import ROOT
+from tests.conftest import Finished
 
 Call = Callable[..., Finished]
 
@@ -67,6 +68,7 @@ def test_plan_and_list_for_people(growstage: Call, tiny: Path) -> None:
     assert "classes" in growstage("plan", tiny).out
     listed = growstage("list", "--json").json
     assert {"streams", "datasets", "environments", "methods", "growth", "heads"} <= set(listed)
+    assert {"growth", "masks", "schedule", "ppo"} <= set(listed["spaces"])
     assert all(text for table in listed.values() for text in table.values())
     assert growstage("list", "nonsense").code == 2
 
@@ -126,8 +128,11 @@ def test_missing_data_file(growstage: Call, tiny: Path, tmp_path: Path) -> None:
     assert "/nowhere/at/all" in done.err
 
 
-def test_impossible_resources(growstage: Call, tiny: Path, tmp_path: Path) -> None:
-    done = growstage("run", tiny, "--run-dir", tmp_path / "r", "--set", "resources.gpus=64")
+@pytest.mark.ray
+def test_impossible_resources(growstage: Call, cluster: str, tiny: Path, tmp_path: Path) -> None:
+    done = growstage(
+        "run", tiny, "--run-dir", tmp_path / "r", "--set", "resources.gpus=64", RAY_ADDRESS=cluster
+    )
     assert done.code == 2
     assert "can never be placed" in done.err
 
@@ -160,11 +165,15 @@ def test_cluster_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_run_show_lineage_and_foreign_journals(growstage: Call, tiny: Path, tmp_path: Path) -> None:
+def test_run_show_lineage_and_foreign_journals(
+    growstage: Call, cluster: str, tiny: Path, tmp_path: Path
+) -> None:
+    """The run is as cold as a person's: nothing imported, no store, no Ray."""
     run_dir = tmp_path / "runs" / "one"
-    done = growstage("run", tiny, "--run-dir", run_dir, "--json")
-    assert done.code == 0, done.err
-    result = done.json
+    command = [sys.executable, "-m", "orchestrator", "run", tiny, "--run-dir", run_dir, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.strip().splitlines()[-1])
     assert result["status"] == "done"
     lane = result["lanes"][0]
     assert (lane["lane"], lane["method"], lane["seed"]) == ("finetune-s0", "finetune", 0)
@@ -200,7 +209,7 @@ def test_run_show_lineage_and_foreign_journals(growstage: Call, tiny: Path, tmp_
     data = bytearray(model.read_bytes())
     data[-1] ^= 1
     model.write_bytes(bytes(data))
-    damaged = growstage("resume", run_dir)
+    damaged = growstage("resume", run_dir, RAY_ADDRESS=cluster)
     assert damaged.code == 1
     assert "damaged or foreign" in damaged.out + damaged.err
 

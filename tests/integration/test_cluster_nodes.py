@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +22,7 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.journal import read
-from tests.conftest import ROOT
+from tests.commands import Command
 
 pytestmark = pytest.mark.ray
 
@@ -54,31 +51,24 @@ NODE = {"num_cpus": 2, "num_gpus": 1, "resources": {"lane": 2}}
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head without room for lanes; ended by the handles of its own processes."""
     folder = tempfile.mkdtemp(prefix="gs", dir="/tmp")  # short: sockets live under it
     monkeypatch.setenv("RAY_TMPDIR", folder)
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    fake = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        yield cluster
+        yield fake
     finally:
-        cluster.shutdown()
+        fake.shutdown()
 
 
-def launch(cluster: Any, folder: Path) -> subprocess.Popen[str]:
+def launch(fake: Any, folder: Path) -> Command:
     config = folder / "nodes.toml"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "orchestrator", "run", str(config), "--run-dir"]
-    return subprocess.Popen(
-        [*command, str(folder / "runs" / "one"), "--address", cluster.address],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    run_dir = folder / "runs" / "one"
+    return Command("orchestrator", "run", config, "--run-dir", run_dir, "--address", fake.address)
 
 
 def events(folder: Path) -> list[Any]:
@@ -86,50 +76,30 @@ def events(folder: Path) -> list[Any]:
     return [record.event for record, _ in read(path)] if path.exists() else []
 
 
-def wait_until(process: subprocess.Popen[str], folder: Path, happened: Any) -> None:
-    deadline = time.monotonic() + 240
-    while not happened(events(folder)):
-        assert process.poll() is None, process.communicate()[0][-4000:]
-        assert time.monotonic() < deadline, Counter(type(e).__name__ for e in events(folder))
-        time.sleep(0.1)
-
-
-def placed(cluster: Any) -> Counter[str]:
+def placed(fake: Any) -> Counter[str]:
     """Live workers of lanes by node."""
-    code = (
-        "import ray, collections, json; ray.init(address='%s', log_to_driver=False);"
-        "from ray._private.state import actors;"
-        "print('NODES', json.dumps([a['Address']['NodeID'] for a in actors().values()"
-        " if a['State'] == 'ALIVE' and a['ActorClassName'] == 'LaneWorker']))"
+    return Counter(
+        actor["Address"]["NodeID"]
+        for actor in fake.global_state.actor_table(None).values()
+        if actor["State"] == "ALIVE" and actor["ActorClassName"] == "LaneWorker"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code % cluster.address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    import json
-
-    return Counter(json.loads(done.stdout.partition("NODES ")[2]))
 
 
-def test_nodes_die_and_join_and_every_lane_ends(cluster: Any, tmp_path: Path) -> None:
-    nodes = [cluster.add_node(**NODE) for _ in range(2)]
-    process = launch(cluster, tmp_path)
-    opened = lambda seen: sum(isinstance(event, LaneOpened) for event in seen)  # noqa: E731
-    wait_until(process, tmp_path, lambda seen: opened(seen) == 4)
-    spread = placed(cluster)
+def test_nodes_die_and_join_and_every_lane_ends(fake: Any, tmp_path: Path) -> None:
+    nodes = [fake.add_node(**NODE) for _ in range(2)]
+    driver = launch(fake, tmp_path)
+    opened = lambda: sum(isinstance(event, LaneOpened) for event in events(tmp_path))  # noqa: E731
+    driver.until(lambda: opened() == 4)
+    spread = placed(fake)
     assert sorted(spread.values()) == [2, 2], spread
 
-    joined = cluster.add_node(**NODE)
-    wait_until(process, tmp_path, lambda seen: opened(seen) == 6)
-    assert sorted(placed(cluster).values()) == [2, 2, 2]
-    before = opened(events(tmp_path))
-    cluster.remove_node(nodes[0], allow_graceful=False)
-    wait_until(process, tmp_path, lambda seen: opened(seen) > before)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-4000:]
+    joined = fake.add_node(**NODE)
+    driver.until(lambda: opened() == 6)
+    assert sorted(placed(fake).values()) == [2, 2, 2]
+    before = opened()
+    fake.remove_node(nodes[0], allow_graceful=False)
+    driver.until(lambda: opened() > before)
+    driver.succeed()
     assert joined.node_id != nodes[0].node_id
 
     seen = events(tmp_path)
@@ -166,12 +136,10 @@ def check_exactly_once(folder: Path) -> None:
 
 @pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos")
 @pytest.mark.parametrize("number", [1, 3])
-def test_wall_time_by_nodes(cluster: Any, tmp_path: Path, number: int) -> None:
+def test_wall_time_by_nodes(fake: Any, tmp_path: Path, number: int) -> None:
     for _ in range(number):
-        cluster.add_node(**NODE)
-    process = launch(cluster, tmp_path)
-    output, _ = process.communicate(timeout=580)
-    assert process.returncode == 0, output[-4000:]
+        fake.add_node(**NODE)
+    launch(fake, tmp_path).succeed(580)
     check_exactly_once(tmp_path)
     seen = events(tmp_path)
     print(f"{number} node(s): {seen[-1].at - seen[0].at:.1f} s from the first event to the last")

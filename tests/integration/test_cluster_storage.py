@@ -6,16 +6,12 @@ The file system is a user's own, found by fsspec through its entry point, in eve
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from ops.build import cache_folder
+from tests.commands import ROOT, Command
 
 pytestmark = pytest.mark.ray
 
@@ -59,50 +55,34 @@ def plugin(tmp_path: Path) -> Path:
     return folder
 
 
-class Machine:
-    """A machine with a cache of its own; all of them reach the same storage."""
-
-    def __init__(self, folder: Path, name: str, plugin: Path) -> None:
-        path = os.pathsep.join([str(ROOT), str(plugin)])
-        cache = str(folder / name)
-        self.env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": cache}
-
-    def launch(self, *args: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "orchestrator", *(str(arg) for arg in args)]
-        return subprocess.Popen(
-            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def finish(self, *args: object) -> Any:
-        import json
-
-        process = self.launch(*args, "--json")
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err[-4000:]
-        return json.loads(out.strip().splitlines()[-1])["lanes"][0]
-
-
-def test_killed_here_resumed_there(tmp_path: Path, plugin: Path) -> None:
+def test_killed_here_resumed_there(cluster: str, runs: Path, plugin: Path, tmp_path: Path) -> None:
+    """Each machine has a cache of its own; all of them reach the same storage."""
     config = tmp_path / "far.toml"
     config.write_text(CONFIG)
     store = tmp_path / "store"
     uri = f"elsewhere://{store}/run"
-    here, there = (Machine(tmp_path, name, plugin) for name in ("here", "there"))
+    same = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(plugin)]),
+        "GROWSTAGE_OPS_CACHE": str(cache_folder()),  # compiling the kernels takes a minute
+        "RAY_ADDRESS": cluster,
+    }
+    here, there, third = (
+        {**same, "XDG_CACHE_HOME": str(tmp_path / name)} for name in ("here", "there", "third")
+    )
+    tracking = ("--tracking-uri", f"sqlite:///{runs / 'mlflow.db'}")
 
-    process = here.launch("run", config, "--run-dir", uri)
-    deadline = time.monotonic() + 180
-    while not list(store.glob("run/checkpoints/*/000-*")):
-        assert process.poll() is None, process.communicate()[1][-4000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-    killed = there.finish("resume", uri)
-    whole = there.finish("run", config, "--run-dir", tmp_path / "whole")
+    first = Command("orchestrator", "run", config, "--run-dir", uri, *tracking, env=here)
+    first.until(lambda: list(store.glob("run/checkpoints/*/000-*")))
+    first.kill()
+    resumed = Command("orchestrator", "resume", uri, "--json", *tracking, env=there)
+    undisturbed = Command(
+        "orchestrator", "run", config, "--run-dir", runs / "whole", "--json", env=there
+    )
+    killed, whole = resumed.json()["lanes"][0], undisturbed.json()["lanes"][0]
     assert [stage["checkpoint"]["digest"] for stage in killed["stages"]] == [
         stage["checkpoint"]["digest"] for stage in whole["stages"]
     ]
     assert killed["matrix"] == whole["matrix"]
     assert all(stage["checkpoint"]["uri"].startswith(uri) for stage in killed["stages"])
-    assert there.finish("show", uri) == killed
+    show = Command("orchestrator", "show", uri, "--json", env=third)
+    assert show.json()["lanes"][0] == killed

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 
 from orchestrator.events import EditApplied, LaneOpened
 from orchestrator.journal import read
-from tests.conftest import ROOT
+from tests.commands import Command
 
 KILLS = int(os.environ.get("GROWSTAGE_CHAOS", "3"))
 
@@ -34,7 +33,7 @@ dataset = "digits"
 [model]
 head = { kind = "moe", hidden = [64, 64] }
 [training]
-epochs = 40
+epochs = 20
 intervals = 6
 optimizer = { kind = "adamw", lr = 2e-3 }
 [growth]
@@ -44,19 +43,9 @@ method = { kind = "replay", buffer = 100 }
 """
 
 
-def launch(*args: object) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "orchestrator", *(str(arg) for arg in args)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-
-
-def finish(*args: object) -> None:
+def finish(*args: object, **env: str) -> None:
     """Run a command to its end."""
-    process = launch(*args)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err.decode()[-3000:]
+    Command("orchestrator", *args, env=env).succeed()
 
 
 def events(run_dir: Path) -> list[Any]:
@@ -87,33 +76,38 @@ def mlflow_names(run_dir: Path) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def undisturbed(
+    cluster: str,
+    make_runs: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
     """(config file, run folder) of a run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = folder / "kill.toml"
     config.write_text(CONFIG)
-    run_dir = folder / "runs" / "whole"
-    finish("run", config, "--run-dir", run_dir)
+    run_dir = make_runs(folder) / "whole"
+    finish("run", config, "--run-dir", run_dir, RAY_ADDRESS=cluster)
     return config, run_dir
 
 
-def test_driver_killed_at_random_moments(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_driver_killed_at_random_moments(
+    undisturbed: tuple[Path, Path], cluster: str, runs: Path
+) -> None:
+    """At first it has a Ray of its own, which dies with it; then its cluster goes on without it."""
     config, whole = undisturbed
-    run_dir = tmp_path / "runs" / "killed"
+    run_dir = runs / "killed"
     journal = run_dir / "journal.jsonl"
     moments = random.Random(os.environ.get("GROWSTAGE_CHAOS_SEED", "7"))
     total = len(events(whole))
-    for lines in sorted(moments.sample(range(1, total - 3), KILLS)):
-        process = launch("run", config, "--run-dir", run_dir)
-        while process.poll() is None:
-            if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
-                break
-            time.sleep(0.005)
+    places = sorted(moments.sample(range(1, total - 3), KILLS))
+    for lines in places:
+        env = {} if lines == places[0] else {"RAY_ADDRESS": cluster}
+        driver = Command("orchestrator", "run", config, "--run-dir", run_dir, env=env)
+        driver.until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= lines)  # noqa: B023
         time.sleep(moments.uniform(0.0, 0.05))
-        assert process.poll() is None, "killed too late: nothing was disturbed"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish("resume", run_dir)
+        assert driver.poll() is None, "killed too late: nothing was disturbed"
+        driver.kill()
+    finish("resume", run_dir, RAY_ADDRESS=cluster)
     assert essence(run_dir) == essence(whole)
     decided = Counter(
         edit.id for record, _ in read(run_dir / "journal.jsonl") for edit in record.edits
@@ -123,44 +117,45 @@ def test_driver_killed_at_random_moments(undisturbed: tuple[Path, Path], tmp_pat
     assert set(mlflow_names(run_dir).values()) == {1}
 
 
-def test_worker_killed_in_mid_stage(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_worker_killed_in_mid_stage(
+    undisturbed: tuple[Path, Path], cluster: str, runs: Path
+) -> None:
     config, whole = undisturbed
-    run_dir = tmp_path / "runs" / "worker"
-    process = launch("run", config, "--run-dir", run_dir)
-    killed: set[int] = set()
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        if not (run_dir / "journal.jsonl").exists():
-            continue
-        seen = events(run_dir)
+    run_dir = runs / "worker"
+    env = {"RAY_ADDRESS": cluster}
+    driver = Command("orchestrator", "run", config, "--run-dir", run_dir, env=env)
+    killed: list[int] = []
+
+    def worker_to_kill() -> int | None:
+        """The live worker once it has been through one more edit than the one killed before it."""
+        seen = events(run_dir) if (run_dir / "journal.jsonl").exists() else []
         opened = [event.report.pid for event in seen if isinstance(event, LaneOpened)]
         edits = sum(isinstance(event, EditApplied) for event in seen)
-        if opened and edits > 2 * len(killed) and len(killed) < 2 and opened[-1] not in killed:
-            os.kill(opened[-1], signal.SIGKILL)
-            killed.add(opened[-1])
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err.decode()[-3000:]
-    assert len(killed) == 2
+        ready = edits > 2 * len(killed) and opened[-1] not in killed
+        return opened[-1] if ready else None
+
+    for _ in range(2):
+        killed.append(driver.until(worker_to_kill))
+        os.kill(killed[-1], signal.SIGKILL)
+    driver.succeed()
     assert essence(run_dir) == essence(whole)
 
 
 def test_interrupt_saves_the_state_and_says_how_to_go_on(
-    undisturbed: tuple[Path, Path], tmp_path: Path
+    undisturbed: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:
     config, whole = undisturbed
-    run_dir = tmp_path / "runs" / "interrupted"
-    process = launch("run", config, "--run-dir", run_dir)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        time.sleep(0.1)
-        if (run_dir / "journal.jsonl").exists() and any(
-            isinstance(event, EditApplied) for event in events(run_dir)
-        ):
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"growstage resume {run_dir}" in err.decode()
-    finish("resume", run_dir)
+    run_dir = runs / "interrupted"
+    env = {"RAY_ADDRESS": cluster}
+    driver = Command("orchestrator", "run", config, "--run-dir", run_dir, env=env)
+    driver.until(
+        lambda: (
+            (run_dir / "journal.jsonl").exists()
+            and any(isinstance(event, EditApplied) for event in events(run_dir))
+        )
+    )
+    driver.signal(signal.SIGINT)
+    assert driver.wait(60) == 130
+    assert f"growstage resume {run_dir}" in driver.err
+    finish("resume", run_dir, RAY_ADDRESS=cluster)
     assert essence(run_dir) == essence(whole)

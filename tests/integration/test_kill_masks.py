@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 
 from orchestrator.events import EditApplied, IntervalDone, LaneOpened
 from orchestrator.journal import read
-from tests.conftest import ROOT
+from tests.commands import Command
 from workers.contract import RefreshMask
 
 pytestmark = pytest.mark.ray
@@ -47,19 +44,6 @@ kind = "three"
 from_stage = 1
 [[lanes]]
 """
-
-
-def launch(*args: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "orchestrator", *(str(arg) for arg in args)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-
-
-def finish(process: subprocess.Popen[bytes]) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err.decode()[-3000:]
 
 
 def records(run_dir: Path) -> list[Any]:
@@ -96,51 +80,47 @@ def decided(run_dir: Path) -> RefreshMask | None:
     return next(iter(open_.values()), None)
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        found = condition()
-        if found:
-            return found
-    err = b"" if process.poll() is None or process.stderr is None else process.stderr.read()
-    raise AssertionError(f"the moment to kill never came: {err.decode()[-3000:]}")
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def whole(
+    cluster: str,
+    make_runs: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("whole")
     config = folder / "masks.toml"
     config.write_text(CONFIG)
-    finish(launch("run", config, "--run-dir", folder / "runs" / "whole"))
-    return config, folder / "runs" / "whole"
+    run_dir = make_runs(folder) / "whole"
+    Command(
+        "orchestrator", "run", config, "--run-dir", run_dir, env={"RAY_ADDRESS": cluster}
+    ).succeed()
+    return config, run_dir
 
 
 def test_driver_killed_with_a_mask_decided_and_not_acknowledged(
-    whole: tuple[Path, Path], tmp_path: Path
+    whole: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:
-    run_dir = tmp_path / "runs" / "driver"
-    process = launch("run", whole[0], "--run-dir", run_dir)
-    wait_for(lambda: decided(run_dir), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    finish(launch("resume", run_dir))
+    run_dir, env = runs / "driver", {"RAY_ADDRESS": cluster}
+    driver = Command("orchestrator", "run", whole[0], "--run-dir", run_dir, env=env)
+    driver.until(lambda: decided(run_dir))
+    driver.kill()
+    Command("orchestrator", "resume", run_dir, env=env).succeed()
     assert essence(run_dir) == essence(whole[1])
 
 
 def test_worker_killed_with_a_mask_decided_and_not_acknowledged(
-    whole: tuple[Path, Path], tmp_path: Path
+    whole: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:
-    run_dir = tmp_path / "runs" / "worker"
-    process = launch("run", whole[0], "--run-dir", run_dir)
+    run_dir, env = runs / "worker", {"RAY_ADDRESS": cluster}
+    driver = Command("orchestrator", "run", whole[0], "--run-dir", run_dir, env=env)
 
     def phase_two() -> int | None:
         seen = [record.event for record in records(run_dir)]
         near = any(isinstance(e, EditApplied) and e.edit.kind == "set_phase" for e in seen)
         return next(e.report.pid for e in seen if isinstance(e, LaneOpened)) if near else None
 
-    worker = wait_for(phase_two, process)
-    wait_for(lambda: decided(run_dir), process)
+    worker = driver.until(phase_two)
+    driver.until(lambda: decided(run_dir))
     os.kill(worker, signal.SIGKILL)
-    finish(process)
+    driver.succeed()
     assert sum(isinstance(record.event, LaneOpened) for record in records(run_dir)) == 2
     assert essence(run_dir) == essence(whole[1])

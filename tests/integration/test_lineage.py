@@ -1,6 +1,7 @@
 """The path of a model or stage, read from MLflow alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from workers.contract import InputError, Json, digest
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "one"
+def run_dir(make_runs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = make_runs(tmp_path_factory.mktemp("lineage")) / "one"
     write(run_dir, story())
     Tracker(run_dir, None).project()
     (run_dir / "gone.jsonl").write_bytes((run_dir / JOURNAL_FILE).read_bytes())
@@ -77,12 +78,12 @@ def test_no_such_thing(client: MlflowClient, name: str) -> None:
         lineage(client, name)
 
 
-def test_an_ambiguous_name_lists_what_it_may_be(tmp_path: Path) -> None:
+def test_an_ambiguous_name_lists_what_it_may_be(runs: Path) -> None:
     for name in ("one", "two"):
         records = story(lanes=(("replay", 0),), run_id=f"fashion-{name}", lose_at=None)
-        write(tmp_path / name, records)
-        Tracker(tmp_path / name, None).project()
-    client = MlflowClient(default_uri(tmp_path / "one"))
+        write(runs / name, records)
+        Tracker(runs / name, None).project()
+    client = MlflowClient(default_uri(runs / "one"))
     with pytest.raises(InputError, match="names 2 models") as found:
         lineage(client, "replay-s0-stage00")
     ids = [line.split()[0] for line in str(found.value).splitlines()[1:]]
@@ -91,12 +92,12 @@ def test_an_ambiguous_name_lists_what_it_may_be(tmp_path: Path) -> None:
         assert lineage(client, identifier)[0].model["id"] == identifier
 
 
-def test_a_stage_without_a_model_yet(tmp_path: Path) -> None:
+def test_a_stage_without_a_model_yet(runs: Path) -> None:
     records = story(lanes=(("replay", 0),), lose_at=None)
     saves = [i for i, r in enumerate(records) if r.event.type == "CheckpointSaved"]
-    write(tmp_path / "one", records[: saves[2]])
-    Tracker(tmp_path / "one", None).project()
-    client = MlflowClient(default_uri(tmp_path / "one"))
+    write(runs / "one", records[: saves[2]])
+    Tracker(runs / "one", None).project()
+    client = MlflowClient(default_uri(runs / "one"))
     started = [r.event.stage for r in records if r.event.type == "StageStarted"]
     (step, *_) = lineage(client, started[1].id)
     assert step.model is None

@@ -20,7 +20,7 @@ from workers.rl.evaluator import RLEvaluator
 from workers.rl.lane import build_stream
 from workers.rl.trainer import RLTrainer
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 TOY = {"kind": "tests.unit.workers.rl.toy:ToyStream"}
 CLASSIC = {
@@ -32,15 +32,6 @@ CLASSIC = {
     ],
 }
 SMALL = {"num_envs": 8, "rollout": 16, "steps_per_stage": 256, "intervals": 2, "minibatches": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

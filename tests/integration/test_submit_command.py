@@ -5,14 +5,8 @@ The head asks for a token, as `ray start` does by default.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +15,7 @@ import pytest
 
 from orchestrator.events import CheckpointSaved, RunFinished, RunInterrupted, RunResumed
 from orchestrator.journal import read
-from tests.conftest import ROOT
+from tests.commands import ROOT, Command
 from tests.heads import Head, running_head
 
 pytestmark = pytest.mark.ray
@@ -35,7 +29,7 @@ dataset = "digits"
 [model]
 head = { kind = "moe", hidden = [32] }
 [training]
-epochs = 200
+epochs = 60
 intervals = 6
 [growth]
 kind = "periodic"
@@ -56,45 +50,26 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
     for package in ("orchestrator", "workers", "ops"):
-        skip = shutil.ignore_patterns("__pycache__", "csrc")
+        skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, folder / package, ignore=skip)
     (folder / "submitted.toml").write_text(CONFIG)
     return folder
 
 
 class Submitted:
-    """A `growstage submit --wait` under way, and what it has printed so far."""
+    """A `growstage submit --wait` under way."""
 
-    def __init__(self, head: Head, project: Path, *args: object) -> None:
-        command = [sys.executable, "-m", "orchestrator", "submit", "submitted.toml", "--wait"]
-        self.process = subprocess.Popen(
-            [*command, "--address", head.address, *(str(arg) for arg in args)],
-            cwd=project,
-            env={**head.env, "PYTHONPATH": str(project)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.text = ""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+    def __init__(self, head: Head, project: Path, *args: object, config: str = "submitted.toml"):
+        words = ("submit", config, "--wait", "--address", head.address, *args)
+        self.command = Command("orchestrator", *words, cwd=project, env=head.env)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.text += line
-
-    def wait_for(self, words: str, seconds: float = 180.0) -> None:
-        deadline = time.monotonic() + seconds
-        while words not in self.text:
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < deadline, self.text
-            time.sleep(0.05)
+    @property
+    def text(self) -> str:
+        """What was printed so far."""
+        return self.command.err + self.command.out
 
     def end(self, seconds: float = 240.0) -> int:
-        code = self.process.wait(seconds)
-        self._reader.join(10)
-        return code
+        return self.command.wait(seconds)
 
     @property
     def job(self) -> str:
@@ -103,21 +78,32 @@ class Submitted:
         return found.group()
 
 
-def stop(head: Head, job: str) -> None:
-    """What `ray job stop` asks the head, without the seconds that command takes to start."""
-    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
-    headers = {"Authorization": f"Bearer {token}"}
-    url = f"{head.address}/api/jobs/{job}/stop"
-    with urllib.request.urlopen(urllib.request.Request(url, b"", headers), timeout=30) as answer:
-        assert answer.status == 200
+@pytest.mark.craftax
+def test_quickstart_by_rays_own_command(head: Head, tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "job"
+    python = ["python", "-m", "orchestrator", "run", "configs/quickstart.toml"]
+    output = head.submit(*python, "--run-dir", run_dir)
+    assert "digits-s0: grown to 2 experts" in output, "the log is streamed"
+    assert "craftax-s0: grown to 2 experts" in output
+    assert "run done" in output
+
+
+def test_users_own_stream_as_a_job(head: Head, project: Path, tmp_path: Path) -> None:
+    """The documented example, from a folder outside the repository."""
+    for path in (ROOT / "docs" / "examples").iterdir():
+        shutil.copy(path, project)
+    run_dir = tmp_path / "runs" / "mine"
+    job = Submitted(head, project, "--run-dir", run_dir, config="my_stream.toml")
+    assert job.end() == 0, job.text
+    assert "run done" in job.text
 
 
 def test_submit_follow_stop_and_submit_again(head: Head, project: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "job"
     first = Submitted(head, project, "--run-dir", run_dir)
-    first.wait_for("grown to 2 experts")
+    first.command.until(lambda: "grown to 2 experts" in first.text)
     assert f"ray job submit --address {head.address} --working-dir . -- python" in first.text
-    stop(head, first.job)
+    head.stop(first.job)
     assert first.end() == 130, first.text
     assert "STOPPED" in first.text
     events = [record.event for record, _ in read(run_dir / "journal.jsonl")]
@@ -142,19 +128,10 @@ def test_submit_follow_stop_and_submit_again(head: Head, project: Path, tmp_path
 
 def test_what_cannot_be_submitted(head: Head, project: Path, tmp_path: Path) -> None:
     def refused(*args: object, **env: str) -> str:
-        command = [sys.executable, "-m", "orchestrator", "submit", *(str(arg) for arg in args)]
-        done = subprocess.run(
-            command,
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": str(project), **env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
+        command = Command("orchestrator", "submit", *args, cwd=project, env=env)
+        assert command.wait(120) == 2, command.err
+        assert "Traceback" not in command.err
+        return command.err
 
     config, place = "submitted.toml", ("--run-dir", tmp_path / "r")
     token = tmp_path / "token"

@@ -1,16 +1,10 @@
-"""A sweep over whole streams: stopped early, shared, killed with -9 and resumed, shown in MLflow.
-
-``GROWSTAGE_CHAOS`` adds population-based training, which takes minutes.
-"""
+"""A sweep over whole streams: stopped early, shared, killed with -9, resumed, shown in MLflow."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,9 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config import load
-from orchestrator.events import CheckpointSaved, EditApplied
+from orchestrator.events import CheckpointSaved
 from orchestrator.journal import JOURNAL_FILE, read
-from tests.conftest import ROOT
+from tests.commands import ROOT, Command
 
 pytestmark = pytest.mark.ray
 
@@ -37,22 +31,6 @@ intervals = 2
 [[lanes]]
 method = { kind = "replay", buffer = 100 }
 """
-
-
-def launch(*args: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tune_spaces", *(str(arg) for arg in args)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(*args: object, seconds: float = 400.0) -> Any:
-    """Run a sweep to its end; the JSON it ends with."""
-    process = launch(*args, "--json")
-    out, err = process.communicate(timeout=seconds)
-    assert process.returncode == 0, err[-4000:]
-    return json.loads(out.strip().splitlines()[-1])
 
 
 def journals(folder: Path) -> list[Path]:
@@ -100,28 +78,23 @@ def test_help_is_fast() -> None:
     ],
 )
 def test_wrong_input(args: tuple[str, ...], words: str) -> None:
-    process = launch(*args)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, out + err
-    assert words in out + err
-    assert "Traceback" not in err
+    sweep = Command("tune_spaces", *args)
+    assert sweep.wait(120) == 2, sweep.out + sweep.err
+    assert words in sweep.out + sweep.err
+    assert "Traceback" not in sweep.err
 
 
-def test_asha_killed_and_resumed(base: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "sweep"
+def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
+    folder = runs / "sweep"
+    env = {"RAY_ADDRESS": cluster}
     options = ("growth", "--base", base, "--num-samples", 4, "--sweep-dir", folder)
-    process = launch(*options)
-    deadline = time.monotonic() + 240
-    while len(finished_stages(folder)) < 4:
-        assert process.poll() is None, process.communicate()[1][-4000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    sweep = Command("tune_spaces", *options, env=env)
+    sweep.until(lambda: len(finished_stages(folder)) >= 4)
+    sweep.kill()
     before = finished_stages(folder)
     known = mlflow_runs(folder)
 
-    told = finish("--resume", folder)
+    told = Command("tune_spaces", "--resume", folder, "--json", env=env).json(400)
     assert told["status"] == "done"
     stages = told["stages"]
     assert stages["planned"] == 20
@@ -181,24 +154,3 @@ def check_tree(folder: Path, told: Any) -> None:
     for trial in told["trials"]:
         assert objectives[trial["run"]] == pytest.approx(trial["objective"])
     assert {"growth.add", "growth.every", "method"} <= set(trials[0].data.params)
-
-
-@pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos")
-def test_pbt_goes_on_from_grown_models(base: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "pbt"
-    told = finish(
-        "growth", "--base", base, "--scheduler", "pbt", "--grace", 2, "--num-samples", 4,
-        "--sweep-dir", folder, seconds=580,
-    )  # fmt: skip
-    heirs = [trial for trial in told["trials"] if trial["parent"] is not None]
-    assert heirs, "no trial went on from another one's model"
-    by_run = {trial["run"]: trial for trial in told["trials"]}
-    for heir in heirs:
-        records = [record.event for record, _ in read(Path(heir["folder"]) / JOURNAL_FILE)]
-        adopted = [e for e in records if isinstance(e, CheckpointSaved) and e.adopted_from]
-        assert adopted
-        assert heir["parent"] in by_run
-        shapes = [e.report.after for e in records if isinstance(e, EditApplied)]
-        sizes = [shape.layers for shape in shapes]
-        assert all(sizes)
-    check_tree(folder, told)
