@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
@@ -9,8 +10,9 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
+	$(PIP) -c constraints.txt -e '.[dev]'
+	-$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null  # pip would do it on one core
 	$(BIN)/python -m ops
 	touch $@
 
@@ -33,7 +35,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(FAST)
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest tests/integration --session-timeout 1080
 
 test-fast: setup
 	$(BIN)/python -m pytest $(FAST)
