@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tune_spaces.space import Choice, Domain, LogUniform
 from tune_spaces.summary import Attempt, latest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BACKGROUND = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
 """Behind the values on an axis, which lines cross."""
@@ -59,6 +62,23 @@ def importance(found: Sequence[Attempt], space: Mapping[str, Domain]) -> dict[st
     return {key: round(float(share), 4) for key, share in found_shares.items()}
 
 
+def importance_bars(shares: Mapping[str, float], objective: str) -> bytes:
+    """A bar for each parameter's share of the objective's variance, the largest on top."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 1.0 + 0.36 * len(shares)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ranked = sorted(shares.items(), key=lambda item: item[1])
+    bars = axes.barh([name for name, _ in ranked], [share for _, share in ranked], color="0.4")
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_xlim(0, 1.1 * max(shares.values()) or 1.0)
+    axes.set_xlabel(f"share of the variance of {objective} (fANOVA)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
 def parallel_coordinates(found: Sequence[Attempt], space: Mapping[str, Domain]) -> bytes:
     """One line per trial across its parameters to the objective after the common stage."""
     from matplotlib import colormaps
@@ -88,6 +108,10 @@ def parallel_coordinates(found: Sequence[Attempt], space: Mapping[str, Domain]) 
     axes.grid(axis="x", color="0.75")
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return out.getvalue()

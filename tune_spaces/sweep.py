@@ -92,7 +92,7 @@ def _show(
     """Best configuration, figures, importance: on disk, in MLflow and on the terminal."""
     from orchestrator import display
     from tune_spaces.board import print_summary
-    from tune_spaces.figures import importance, parallel_coordinates
+    from tune_spaces.figures import importance, importance_bars, parallel_coordinates
     from tune_spaces.tracking import sweep_page
 
     texts: dict[str, str] = {}
@@ -103,8 +103,11 @@ def _show(
     if winner is not None:
         texts["best.toml"] = best_toml(plan, winner)
         images["figures/parallel_coordinates.png"] = parallel_coordinates(found, plan.parameters())
+        if shares:
+            images["figures/importance.png"] = importance_bars(shares, plan.objective)
         (folder / "best.toml").write_text(texts["best.toml"], encoding="utf-8")
-        (folder / "parallel_coordinates.png").write_bytes(*images.values())
+        for name, image in images.items():
+            (folder / Path(name).name).write_bytes(image)
     try:
         tracker.finish(summary["status"] == "done", found, sweep_page(summary, texts, images))
     except TrackingAway as error:

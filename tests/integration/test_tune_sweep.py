@@ -99,9 +99,9 @@ def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
     stages = told["stages"]
     assert stages["planned"] == 20
     assert stages["saved_by_shared_prefixes"] > 0
-    assert stages["trained"] + stages["saved_by_shared_prefixes"] == sum(
-        trial["stages"] for trial in told["trials"]
-    )
+    learnt = stages["trained"] + stages["saved_by_shared_prefixes"]
+    assert learnt == len(finished_stages(folder))
+    assert sum(trial["stages"] for trial in told["trials"]) <= learnt  # the rest: not evaluated
     assert len({trial["trial"] for trial in told["trials"]}) == 4
     assert before <= finished_stages(folder)
     for path in journals(folder):

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from tune_spaces.figures import common_stage, comparable, importance, parallel_coordinates
+from tune_spaces.figures import (
+    common_stage,
+    comparable,
+    importance,
+    importance_bars,
+    parallel_coordinates,
+)
 from tune_spaces.space import Choice, LogUniform
 from tune_spaces.summary import Attempt, as_json, best, latest
 
@@ -85,3 +91,9 @@ def test_importance_needs_enough_trials_that_differ() -> None:
 @pytest.mark.parametrize("found", [FOUND, FOUND[:1], []])
 def test_the_figure_is_drawn_whatever_there_is(found: list[Attempt]) -> None:
     assert parallel_coordinates(found, SPACE).startswith(b"\x89PNG")
+
+
+def test_a_bar_for_each_parameter() -> None:
+    shares = {"growth.add": 0.7, "growth.every": 0.3}
+    assert importance_bars(shares, "acc.final").startswith(b"\x89PNG")
+    assert importance_bars(dict.fromkeys(shares, 0.0), "acc.final").startswith(b"\x89PNG")
