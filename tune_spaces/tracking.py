@@ -50,7 +50,7 @@ class SweepTracker:
         """
         for path in sorted((self.folder / "trials").glob(f"*/*/{JOURNAL_FILE}")):
             attempt = path.parent
-            tracker = self._trials.setdefault(attempt, Tracker(attempt, self.sweep.uri))
+            tracker = self._trials.setdefault(attempt, Tracker(attempt, self.sweep.store.uri))
             tracker.project()
             tracker.publish(self._objectives(attempt), {})
         return len(self._trials)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 
 FILES = (ROOT / "cluster.yaml", ROOT / "docs" / "cluster-onprem.yaml")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.integration.test_rl_lane import stage, tasks
 from workers.choice import checked
 from workers.contract import LaneSpec

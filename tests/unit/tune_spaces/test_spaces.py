@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import config as configuration
 from orchestrator.plan import plan
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tune_spaces import SPACES
 from tune_spaces.search import Plan, load, save
 from tune_spaces.space import Choice, Domain, Integer

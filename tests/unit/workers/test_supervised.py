@@ -12,7 +12,7 @@ import pytest
 from orchestrator.config import RunConfig
 from orchestrator.controller import Controller, stage_spec
 from orchestrator.policies.growth import Periodic, Progress
-from tests.conftest import ROOT
+from tests.commands import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, StageSpec
