@@ -21,8 +21,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 ROOT = Path(__file__).resolve().parent.parent
 PRELOADED = (
     "torch",
@@ -121,6 +119,15 @@ def known_path(env: Mapping[str, str]) -> list[str]:
     return [entry for entry in env["PYTHONPATH"].split(os.pathsep) if entry not in sys.path]
 
 
+def _read_environment_again() -> None:
+    """What these read when they are imported, which was in another environment."""
+    import fsspec
+    from ray._raylet import Config
+
+    fsspec.process_entries()  # a package on the path may bring a file system
+    Config.initialize("")  # whether there is a token, for one
+
+
 def _main(
     package: str, words: list[str], cwd: Path, env: dict[str, str], out: str, err: str
 ) -> None:
@@ -133,7 +140,7 @@ def _main(
     os.chdir(cwd)
     sys.argv = [package, *words]
     sys.path[:0] = known_path(env)
-    fsspec.process_entries()  # as at its import: a package on the path may bring a file system
+    _read_environment_again()
     try:
         import_module(f"{package}.__main__").main()
     finally:

@@ -87,7 +87,7 @@ def test_trials_go_on_from_grown_models_of_another_shape(cluster: str, runs: Pat
     options = ("--scheduler", "pbt", "--grace", 2, "--num-samples", 4, "--sweep-dir", folder)
     seed = os.environ.get("GROWSTAGE_CHAOS_SEED", "0")
     words = ("growth", "--base", base, *options, "--seed", seed, "--json")
-    told = Command("tune_spaces", *words, env={"RAY_ADDRESS": cluster}).json(570)
+    told = Command("tune_spaces", *words, env={"RAY_ADDRESS": cluster}).json(1200)
     by_run = {trial["run"]: trial for trial in told["trials"]}
     by_attempt = {(trial["trial"], trial["attempt"]): trial for trial in told["trials"]}
 
