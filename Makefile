@@ -4,7 +4,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda
+.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready
 
@@ -29,6 +29,10 @@ sanitize-cuda: setup
 	for tool in memcheck racecheck initcheck synccheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 		$(BIN)/python -m pytest tests/unit/ops -k 'cuda and not graph' || exit 1; done
+
+wheel: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check 'scikit-build-core>=0.10' 'cmake>=3.25' ninja
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist ./kernels
 
 demo: setup
 	$(BIN)/growstage run configs/quickstart.toml

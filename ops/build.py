@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -27,6 +28,9 @@ LIBRARY = "libgrowstage_ops.so"
 ARCHITECTURES = ("80", "90", "100")
 TIMEOUT = 300.0
 """Seconds that one compiler call, or waiting for another process's build, may take."""
+PACKAGE = "growstage_kernels"
+"""The import name of the optional wheel that carries a compiled library."""
+_PORTABLE = ("avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")  # part of x86-64-v3
 _STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000ULL"  # torch 2.11
 _CXX = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra")
 _NVCC = ("-O3", "-std=c++20", "-Werror", "all-warnings", "-Xcompiler", "-fPIC,-fvisibility=hidden")
@@ -44,14 +48,26 @@ class Toolchain:
     nvcc: str | None
     architectures: tuple[str, ...]
     """Compute capabilities without the dot; empty without nvcc."""
+    portable: bool = False
+    """For processors of the last ten years (x86-64-v3) instead of this one."""
 
     def key(self) -> str:
         """Name of the build: differs wherever the library might."""
-        state = hashlib.sha256()
-        for path in sources(cuda=True, headers=True):
-            state.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
-        state.update(repr((self, torch.__version__, _CXX, _NVCC, _processor())).encode())
-        return state.hexdigest()[:20]
+        parts = (self, torch.__version__, _CXX, _NVCC, _processor(), source_hash())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+    def processor(self) -> list[str]:
+        """The compiler's flags for the processor."""
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        if self.portable:
+            return ["-march=x86-64-v3"] if x86 else []
+        return ["-march=native"] if x86 else ["-mcpu=native"]
+
+    def needs(self) -> list[str]:
+        """Features without which a processor cannot run the library."""
+        if not self.portable:
+            return sorted(features())
+        return list(_PORTABLE) if platform.machine() in ("x86_64", "AMD64") else []
 
 
 def cache_folder() -> Path:
@@ -61,6 +77,19 @@ def cache_folder() -> Path:
         return Path(own)
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "growstage" / "ops"
+
+
+def source_hash() -> str:
+    """Digest of all sources, CUDA included."""
+    state = hashlib.sha256()
+    for path in sources(cuda=True, headers=True):
+        state.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
+    return state.hexdigest()
+
+
+def release() -> str:
+    """Version of torch without what it was built for: the stable ABI is the same for all."""
+    return torch.__version__.partition("+")[0]
 
 
 def toolchain() -> Toolchain:
@@ -74,11 +103,47 @@ def toolchain() -> Toolchain:
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, c++, g++, clang++)")
     wanted = os.environ.get("GROWSTAGE_OPS_CUDA", "auto")
-    nvcc = _nvcc() if wanted == "on" or (wanted == "auto" and torch.version.cuda) else None
+    nvcc = find_nvcc() if wanted == "on" or (wanted == "auto" and torch.version.cuda) else None
     if wanted == "on" and nvcc is None:
         raise BuildError("GROWSTAGE_OPS_CUDA=on, but no nvcc in $CUDA_HOME/bin or on the PATH")
     architectures = _architectures() if nvcc else ()
     return Toolchain(compiler=compiler, nvcc=nvcc, architectures=architectures)
+
+
+def packaged() -> Path | None:
+    """The library of an installed wheel; BuildError says why it does not fit this machine.
+
+    GROWSTAGE_OPS_CUDA or GROWSTAGE_OPS_ARCHS ask for a build, so they leave it aside.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    asked = any(os.environ.get(f"GROWSTAGE_OPS_{name}") for name in ("CUDA", "ARCHS"))
+    if found is None or not found.origin or asked:
+        return None
+    path = Path(found.origin).with_name(LIBRARY)
+    info = json.loads(path.with_name("build.json").read_text())
+    wrong = {
+        "other sources": info["sources"] != source_hash(),
+        f"torch {info['torch']}": info["torch"] != release(),
+        "another processor": not set(info["needs"]) <= features(),
+        "other devices": not _serves_devices(info["architectures"]),
+    }
+    if any(wrong.values()):
+        made_for = ", ".join(what for what, is_so in wrong.items() if is_so)
+        raise BuildError(f"the package {PACKAGE} was made for {made_for}")
+    return path
+
+
+def _serves_devices(architectures: list[str]) -> bool:
+    """Are there kernels for all devices here (code for 80 runs on 86, not the other way round)?"""
+    if torch.version.cuda is None:
+        return True
+    if not torch.cuda.is_available():
+        return bool(architectures) or find_nvcc() is None
+    serves = [
+        any(own[:-1] == have[:-1] and have[-1] <= own[-1] for have in architectures)
+        for own in _architectures()
+    ]
+    return all(serves)
 
 
 def built(tools: Toolchain) -> Path | None:
@@ -103,11 +168,10 @@ def build(tools: Toolchain) -> Path:
             return ready
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             try:
-                _compile(tools, Path(scratch))
+                result = compile_into(tools, Path(scratch))
             except BuildError as error:
                 _failure_file(tools.key()).write_text(str(error))
                 raise
-            result = Path(scratch, "result")
             os.rename(result, folder / tools.key())
     _failure_file(tools.key()).unlink(missing_ok=True)
     return folder / tools.key() / LIBRARY
@@ -135,7 +199,7 @@ def commands(tools: Toolchain, folder: Path) -> tuple[list[list[str]], list[str]
             exact = ["-fmad=false"] if source.stem == "route" else []
             calls.append([tools.nvcc, "-ccbin", tools.compiler, *_NVCC, *archs, *exact])
         else:
-            calls.append([tools.compiler, *_CXX, *_native(), _STABLE_ABI, *include])
+            calls.append([tools.compiler, *_CXX, *tools.processor(), _STABLE_ABI, *include])
         calls[-1] += ["-c", str(source), "-o", target]
     libraries = [f"-L{package / 'lib'}", "-ltorch_cpu"]
     library = str(folder / LIBRARY)
@@ -146,7 +210,8 @@ def commands(tools: Toolchain, folder: Path) -> tuple[list[list[str]], list[str]
     return calls, [tools.compiler, "-shared", *objects, *libraries, "-o", library]
 
 
-def _compile(tools: Toolchain, scratch: Path) -> None:
+def compile_into(tools: Toolchain, scratch: Path) -> Path:
+    """Compile in an empty folder. Returns its folder of the library and ``build.json``."""
     calls, link = commands(tools, scratch)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(_run, calls))
@@ -154,8 +219,10 @@ def _compile(tools: Toolchain, scratch: Path) -> None:
     result = scratch / "result"
     result.mkdir()
     os.rename(scratch / LIBRARY, result / LIBRARY)
-    info = {"architectures": tools.architectures, "torch": torch.__version__}
+    info = {"architectures": tools.architectures, "needs": tools.needs()}
+    info |= {"torch": release(), "sources": source_hash()}
     Path(result, "build.json").write_text(json.dumps(info))
+    return result
 
 
 def _run(call: list[str]) -> None:
@@ -188,7 +255,8 @@ def _failure_file(key: str) -> Path:
     return cache_folder() / f"{key}.failed"
 
 
-def _nvcc() -> str | None:
+def find_nvcc() -> str | None:
+    """nvcc of $CUDA_HOME, of /usr/local/cuda or on the PATH."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     places = [str(Path(home, "bin")) for home in homes if home]
     return shutil.which("nvcc", path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
@@ -205,8 +273,9 @@ def _architectures() -> tuple[str, ...]:
     return ARCHITECTURES
 
 
-def _native() -> list[str]:
-    return ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else ["-mcpu=native"]
+def features() -> frozenset[str]:
+    """What this processor can do, as Linux names it."""
+    return frozenset(_processor().partition(":")[2].split())
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ops import registry
-from ops.build import BuildError, build, built, failure, toolchain
+from ops.build import BuildError, build, built, failure, packaged, toolchain
 
 MODES = ("auto", "off", "require")
 
@@ -111,6 +111,18 @@ def _demand(status: Status) -> None:
 
 
 def _library() -> Path:
+    try:
+        ready = packaged()
+    except BuildError as misfit:
+        try:
+            return _own()
+        except BuildError as error:
+            raise BuildError(f"{error}; {misfit}") from error
+    return ready or _own()
+
+
+def _own() -> Path:
+    """What was or is built on this machine."""
     tools = toolchain()
     ready = built(tools)
     if ready:

@@ -27,7 +27,7 @@ USERS = (
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="no C++ compiler"
 )
-needs_nvcc = pytest.mark.skipif(build._nvcc() is None, reason="no nvcc")
+needs_nvcc = pytest.mark.skipif(build.find_nvcc() is None, reason="no nvcc")
 
 TINY = """
 import json, ops, torch
@@ -107,6 +107,28 @@ def test_without_a_compiler_the_reference_answers_and_says_why(tmp_path: Path) -
     _, error = strict.communicate(timeout=100)
     assert strict.returncode != 0
     assert "compiled kernels are demanded and not in use: no compiled kernels: no C++" in error
+
+
+@needs_compiler
+def test_a_packaged_library_is_loaded_where_it_fits_and_named_where_not(
+    cache: Path, tmp_path: Path
+) -> None:
+    """The import package of `make wheel`, made of a library built here; the compiler is hidden."""
+    built = Path(_finish(_start(cache))["library"])
+    package = tmp_path / build.PACKAGE
+    shutil.copytree(built.parent, package)
+    (package / "__init__.py").touch()
+    bare = {"PATH": "/nonexistent", "CXX": "", "PYTHONPATH": str(tmp_path)}
+    status = _finish(_start(tmp_path / "cache", **bare))
+    assert status["backend"] == "compiled"
+    assert status["library"] == str(package / build.LIBRARY)
+    info = json.loads((package / "build.json").read_text())
+    stale = {**info, "sources": "0", "needs": ["another"]}
+    (package / "build.json").write_text(json.dumps(stale))
+    status = _finish(_start(tmp_path / "cache", **bare))
+    assert status["backend"] == "reference"
+    assert "no C++ compiler" in status["why"]
+    assert "was made for other sources, another processor" in status["why"]
 
 
 def test_a_failed_build_is_tried_once_and_told(tmp_path: Path) -> None:

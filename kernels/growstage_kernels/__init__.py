@@ -1,0 +1,1 @@
+"""Carries the compiled kernels that ``ops`` loads; holds no code."""
