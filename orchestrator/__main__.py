@@ -144,6 +144,27 @@ def show(run_dir: RunDir, as_json: AsJson = False) -> None:
         display.print_report(result)
 
 
+@app.command()
+def trace(
+    run_dir: RunDir,
+    lane: Annotated[str | None, typer.Option(help="Lane; default: the first that has one.")] = None,
+    stage: Annotated[int | None, typer.Option(help="Stage, from 0; default: the last.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task to play; default: the stage's.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to draw.")] = Path("trace.png"),
+    as_json: AsJson = False,
+) -> None:
+    """What an agent's routers do in one episode: a figure, and the numbers as JSON."""
+    from orchestrator import traces
+
+    episode = traces.trace(run_dir, lane, stage, task)
+    traces.save(episode, out)
+    if as_json:
+        _print_json({**episode, "figure": str(out)})
+    else:
+        where = f"{episode['lane']}, task {episode['task']}, after stage {episode['stage']}"
+        print(f"{where}: {len(episode['floors'])} steps, drawn in {out}")
+
+
 @app.command("list")
 def list_(
     table: Annotated[str | None, typer.Argument(help="One table; default: all.")] = None,

@@ -10,7 +10,7 @@ from workers.contract import InputError, Json
 from workers.tables import first_line
 
 BEYOND = {"spaces": ("tune_spaces", "SPACES")}
-"""Tables of rooms that build on this one: (package, name in it), found by name where it is there."""
+"""Tables of rooms that build on this one: (package, name in it), found by name if it is there."""
 
 
 def tables(name: str | None = None) -> dict[str, dict[str, str]]:

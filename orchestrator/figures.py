@@ -92,6 +92,32 @@ def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> 
     return png(figure)
 
 
+def episode(played: Json) -> bytes:
+    """Gate weights of each layer over the steps of one episode, the floor on top.
+
+    After figure 3 of DynamicMoE (arXiv 2511.18987).
+    """
+    gates: Mapping[str, Sequence[Sequence[float]]] = played["gates"]
+    shown = list(gates)[:LAYERS]
+    figure, panels = canvas(7.2, 1.4 + 1.3 * len(shown), rows=len(shown) + 1)
+    steps = range(1, len(played["floors"]) + 1)
+    panels[0].step(steps, played["floors"], color="black", lw=1.2, where="mid")
+    panels[0].set_ylabel("floor", size=8)
+    panels[0].locator_params(axis="y", integer=True)
+    for axes, layer in zip(panels[1:], shown, strict=True):
+        experts = list(zip(*gates[layer], strict=True))
+        axes.stackplot(steps, experts, colors=COLOURS, labels=[str(e) for e in range(len(experts))])
+        axes.set_ylim(0, 1)
+        axes.set_title(layer, size=8, loc="left")
+    for axes in panels:
+        axes.set_xlim(1, max(2, len(steps)))
+    panels[-1].set_xlabel("step of the episode")
+    panels[1].legend(title="expert", fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    where = f"{played['lane']}, task {played['task']}, after stage {played['stage']}"
+    figure.suptitle(f"Gate weights in one episode: {where}", size=10)
+    return png(figure)
+
+
 def methods(report: Json) -> bytes:
     """Mean score over tasks seen, over stages learnt: a line per method, a band over its seeds."""
     figure, (axes,) = canvas(7.2, 3.6)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from workers.moe.actor_critic import ActorCritic
 from workers.rl import TRAINING
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.lane import build_stream
+from workers.rl.tracing import trace_checkpoint
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -266,6 +268,12 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     assert len(report.scores) == 2
     assert report.details["gather"]["episode_length"] <= 40
     assert report.details["survive"]["episodes"] == 8
+    episode = trace_checkpoint(spec, ref, tasks(spec)[1])
+    assert episode == trace_checkpoint(spec, ref, tasks(spec)[1])
+    assert 1 <= len(episode.floors) <= 40
+    for gates in episode.gates.values():
+        assert [len(weights) for weights in gates] == [2] * len(episode.floors)
+        assert np.allclose(np.sum(gates, axis=1), 1.0)
     other = RLTrainer()
     opened = other.open(spec, ref)
     assert [layer.experts for layer in opened.shape.layers.values()] == [2, 2]

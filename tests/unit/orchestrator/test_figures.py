@@ -29,6 +29,12 @@ def test_gate_weights_with_an_expert_born_late() -> None:
     assert size(figures.gate_weights(lane, usage))[0] > 400
 
 
+def test_an_episode_through_floors_and_layers() -> None:
+    gates = {"layers.0": [[0.9, 0.1], [0.2, 0.8]], "layers.1": [[0.5, 0.5], [0.4, 0.6]]}
+    played = {"lane": "a", "stage": 0, "task": "t", "floors": [0, 1], "gates": gates}
+    assert size(figures.episode(played))[1] > 300
+
+
 def test_many_tasks_stay_drawable() -> None:
     tasks = tuple(f"task number {index}" for index in range(60))
     lane = report(story(lanes=(("replay", 0),), tasks=tasks, lose_at=None))["lanes"][0]

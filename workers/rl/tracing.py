@@ -1,0 +1,33 @@
+"""Follows the routers of a saved agent through one episode. Knows no run and draws nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from workers.choice import checked
+from workers.contract import CheckpointRef, InputError, LaneSpec, TaskSpec, derive_seed
+from workers.rl import TRAINING
+from workers.rl.evaluator import load_model
+from workers.rl.lane import build_stream
+from workers.rl.routing import Trace, trace
+
+
+def trace_checkpoint(lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec) -> Trace:
+    """One episode of ``task`` as the agent of ``checkpoint`` plays it; the same one every time.
+
+    Raises InputError where the agent has no router to follow.
+    """
+    torch.set_num_threads(lane.threads)
+    _, training = checked(TRAINING, lane.settings["training"])
+    stream = build_stream(lane.settings["stream"], lane.seed)
+    model = load_model(lane, checkpoint, stream)
+    engine = stream.environment(task, 1)
+    engine.seed(derive_seed(lane.seed, "trace", task.name))
+    seed = derive_seed(lane.seed, "trace actions", task.name)
+    found = trace(model, engine, max_steps=training.eval_max_steps, seed=seed)
+    if not found.gates:
+        raise InputError(
+            f"lane {lane.lane!r}: this agent has no router to follow; take a lane and stage whose "
+            "layers are mixtures of two or more experts"
+        )
+    return found
