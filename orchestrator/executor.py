@@ -47,12 +47,17 @@ from workers.contract import (
     EvaluationReport,
     InputError,
     LaneSpec,
+    LostError,
     OpenReport,
+    RunError,
     TaskSpec,
     Trainer,
 )
 
 CONNECT_TIMEOUT_S = 10.0
+STARTS = 2
+"""How often a local Ray is started before the run gives up."""
+UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
 WATCH_S = 2.0
 """Seconds between two looks at what the cluster has."""
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,16 +266,14 @@ class RayExecutor:
 
     def _failure(self, call: Call, error: RayError) -> WorkFailed:
         action = call.action
-        lost = isinstance(error, RayActorError)
-        kind: FailureKind = "worker_lost" if lost else "stage_error"
+        kind = failure_kind(error)
         message = str(error).strip()
         if isinstance(error, RayTaskError):
             cause = error.cause
-            kind = "diverged" if isinstance(cause, DivergedError) else kind
             plain = isinstance(cause, InputError)
             message = str(cause) if plain else f"{type(cause).__name__}: {cause}\n{message}"
         if isinstance(action, Evaluate):
-            if lost and self.evaluators.get(action.spec.engine) is call.actor:
+            if kind == "worker_lost" and self.evaluators.get(action.spec.engine) is call.actor:
                 del self.evaluators[action.spec.engine]
             return WorkFailed(
                 at=time.time(),
@@ -291,6 +294,20 @@ class RayExecutor:
         )
 
 
+def failure_kind(error: RayError) -> FailureKind:
+    """Whether the stage's own code failed, or what it ran on: a process, a node, memory.
+
+    A worker that Ray could not start or keep (no memory, its environment not set up in time) is
+    lost like one that was killed.
+    """
+    if not isinstance(error, RayTaskError):
+        return "worker_lost"
+    if isinstance(error.cause, DivergedError):
+        return "diverged"
+    lost = isinstance(error.cause, (LostError, RayActorError))
+    return "worker_lost" if lost else "stage_error"
+
+
 # ---------------------------------------------------------------- the cluster
 
 
@@ -308,17 +325,38 @@ def connect(address: str | None) -> tuple[float, float]:
         "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
     }
     if address is None:
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    else:
-        _check_listening(address)
-        options["address"] = address
-        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            del options["runtime_env"]  # the job's own: its working directory is on every node
+        _start(options | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"})
+        return cluster_size()
+    _check_listening(address)
+    options["address"] = address
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _away(address, error) from error
     return cluster_size()
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a local Ray; once more where the machine was too busy for its processes to answer.
+
+    Raises RunError where they do not come up a second time either.
+    """
+    for attempt in range(STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            # Ray raises a bare Exception where its processes are not up within 30 seconds.
+            if type(error) is not Exception and not isinstance(error, UNANSWERED):
+                raise
+            ray.shutdown()
+            if attempt + 1 == STARTS:
+                raise RunError(
+                    f"a local Ray did not come up in {STARTS} attempts ({error}); free some of the "
+                    "machine's memory and cores, or give a running cluster with --address"
+                ) from error
 
 
 def cluster_size() -> tuple[float, float]:
