@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.events import EditApplied, IntervalDone, LaneOpened
-from orchestrator.journal import read
 from tests.commands import Command
-from workers.contract import RefreshMask
+from tests.watched import Watched
 
 pytestmark = pytest.mark.ray
 
@@ -46,18 +45,13 @@ from_stage = 1
 """
 
 
-def records(run_dir: Path) -> list[Any]:
-    journal = run_dir / "journal.jsonl"
-    return [record for record, _ in read(journal)] if journal.exists() else []
-
-
 def essence(run_dir: Path) -> Any:
     """Checkpoints, scores and the fingerprint of every edit; each edit gave only one."""
     from orchestrator.session import report_of
 
     prints: dict[str, set[str]] = {}
     versions: dict[tuple[str, int], set[int]] = {}
-    for record in records(run_dir):
+    for record in Watched(run_dir).read():
         event = record.event
         if isinstance(event, EditApplied):
             prints.setdefault(event.edit.id, set()).add(event.report.fingerprint)
@@ -68,16 +62,6 @@ def essence(run_dir: Path) -> Any:
     lane = report_of(run_dir)["lanes"][0]
     digests = [stage["checkpoint"]["digest"] for stage in lane["stages"]]
     return lane["matrix"], digests, prints, versions
-
-
-def decided(run_dir: Path) -> RefreshMask | None:
-    """A mask that the journal holds as decided and nobody has acknowledged yet."""
-    open_: dict[str, RefreshMask] = {}
-    for record in records(run_dir):
-        open_ |= {edit.id: edit for edit in record.edits if isinstance(edit, RefreshMask)}
-        if isinstance(record.event, EditApplied):
-            open_.pop(record.event.edit.id, None)
-    return next(iter(open_.values()), None)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +85,8 @@ def test_driver_killed_with_a_mask_decided_and_not_acknowledged(
 ) -> None:
     run_dir, env = runs / "driver", {"RAY_ADDRESS": cluster}
     driver = Command("orchestrator", "run", whole[0], "--run-dir", run_dir, env=env)
-    driver.until(lambda: decided(run_dir))
+    watched = Watched(run_dir)
+    driver.until(lambda: watched.open_edit("refresh_mask"))
     driver.kill()
     Command("orchestrator", "resume", run_dir, env=env).succeed()
     assert essence(run_dir) == essence(whole[1])
@@ -112,15 +97,15 @@ def test_worker_killed_with_a_mask_decided_and_not_acknowledged(
 ) -> None:
     run_dir, env = runs / "worker", {"RAY_ADDRESS": cluster}
     driver = Command("orchestrator", "run", whole[0], "--run-dir", run_dir, env=env)
+    watched = Watched(run_dir)
 
-    def phase_two() -> int | None:
-        seen = [record.event for record in records(run_dir)]
-        near = any(isinstance(e, EditApplied) and e.edit.kind == "set_phase" for e in seen)
-        return next(e.report.pid for e in seen if isinstance(e, LaneOpened)) if near else None
+    def phase_set() -> bool:
+        seen = [record.event for record in watched.read()]
+        return any(isinstance(e, EditApplied) and e.edit.kind == "set_phase" for e in seen)
 
-    worker = driver.until(phase_two)
-    driver.until(lambda: decided(run_dir))
-    os.kill(worker, signal.SIGKILL)
+    driver.until(phase_set)
+    driver.until(lambda: watched.open_edit("refresh_mask"))
+    os.kill(watched.worker(), signal.SIGKILL)
     driver.succeed()
-    assert sum(isinstance(record.event, LaneOpened) for record in records(run_dir)) == 2
+    assert sum(isinstance(record.event, LaneOpened) for record in watched.read()) == 2
     assert essence(run_dir) == essence(whole[1])
