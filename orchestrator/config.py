@@ -384,7 +384,7 @@ def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
     if problems:
         return problems
     tasks = tuple(stream.tasks())
-    found = special.problems(sections, tasks, engine.exact)
+    found = special.problems(sections, tasks, engine.acts)
     problems = [replace(item, path=f"{path}.{item.path}") for item in found]
     return problems + _growth_problems(sections, len(tasks), path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -223,14 +224,23 @@ def print_report(result: Json) -> None:
     for lane in result["lanes"]:
         metrics = lane["metrics"]
         saved = sum(stage["checkpoint"] is not None for stage in lane["stages"])
-        edits = sum(len(stage["edits"]) for stage in lane["stages"])
         row = [_number(metrics.get(name)) for name in names]
-        table.add_row(lane["lane"], lane["method"], str(lane["seed"]), str(saved), str(edits), *row)
+        table.add_row(
+            lane["lane"], lane["method"], str(lane["seed"]), str(saved), _edits(lane), *row
+        )
     console.print(table)
     for lane in result["lanes"]:
         console.print(_matrix(lane))
         if any(edit["kind"] == "refresh_mask" for s in lane["stages"] for edit in s["edits"]):
             console.print(_specialisation(lane))
+
+
+def _edits(lane: Json) -> str:
+    """How often each kind of edit was made, e.g. ``1 growth, 2 masks``."""
+    kinds = Counter(edit["kind"] for stage in lane["stages"] for edit in stage["edits"])
+    names = {"grow": "growth", "refresh_mask": "mask", "set_phase": "phase"}
+    found = [f"{n} {names[kind]}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items())]
+    return ", ".join(found) or "-"
 
 
 def _matrix(lane: Json) -> Table:

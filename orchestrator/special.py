@@ -10,12 +10,10 @@ from workers.contract import TaskSpec
 from workers.tables import Problem, construct, lookup
 
 
-def problems(
-    sections: Mapping[str, Any], tasks: Sequence[TaskSpec], supervised: bool
-) -> list[Problem]:
+def problems(sections: Mapping[str, Any], tasks: Sequence[TaskSpec], acts: bool) -> list[Problem]:
     """Problems of ``[masks]`` and ``[phases]`` with the other sections of a lane.
 
-    ``supervised``: whether the lane's engine can apply them.
+    ``acts``: whether the lane learns from what its own model does (``Engine.acts``).
     """
     masks, phases = sections["masks"], sections["phases"]
     wanted = [name for name in ("masks", "phases") if sections[name].kind != "none"]
@@ -24,13 +22,14 @@ def problems(
     found = [
         Problem(f"{name}.kind", f"got {sections[name].kind!r}", allowed)
         for name in wanted
-        for allowed in _unable(sections, supervised)
+        for allowed in _unable(sections)
     ]
     found += _start_problems(sections, wanted, len(tasks))
     if not found and masks.kind != "none":
         found = _domain_problems(masks, tasks)
     if not found and masks.kind == "usage":
         found = _usage_problems(masks, sections["training"].intervals, tasks)
+        found += _acting_problems(masks) if acts else []
     if not found and masks.kind == "fixed":
         found = _fixed_problems(masks, sections, tasks)
     if phases.kind == "three":
@@ -38,13 +37,13 @@ def problems(
     return found
 
 
-def _unable(sections: Mapping[str, Any], supervised: bool) -> list[str]:
+def _unable(sections: Mapping[str, Any]) -> list[str]:
     """Why this lane cannot train under masks or phases at all."""
     from workers.methods import METHODS
     from workers.moe.bank import ExpertBank
 
-    if not supervised:
-        return ["lanes of engine rl train every expert on every task: leave it out"]
+    if not getattr(sections["model"], "mixture", True):
+        return ["model.mixture = false has no experts under a router: set it to true"]
     head = getattr(sections["model"], "head", None)
     if head is not None and not isinstance(head, ExpertBank.Config):
         return [f"model.head {head.kind!r} has no experts under a router: use head moe or big_moe"]
@@ -107,6 +106,14 @@ def _usage_problems(masks: Any, intervals: int, tasks: Sequence[TaskSpec]) -> li
             )
         )
     return found
+
+
+def _acting_problems(masks: Any) -> list[Problem]:
+    if not masks.exclusive_copies:
+        return []
+    what = "true in a lane that learns from its own actions"
+    allowed = "a model must act as it learns, and in acting any copy can be chosen: leave it out"
+    return [Problem("masks.exclusive_copies", what, allowed)]
 
 
 def _fixed_problems(

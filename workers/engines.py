@@ -25,6 +25,9 @@ class Engine:
     """Kind of ``[model]`` its lanes must have."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+    acts: bool = False
+    """Whether it learns from what the model itself does, so that a token must be able to choose
+    the same experts when it acts as when it learns."""
 
 
 ENGINES: dict[str, Engine] = {
@@ -41,6 +44,7 @@ ENGINES: dict[str, Engine] = {
         training="ppo",
         model="actor_critic",
         exact=False,
+        acts=True,
     ),
 }
 

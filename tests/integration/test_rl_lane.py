@@ -186,6 +186,7 @@ def test_frozen_parameters_do_not_move_and_stay_frozen_after_a_restore(trainer, 
     from workers.rl.lane import freeze, frozen_names
 
     freeze(learner._net, frozen)
+    trainer._open_algorithm.push_weights()
     before = trainer._open_algorithm.export().model
     trainer.run_interval(2)
     after = trainer._open_algorithm.export().model

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -64,21 +63,6 @@ def drop_masked(
         for expert in bank.experts.values():
             if not next(learns):
                 expert.zero_grad(set_to_none=True)
-
-
-def added(found: Iterable[Counts]) -> Counts:
-    """Counts of several replicas together."""
-    counts: dict[str, dict[str, list[int]]] = defaultdict(dict)
-    tokens: dict[str, int] = {}
-    for one, seen in found:
-        for layer, rows in one.items():
-            for domain, row in rows.items():
-                known = counts[layer].get(domain, [])
-                sums = [a + b for a, b in zip_longest(known, row, fillvalue=0)]
-                counts[layer][domain] = sums
-        for domain, number in seen.items():
-            tokens[domain] = tokens.get(domain, 0) + number
-    return dict(counts), tokens
 
 
 def take_counts(module: nn.Module, add_up: Total = own) -> Counts:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -24,7 +25,15 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune.registry import register_env
 
-from workers.contract import Edit, EditReport, InputError, LaneSpec, RunError
+from workers.contract import (
+    DivergedError,
+    Edit,
+    EditReport,
+    InputError,
+    LaneSpec,
+    LostError,
+    RunError,
+)
 from workers.rl.batched import Episode
 from workers.rl.lane import build_stream
 from workers.rl.learner import GrowableLearner, LearnerState
@@ -62,6 +71,8 @@ class GrowablePPO(PPO):
     last = Update()
     lr: float | None = None
     """Learning rate of the next update; None = as it is."""
+    progress = 0.0
+    """Share of the stage that is done before the next update."""
 
     # ------------------------------------------------------------ one update
 
@@ -84,6 +95,7 @@ class GrowablePPO(PPO):
             episodes=rollouts,
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
             lr=self.lr,
+            progress=self.progress,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
         )
@@ -142,15 +154,49 @@ class GrowablePPO(PPO):
         )
         return answers
 
+    def align(self) -> None:
+        """See to it that learners are equal and runners act with the learners' very model.
+
+        A runner that died while nobody asked it has been built anew from the old config: it is
+        brought up. Raises DivergedError where any replica differs after that.
+        """
+        if self.config.num_learners > 1:
+            prints = set(self._each_learner(lambda learner: learner.fingerprint()))
+            if len(prints) != 1:
+                raise DivergedError(f"learners hold different models: {sorted(prints)}")
+        wanted = self.ask(lambda learner: learner.acting_fingerprint())
+        behind = self._differing(wanted, None)
+        if behind and self.env_runner_group.num_remote_env_runners():
+            self.push_weights(behind)
+            if self.setting is not None:
+                self.point_at(self.setting, behind)
+            behind = self._differing(wanted, behind)
+        if behind:
+            raise DivergedError(
+                f"environment runners {behind} act with another model than the learners' {wanted}"
+            )
+
+    def _differing(self, wanted: str, runners: list[int] | None) -> list[int]:
+        """Runners with another model than this one, or at another task."""
+        answers = self._each_runner(
+            lambda runner: (runner.worker_index, runner.fingerprint(), runner.setting), runners
+        )
+        return [i for i, found, setting in answers if (found, setting) != (wanted, self.setting)]
+
     # ------------------------------------------------------------ learners
 
+    def learn_for(self, domains: tuple[str, ...], domain: str) -> None:
+        """Samples are of this domain, one of all of the stream's, from here on."""
+        self._each_learner(lambda learner: learner.learn_for(domains, domain))
+
     def apply_edit(self, edit: Edit) -> list[EditReport]:
-        """Apply an edit in every learner, then in every runner."""
+        """Apply an edit in every learner, then in every runner; all runners must prove it."""
         seen = self._each_runner(lambda runner: runner.observe(), None)
         if not seen:
-            raise RunError("no environment runner answers: all are dead; resume the run")
+            raise LostError("no environment runner answers: all are dead")
         reports = self._each_learner(lambda learner: learner.apply_edit(edit, seen[0]))
         self.push_weights()
+        self.align()
         return reports
 
     def export(self) -> LearnerState:
@@ -173,11 +219,22 @@ class GrowablePPO(PPO):
         return self._each_learner(question)[0]
 
     def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:
+        """Answers of all learners. Raises LostError where one is gone, or what one raised."""
         answers = [answer.get() for answer in self.learner_group.foreach_learner(call)]
         for answer in answers:
-            if isinstance(answer, BaseException):
+            if isinstance(answer, RayTaskError) and isinstance(answer.cause, RunError):
+                raise answer.cause from answer
+            if isinstance(answer, RayTaskError):
                 raise RunError(f"a learner failed: {answer}") from answer
+            if isinstance(answer, RayError):
+                raise LostError(f"a learner is gone: {answer}") from answer
+        if len(answers) < max(1, self.config.num_learners):
+            raise LostError(f"only {len(answers)} of {self.config.num_learners} learners answer")
         return answers
+
+    def check_learners(self) -> None:
+        """Raise LostError where a learner is gone."""
+        self._each_learner(lambda learner: None)
 
 
 def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:

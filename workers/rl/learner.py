@@ -28,12 +28,14 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
 from workers.contract import Edit, EditReport, Json, ModelShape
-from workers.moe import surgery
+from workers.moe import specialise, surgery
 from workers.moe.actor_critic import ActorCritic
+from workers.moe.bank import ExpertBank
 from workers.moe.optimizer import load_named_state, named_state
 from workers.moe.telemetry import routed, take_auxiliary, usage
 from workers.rl.lane import freeze, frozen_names
 from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
+from workers.rl.module import NOT_ACTING
 from workers.rl.rollout import standardised
 
 
@@ -127,12 +129,51 @@ class GrowableLearner(PPOTorchLearner):
         return surgery.shape(self._net)
 
     def usage(self) -> dict[str, list[float]]:
-        """Layer -> mean gate weight of each expert in training since the last call."""
-        return usage(self._net)
+        """Layer -> mean gate weight of each expert in training since the last call, in all
+        learners. To be called in all of them at once."""
+        return usage(self._net, self._total)
 
     def fingerprint(self) -> str:
         """Digest of the model as it stands."""
         return surgery.fingerprint(self._net)
+
+    def acting_fingerprint(self) -> str:
+        """Digest of what a runner holds of the model: all but the critic."""
+        return surgery.fingerprint(self._net, without=NOT_ACTING)
+
+    # ------------------------------------------------------------ domains
+
+    def learn_for(self, domains: tuple[str, ...], domain: str) -> None:
+        """Every sample from here on is of ``domain``, one of all the stream's ``domains``.
+
+        Counts begin anew.
+        """
+        index = torch.tensor([domains.index(domain)], device=self._device)
+        specialise.point(self._banks, domains, index)
+        specialise.take_counts(self._net)
+
+    def take_counts(self) -> specialise.Counts:
+        """How many samples of each domain chose each expert since the last call, in all learners.
+
+        A sample counts once in each epoch. To be called in all learners at once.
+        """
+        return specialise.take_counts(self._net, self._total)
+
+    def mask_version(self) -> int:
+        """Version of the masks it trains under; 0 = none yet."""
+        return specialise.mask_version(self._net)
+
+    def _total(self, counts: Tensor) -> Tensor:
+        """The sum over all learners."""
+        if not self.distributed:
+            return counts
+        summed = counts.to(self._device, copy=True)
+        torch.distributed.all_reduce(summed)
+        return summed
+
+    def _anywhere(self, flags_E: Tensor) -> Tensor:
+        """Flags that hold in any learner."""
+        return self._total(flags_E.long()) > 0
 
     # ------------------------------------------------------------ training
 
@@ -141,7 +182,8 @@ class GrowableLearner(PPOTorchLearner):
     ) -> Any:
         """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew.
 
-        ``settings`` are RLlib's ``timesteps``, ``num_epochs`` and ``minibatch_size``, and ``lr``.
+        ``settings`` are RLlib's ``timesteps``, ``num_epochs`` and ``minibatch_size``, and ``lr``
+        and ``progress`` (share of the stage that is done).
         """
         timesteps = settings.get("timesteps") or {}
         self.before_gradient_based_update(timesteps=timesteps)
@@ -151,6 +193,7 @@ class GrowableLearner(PPOTorchLearner):
         columns = dict(batch.policy_batches[DEFAULT_MODULE_ID])
         if settings.get("lr") is not None:
             self._set_optimizer_lr(self._optimizer, settings["lr"])
+        specialise.set_progress(self._banks, settings.get("progress", 0.0))
         self._weights_seq_no += 1
         metrics = self._learn(columns, settings["num_epochs"], settings["minibatch_size"])
         self.metrics.log_dict(metrics, key=DEFAULT_MODULE_ID, window=1)
@@ -169,7 +212,13 @@ class GrowableLearner(PPOTorchLearner):
         columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
         columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
         parameters = [p for p in net.parameters() if p.requires_grad]
-        step = ClippedStep(optimizer, parameters, config.grad_clip)
+        banks = self._banks
+        step = ClippedStep(
+            optimizer,
+            parameters,
+            config.grad_clip,
+            drop=lambda: specialise.drop_masked(banks, self._anywhere),
+        )
         weights = LossWeights(
             clip=config.clip_param,
             value=config.vf_loss_coeff,
@@ -216,6 +265,10 @@ class GrowableLearner(PPOTorchLearner):
         net = self._module[DEFAULT_MODULE_ID].unwrapped().net
         assert isinstance(net, ActorCritic)
         return net
+
+    @property
+    def _banks(self) -> tuple[ExpertBank, ...]:
+        return tuple(specialise.banks(self._net).values())
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ Letters: B samples, A actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +67,19 @@ class ClippedStep:
     """One optimizer step with a bound on the global norm of the gradient.
 
     The factor is handed to the fused optimizer, so that no gradient is written twice; a step
-    whose norm is not a number is left out and counted.
+    whose norm is not a number is left out and counted. ``drop`` takes away the gradients that
+    are not to be followed, between the backward pass and the step.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], limit: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Tensor],
+        limit: float,
+        drop: Callable[[], None] | None = None,
     ) -> None:
         self.optimizer, self.parameters, self.limit = optimizer, parameters, limit
+        self._drop = drop
         self._skipped = torch.zeros((), device=parameters[0].device)
 
     def __call__(self, loss: Tensor) -> Tensor:
@@ -81,7 +87,11 @@ class ClippedStep:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
+        if self._drop is not None:
+            self._drop()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return loss.new_zeros(())
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
         optimizer: torch.optim.Optimizer = self.optimizer
         # The two attributes are how torch's fused optimizers take what a gradient scaler found.

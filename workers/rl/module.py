@@ -22,6 +22,8 @@ from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
 from workers.rl.lane import build_model, freeze, frozen_names
 
+NOT_ACTING = ("critic",)
+"""Parts of the model that a copy which only acts does not have."""
 ARCHITECTURE = "__architecture__"
 FROZEN = "__frozen__"
 
@@ -50,7 +52,7 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     def get_non_inference_attributes(self) -> list[str]:
         """The critic is not needed where only actions are drawn."""
-        return ["net.critic"]
+        return [f"net.{part}" for part in NOT_ACTING]
 
     def get_state(
         self,

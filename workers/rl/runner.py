@@ -15,7 +15,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 
-from workers.contract import TaskSpec, derive_seed
+from workers.contract import RunError, TaskSpec, derive_seed
+from workers.moe import surgery
 from workers.rl.batched import Episode, EpisodeLog, Observations
 from workers.rl.lane import build_stream, sample_actions
 from workers.rl.rollout import Rollout
@@ -43,6 +44,9 @@ class BatchEnvRunner(SingleAgentEnvRunner):
     env: Any
     module: Any
 
+    setting: Setting | None = None
+    """What it was pointed at; None in one that was just built, or built again after a death."""
+
     def make_env(self) -> None:
         """Build the batch of environments of this runner."""
         context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
@@ -55,6 +59,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
 
     def point_at(self, setting: Setting) -> None:
         """Play this task with these seeds; running episodes are dropped."""
+        self.setting = setting
         seed = derive_seed(setting.seed, self.worker_index or 0)
         self.env.engine.set_task(self._stream.setting(setting.task))
         self.env.engine.seed(seed)
@@ -64,6 +69,10 @@ class BatchEnvRunner(SingleAgentEnvRunner):
     def reseed(self, seed: int) -> None:
         """Fix the actions drawn from here on; worlds go on."""
         self._generator.manual_seed(derive_seed(seed, self.worker_index or 0))
+
+    def fingerprint(self) -> str:
+        """Digest of the shape, masks and weights it acts with."""
+        return surgery.fingerprint(self.module.net)
 
     def observe(self) -> Observations:
         """What is seen in all environments now [num_envs, ...], a copy."""
@@ -82,6 +91,8 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         """One rollout of T steps in every environment, with actions drawn from the policy."""
         assert num_episodes is None, "rollouts have a fixed length; episodes are not counted"
         assert not random_actions, "actions come from the policy"
+        if self.setting is None:
+            raise RunError("an environment runner was not pointed at a task; it has been restarted")
         horizon = self.config.get_rollout_fragment_length(self.worker_index)
         if num_timesteps is not None:
             horizon = num_timesteps // self.num_envs

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
+from ray.exceptions import RayError
 
 from workers import checkpoint as checkpoints
 from workers.choice import checked, parse
@@ -24,8 +25,8 @@ from workers.contract import (
     EditReport,
     IntervalReport,
     LaneSpec,
+    LostError,
     OpenReport,
-    RunError,
     StageSpec,
     StartReport,
     derive_seed,
@@ -76,7 +77,7 @@ class RLTrainer:
         )
 
     def start(self, stage: StageSpec) -> StartReport:
-        """Point all runners at the stage's task; nothing is built or compiled for it."""
+        """Point runners and learners at the stage's task; nothing is built or compiled for it."""
         self._stage, self._steps = stage, 0
         self._point(stage)
         settings = stage.task.settings
@@ -91,22 +92,38 @@ class RLTrainer:
         )
 
     def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
-        """Train for one interval (steps_per_stage / intervals environment steps)."""
+        """Train for one interval (steps_per_stage / intervals environment steps).
+
+        Raises DivergedError where the model has other masks than those of this version, or where
+        learners and runners do not hold the same model.
+        """
         assert self._stage is not None, "start a stage before its intervals"
         begun = time.perf_counter()
         algorithm = self._open_algorithm
+        present = algorithm.ask(lambda learner: learner.mask_version())
+        if present != mask_version:
+            raise DivergedError(
+                f"interval {n} is to be trained under mask version {mask_version}, the model has "
+                f"version {present}"
+            )
+        algorithm.align()
         algorithm.reseed(derive_seed(self._stage.seed, "interval", n))
         algorithm.ask(lambda learner: learner.usage())  # start counting gate weights anew
         updates: list[Update] = []
         wanted = self._training.updates_per_interval * self._training.batch
         total = self._stage.intervals * wanted
         while sum(update.steps for update in updates) < wanted:
-            algorithm.lr = self._training.lr_at(self._steps / total)
+            algorithm.progress = self._steps / total
+            algorithm.lr = self._training.lr_at(algorithm.progress)
             updates.append(self._update(algorithm))
             self._steps += updates[-1].steps
             self._lifetime += updates[-1].steps
         metrics = self._metrics(updates)
+        counts, tokens = algorithm.ask(lambda learner: learner.take_counts())
         return IntervalReport(
+            counts=counts,
+            tokens=tokens,
+            mask_version=mask_version,
             stage=self._stage.id,
             n=n,
             steps=self._steps,
@@ -118,7 +135,7 @@ class RLTrainer:
         )
 
     def apply(self, edit: Edit) -> EditReport:
-        """Grow every learner and runner; raises DivergedError where learners disagree."""
+        """Change every learner and runner; raises DivergedError where any two disagree."""
         begun = time.perf_counter()
         reports = self._open_algorithm.apply_edit(edit)
         fingerprints = {report.fingerprint for report in reports}
@@ -164,6 +181,10 @@ class RLTrainer:
         """New worlds of the stage's task, from seeds that a rerun derives again."""
         seed = derive_seed(stage.seed, "worlds", self._steps)
         self._open_algorithm.point_at(Setting(stage.task, seed))
+        tasks = self._stream.tasks()
+        domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+        if len(domains) > 1:
+            self._open_algorithm.learn_for(domains, stage.task.domain)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         """Everything back but the worlds: a stage left half-way goes on in new ones."""
@@ -186,16 +207,21 @@ class RLTrainer:
             self._point(stage)
 
     def _update(self, algorithm: GrowablePPO) -> Update:
-        """One update; waits for runners to come back, and raises RunError where none does."""
+        """One update; waits for runners to come back. Raises LostError where none does, or where
+        a learner is gone, whatever the others say of it."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            algorithm.train()
+            try:
+                algorithm.train()
+            except (RayError, RuntimeError):
+                algorithm.check_learners()
+                raise
             if algorithm.last.steps:
                 return algorithm.last
             if time.monotonic() > deadline:
-                raise RunError(
+                raise LostError(
                     f"no environment runner gave a single step in {PATIENCE:.0f} s: all are dead; "
-                    "see Ray's log of the environment runners, then resume the run"
+                    "see Ray's log of the environment runners"
                 )
             time.sleep(1.0)
 

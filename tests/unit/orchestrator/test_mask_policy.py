@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ConfigError
+from orchestrator.config import ConfigError, check
 from orchestrator.policies.growth import Periodic, Progress
 from orchestrator.policies.masks import FixedMasks, UsageMasks, fold_row, masked, row_entropy
 from orchestrator.policies.phases import ThreePhases
@@ -225,6 +225,43 @@ MASKED = {
 def test_mismatches_are_told_at_plan_time(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny(**{**MASKED, **changes})
+
+
+PLAYED = {
+    "name": "played",
+    "stream": {"kind": "craftax", "tasks": [{"name": "survive"}, {"name": "gather"}]},
+    "model": {"kind": "actor_critic", "experts": 2},
+    "training": {"kind": "ppo", "steps_per_stage": 32768, "intervals": 4},
+    "masks": {"kind": "usage"},
+    "lanes": [{}],
+}
+
+
+def test_lanes_that_learn_from_their_own_actions_take_masks_and_phases() -> None:
+    lane = check({**PLAYED, "phases": "three"}, "played").lanes[0]
+    assert (lane.engine, lane.masks.kind, lane.phases.kind) == ("rl", "usage", "three")
+    assert lane.domains() == ("survive", "gather")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"kind": "actor_critic", "mixture": False}}, "no experts under a router"),
+        ({"masks": {"kind": "usage", "refresh_every": 4}}, "a stage must be longer"),
+        ({"masks": {"kind": "usage", "exclusive_copies": True}}, "must act as it learns"),
+        ({"masks": {"kind": "fixed", "experts": {"survive": [0]}}}, "missing: gather"),
+        (
+            {"stream": {"kind": "craftax", "tasks": [{"name": "a", "domain": " "}]}},
+            "tasks without a domain label",
+        ),
+        ({"stream": {"kind": "craftax"}}, "masks tell domains apart"),
+    ],
+)
+def test_mismatches_of_such_lanes_are_told_at_plan_time(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check({**PLAYED, **changes}, "played")
 
 
 def test_sections_of_kind_none_change_no_stage_id() -> None:

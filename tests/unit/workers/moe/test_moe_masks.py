@@ -207,14 +207,6 @@ def test_replicas_drop_the_gradients_that_no_replica_has_a_token_for() -> None:
     assert with_gradient == {1, 3}
 
 
-def test_counts_of_replicas_add_up() -> None:
-    one = ({"a": {"north": [1, 2]}}, {"north": 3})
-    other = ({"a": {"north": [1, 0, 4], "south": [5]}, "b": {"south": [7]}}, {"north": 5})
-    summed = {"a": {"north": [2, 2, 4], "south": [5]}, "b": {"south": [7]}}
-    assert specialise.added([one, other]) == (summed, {"north": 8})
-    assert specialise.added([]) == ({}, {})
-
-
 def test_a_fingerprint_can_leave_out_what_a_replica_does_not_have() -> None:
     net, other = model(), model()
     with torch.no_grad():

@@ -89,6 +89,32 @@ def test_a_clipped_step_is_clipping_followed_by_adam():
     assert step.skipped() == 0.0
 
 
+def test_dropped_gradients_move_neither_weights_nor_moments_nor_the_norm():
+    ours = nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(ours.parameters(), lr=0.1, fused=True)
+    x, dropped = torch.randn(8, 4), []
+
+    def drop():
+        for parameter in dropped:
+            parameter.grad = None
+
+    step = ClippedStep(optimizer, list(ours.parameters()), 0.5, drop)
+    step(ours(x).pow(2).sum())
+    dropped.append(ours.weight)
+    weight, moments = ours.weight.clone(), optimizer.state[ours.weight]["exp_avg"].clone()
+    bias = ours.bias.clone()
+    (alone,) = torch.autograd.grad(ours(x).pow(2).sum(), [ours.bias])
+    norm = step(ours(x).pow(2).sum())
+    assert torch.equal(ours.weight, weight)
+    assert torch.equal(optimizer.state[ours.weight]["exp_avg"], moments)
+    assert not torch.equal(ours.bias, bias)
+    assert torch.allclose(norm, alone.norm())
+    dropped.append(ours.bias)
+    bias = ours.bias.clone()
+    assert step(ours(x).pow(2).sum()) == 0.0
+    assert torch.equal(ours.bias, bias)
+
+
 def test_a_step_that_is_not_a_number_is_left_out_and_counted():
     net = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)

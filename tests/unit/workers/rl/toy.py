@@ -76,6 +76,7 @@ class ToyStream:
     engine: ClassVar[str] = "rl"
     facts = ToyFacts
     layout = None
+    input_shape, outputs = ToyFacts.observation_shape, ToyFacts.actions
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
