@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.events import EditApplied, EvaluationDone, IntervalDone, LaneOpened
-from tests.children import Watched, launch, wait_for
+from tests.commands import Command
+from tests.watched import Watched
 
 pytestmark = pytest.mark.ray
 
@@ -42,17 +43,20 @@ resources = { cpus = 0.5 }
 """
 
 
-def test_a_worker_killed_during_a_mask_refresh_and_during_growth(tmp_path: Path) -> None:
-    config, run_dir = tmp_path / "played.toml", tmp_path / "runs" / "played"
+def test_a_worker_killed_during_a_mask_refresh_and_during_growth(cluster: str, runs: Path) -> None:
+    config, run_dir = runs / "played.toml", runs / "played"
     config.write_text(CONFIG)
-    child, watched = launch(tmp_path, "run", config, "--run-dir", run_dir), Watched(run_dir)
+    driver = Command(
+        "orchestrator", "run", config, "--run-dir", run_dir, env={"RAY_ADDRESS": cluster}
+    )
+    watched = Watched(run_dir)
     for kind in ("refresh_mask", "grow"):
-        wait_for(lambda kind=kind: watched.open_edit(kind), child)
+        driver.until(lambda kind=kind: watched.open_edit(kind))
         os.kill(watched.worker(), signal.SIGKILL)
-    child.finish()
+    driver.succeed()
 
     events = [record.event for record in watched.read()]
-    assert sum(isinstance(event, LaneOpened) for event in events) == 3, child.told()
+    assert sum(isinstance(event, LaneOpened) for event in events) == 3, driver.err
     decided = [edit for record in watched.read() for edit in record.edits]
     assert [edit.kind for edit in decided] == [
         "refresh_mask", "grow", "refresh_mask", "refresh_mask",

@@ -17,22 +17,13 @@ from workers.moe import specialise
 from workers.moe.actor_critic import ActorCritic
 from workers.rl.trainer import RLTrainer
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 DOMAINS = ("shift0", "shift1")
 CAUSE = Cause(policy="test", trigger="test")
 SHARED = ActorCritic.Config(experts=2, max_experts=4, encoder=16, hidden=(16,))
 SEPARATE = replace(SHARED, separate=True, normalise_values=True)
 EPOCHS = 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
