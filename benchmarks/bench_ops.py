@@ -242,14 +242,17 @@ def measure(shape: Shape, args: argparse.Namespace) -> dict[str, object]:
     samples: dict[str, list[float]] = {name: [] for name in [*table, "frozen"]}
     rate, rates = product_rate(args.device, dtype, args.rounds), []
     repeat = max(1, int(2e9 / shape.flop()))
+
+    def sample(name: str, layer: Step, leaves: list[Tensor]) -> None:
+        c.step(layer, leaves)  # untimed, so that nobody pays for what the path before left behind
+        run = lambda: [c.step(layer, leaves) for _ in range(repeat)]  # noqa: E731
+        samples[name].append(timed(run, args.device) / repeat)
+
     for _ in range(args.rounds):
         rates.append(rate())
         for name, (layer, leaves) in table.items():
-            run = lambda: [c.step(layer, leaves) for _ in range(repeat)]  # noqa: B023, E731
-            samples[name].append(timed(run, args.device) / repeat)
-        leaves = freeze_most(c)
-        run = lambda: [c.step(lambda: ours(c), leaves) for _ in range(repeat)]  # noqa: B023, E731
-        samples["frozen"].append(timed(run, args.device) / repeat)
+            sample(name, layer, leaves)
+        sample("frozen", lambda: ours(c), freeze_most(c))
         for leaf in c.separate:
             leaf.requires_grad_()
     return _summary(shape, samples, statistics.median(rates))
