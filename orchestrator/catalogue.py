@@ -41,6 +41,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "methods": METHODS,
         "models": moe.MODELS,
         "backbones": moe.BACKBONES,
+        "cores": moe.CORES,
         "heads": moe.HEADS,
         "routers": moe.ROUTERS,
         "selectors": moe.SELECTORS,

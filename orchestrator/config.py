@@ -383,6 +383,10 @@ def _semantics(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
     problems += [replace(item, path=f"{path}.{item.path}") for item in stream.problems()]
     if problems:
         return problems
+    fits: Any = getattr(sections["training"], "problems", lambda model: [])
+    problems += [replace(item, path=f"{path}.{item.path}") for item in fits(sections["model"])]
+    if problems:
+        return problems
     tasks = tuple(stream.tasks())
     found = special.problems(sections, tasks, engine.acts)
     problems = [replace(item, path=f"{path}.{item.path}") for item in found]

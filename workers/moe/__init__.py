@@ -3,6 +3,7 @@
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.backbones import BACKBONES
 from workers.moe.classifier import Classifier
+from workers.moe.cores import CORES
 from workers.moe.experts import EXPERTS
 from workers.moe.heads import HEADS
 from workers.moe.initialisers import INITIALISERS
@@ -14,6 +15,7 @@ MODELS: dict[str, type] = {"classifier": Classifier, "actor_critic": ActorCritic
 
 __all__ = [
     "BACKBONES",
+    "CORES",
     "EXPERTS",
     "HEADS",
     "INITIALISERS",

@@ -1,4 +1,4 @@
-"""ActorCritic: a dense encoder, mixture-of-experts layers, a dense actor and a dense critic.
+"""ActorCritic: a dense encoder, a core, mixture-of-experts layers, a dense actor and critic.
 
 Knows no environment, no cluster and no learning algorithm.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,24 @@ from torch import Tensor, nn
 import ops
 from workers.compact import Compact
 from workers.contract import InputError, derive_seed
+from workers.moe.cores import CORES, Past
 from workers.moe.layer import MoELayer
 from workers.moe.seeding import seeded
+from workers.tables import choice, construct
 
 FILTERS = 32
 Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
 
 
 class ActorCritic(nn.Module):
-    """Policy and value of one observation: a dense encoder, mixture layers, last layers dense.
+    """Policy and value: a dense encoder, a core if wanted, mixture layers, last layers dense.
 
     The parameters depend on (config, observation_shape, actions, seed) only, not on the form in
     which observations come: ``layout`` says how a short one is read. Encoders, gains of the
     orthogonal draws and last layers follow the Craftax baselines (arXiv 2402.16801); the hidden
-    layers between are mixtures (DynamicMoE, arXiv 2511.18987).
+    layers between are mixtures (DynamicMoE, arXiv 2511.18987). Where episodes are asked for as
+    sequences, ``past`` says what went before them; without it every observation is the first of
+    an episode.
     """
 
     value_mean: Tensor
@@ -46,12 +50,16 @@ class ActorCritic(nn.Module):
         """Final number of experts, which sets their width; None = those at the start."""
         encoder: int = 64
         """Width of the dense encoder of vectors; images go through three convolutions."""
+        core: Any = choice(CORES, "none")
+        """What is carried from step to step between encoder and hidden layers; gru makes the
+        policy recurrent (PPO-RNN of the Craftax baselines)."""
         hidden: tuple[int, ...] = (64, 64)
         """Outputs of the hidden layers, each followed by tanh."""
         mixture: bool = True
         """Hidden layers are mixtures of experts; false: plain linear layers, which do not grow."""
         separate: bool = False
-        """The critic has an encoder and hidden layers of its own, as in the Craftax baselines."""
+        """The critic has an encoder and hidden layers of its own, as in the Craftax baselines;
+        with a recurrent core only hidden layers, as in theirs."""
         normalise_values: bool = False
         """The critic learns values in units of their running mean and spread (PopArt,
         arXiv 1809.04474)."""
@@ -82,46 +90,100 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = _encoder(config, observation_shape, layout, derive_seed(seed, "encoder"))
-        self.layers = _hidden(config, self.encoder.outputs, seed)
+        outputs = self.encoder.outputs
+        self.core = construct(CORES, config.core, outputs, derive_seed(seed, "core"))
+        self.layers = _hidden(config, self.core.outputs, seed)
         with seeded(derive_seed(seed, "heads")):
             self.actor = _orthogonal(nn.Linear(config.hidden[-1], actions), 0.01)
             head = _orthogonal(nn.Linear(config.hidden[-1], 1), 1.0)
         self.critic: nn.Module = head
         if config.separate:
+            apart = derive_seed(seed, "critic", "encoder")
             self.critic = Critic(
-                _encoder(config, observation_shape, layout, derive_seed(seed, "critic", "encoder")),
-                _hidden(config, self.encoder.outputs, derive_seed(seed, "critic")),
+                nn.Identity()
+                if self.recurrent
+                else _encoder(config, observation_shape, layout, apart),
+                _hidden(config, self.core.outputs, derive_seed(seed, "critic")),
                 head,
             )
         if config.normalise_values:
             self.register_buffer("value_mean", torch.zeros(()))
             self.register_buffer("value_spread", torch.ones(()))
 
-    def embed(self, observations: Tensor) -> Tensor:
-        """[B, *observation_shape] float, or the short form int16 [B, width] of the layout ->
-        features [B, hidden[-1]] of the actor, and of the critic unless that is separate."""
-        return _through(self.layers, self.encoder(observations))
+    @property
+    def recurrent(self) -> bool:
+        """Whether answers depend on what went before."""
+        return self.state_size > 0
+
+    @property
+    def state_size(self) -> int:
+        """Numbers the core carries from step to step; 0 where it carries none."""
+        size: int = self.core.state_size
+        return size
+
+    def initial_state(self, batch: int) -> Tensor:
+        """State of the core before the first step of an episode [batch, state_size]."""
+        return next(self.parameters()).new_zeros(batch, self.state_size)
+
+    def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, actions] of one more step of B episodes, and the core's state [B, S] then."""
+        if not self.recurrent:
+            return self(observations), state
+        nowhere = torch.zeros(len(state), 1, dtype=torch.bool, device=state.device)
+        seen = self.encoder(observations).unsqueeze(1)
+        perceived, after = self.core(seen, Past(state, nowhere))
+        return self.logits(_through(self.layers, perceived.squeeze(1))), after
+
+    def perceive(self, observations: Tensor, past: Past | None = None) -> Tensor:
+        """What the hidden layers read: [B, *observation_shape] float, or the short form int16
+        [B, width] of the layout -> [B, D]; with ``past`` [B, T, ...] -> [B, T, D]."""
+        if not self.recurrent:
+            y: Tensor = self.encoder(observations)
+            return y
+        first = past is None
+        if past is None:
+            state = self.initial_state(len(observations))
+            begins = torch.ones(len(state), 1, dtype=torch.bool, device=state.device)
+            observations, past = observations.unsqueeze(1), Past(state, begins)
+        seen = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
+        y = self.core(seen, past)[0]
+        return y.squeeze(1) if first else y
+
+    def embed(self, observations: Tensor, past: Past | None = None) -> Tensor:
+        """Observations as ``perceive`` takes them -> features [..., hidden[-1]] of the actor, and
+        of the critic unless that is separate."""
+        return _through(self.layers, self.perceive(observations, past))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features [B, F] -> unnormalised log probabilities of the actions [B, actions]."""
+        """Features [..., F] -> unnormalised log probabilities of the actions [..., actions]."""
         y: Tensor = self.actor(features)
         return y
 
-    def value(self, observations: Tensor, features: Tensor | None = None) -> Tensor:
-        """Expected discounted return [B]; ``features`` of the same observations save an embed."""
-        scaled = self.scaled_value(observations, features)
+    def answer(self, observations: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [..., actions], and values [...] as the critic learns them: normalised, where
+        the config says so."""
+        perceived = self.perceive(observations, past)
+        features = _through(self.layers, perceived)
+        if self.config.separate:
+            y = self.critic(perceived if self.recurrent else observations)
+        else:
+            y = self.critic(features)
+        return self.logits(features), y.squeeze(-1)
+
+    def value(
+        self, observations: Tensor, features: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """Expected discounted return [...]; ``features`` of the same observations save an embed."""
+        if self.config.separate:
+            own = self.perceive(observations, past) if self.recurrent else observations
+            y: Tensor = self.critic(own)
+        else:
+            y = self.critic(self.embed(observations, past) if features is None else features)
+        scaled = y.squeeze(-1)
         return scaled * self.value_spread + self.value_mean if self._normalises else scaled
 
-    def scaled_value(self, observations: Tensor, features: Tensor | None = None) -> Tensor:
-        """The value as the critic learns it: normalised, where the config says so."""
-        if self.config.separate:
-            y: Tensor = self.critic(observations)
-        else:
-            y = self.critic(self.embed(observations) if features is None else features)
-        return y.squeeze(-1)
-
     def scale(self, returns: Tensor) -> Tensor:
-        """Returns in the units of ``scaled_value``."""
+        """Returns in the units in which the critic learns."""
         return (returns - self.value_mean) / self.value_spread if self._normalises else returns
 
     @torch.no_grad()
@@ -143,9 +205,9 @@ class ActorCritic(nn.Module):
         shifted = head.bias * old_spread + old_mean - self.value_mean
         head.bias.copy_(shifted / self.value_spread)
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """Logits [B, actions] of observations [B, *observation_shape]."""
-        return self.logits(self.embed(observations))
+    def forward(self, observations: Tensor, past: Past | None = None) -> Tensor:
+        """Logits [..., actions] of observations as ``perceive`` takes them."""
+        return self.logits(self.embed(observations, past))
 
     @property
     def _normalises(self) -> bool:
@@ -160,7 +222,7 @@ class Critic(nn.Module):
         self.encoder, self.layers, self.head = encoder, layers, head
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Observations as ``ActorCritic.embed`` takes them -> [B, 1]."""
+        """Observations as ``ActorCritic.perceive`` takes them -> [..., 1]."""
         y: Tensor = self.head(_through(self.layers, self.encoder(observations)))
         return y
 

@@ -94,13 +94,16 @@ def play(
     routers do.
     """
     generator = torch.Generator().manual_seed(seed)
-    observations = engine.reset()
+    observations, state = engine.reset(), model.initial_state(engine.num_envs)
     total, length = np.zeros(engine.num_envs), np.zeros(engine.num_envs, np.int64)
     running = np.arange(engine.num_envs) < episodes
     played: list[Episode] = []
     for step in range(max_steps):
         seen = torch.from_numpy(np.array(observations))
-        logits = model(seen) if routing is None else routing.answer(seen, engine.floors())
+        if routing is None:
+            logits, state = model.step(seen, state)
+        else:
+            logits, state = routing.step(seen, state, engine.floors())
         actions, _ = sample_actions(logits, generator)
         observations, rewards, done = engine.step(actions.numpy())
         total[running] += rewards[running]

@@ -35,7 +35,7 @@ from workers.moe.optimizer import load_named_state, named_state
 from workers.moe.telemetry import routed, take_auxiliary, usage
 from workers.rl.lane import freeze, frozen_names
 from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
-from workers.rl.module import NOT_ACTING
+from workers.rl.module import NOT_ACTING, past_of
 from workers.rl.rollout import standardised
 
 
@@ -235,7 +235,7 @@ class GrowableLearner(PPOTorchLearner):
             if normalise:
                 advantages = standardised(part[Postprocessing.ADVANTAGES])
                 part[Postprocessing.ADVANTAGES] = advantages
-            loss, figures = ppo_loss(module._forward_train(part), part, weights)
+            loss, figures = ppo_loss(module._forward_train(part), _steps(part), weights)
             auxiliary = take_auxiliary(routers)
             seen.append((*figures, step(loss if auxiliary is None else loss + auxiliary)))
         return {
@@ -257,8 +257,8 @@ class GrowableLearner(PPOTorchLearner):
     @torch.no_grad()
     def _divergence(self, part: dict[str, Tensor]) -> float:
         """Mean divergence of the new policy from the one that acted."""
-        new = self._net(part[Columns.OBS])
-        return float(divergence(part[Columns.ACTION_DIST_INPUTS], new))
+        new_BA = self._net(part[Columns.OBS], past_of(part)).flatten(0, -2)
+        return float(divergence(_steps(part)[Columns.ACTION_DIST_INPUTS], new_BA))
 
     @property
     def _net(self) -> ActorCritic:
@@ -287,12 +287,31 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator[dict[str, Tensor]]:
+    """``size`` steps each, in a new order at each epoch; whole sequences where columns are such."""
     total = len(columns[Columns.ACTIONS])
+    size = size * total // columns[Columns.ACTIONS].numel()
     for _ in range(epochs):
         order = torch.randperm(total)
         for start in range(0, total - size + 1, size):
-            chosen = order[start : start + size]
+            chosen = order[start : start + size].to(columns[Columns.ACTIONS].device)
             yield {name: column.index_select(0, chosen) for name, column in columns.items()}
+
+
+def _steps(part: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the loss needs of a minibatch, steps of sequences in a row."""
+    if past_of(part) is None:
+        return part
+    return {name: part[name].flatten(0, 1) for name in _OF_LOSS}
+
+
+_OF_LOSS = (
+    Columns.ACTIONS,
+    Columns.ACTION_LOGP,
+    Columns.ACTION_DIST_INPUTS,
+    Columns.VF_PREDS,
+    Postprocessing.ADVANTAGES,
+    Postprocessing.VALUE_TARGETS,
+)
 
 
 def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:

@@ -20,12 +20,15 @@ from torch import Tensor
 from workers.contract import RunError
 from workers.moe import surgery
 from workers.moe.actor_critic import ActorCritic
+from workers.moe.cores import Past
 from workers.rl.lane import build_model, freeze, frozen_names
 
 NOT_ACTING = ("critic",)
 """Parts of the model that a copy which only acts does not have."""
 ARCHITECTURE = "__architecture__"
 FROZEN = "__frozen__"
+BEGINS = "begins"
+"""Column: which steps of a sequence are the first of an episode."""
 
 
 class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
@@ -83,20 +86,28 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
             raise RunError(f"weights do not fit the model: {missing=}, {unexpected=}")
 
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
-        """Value of each observation [N]."""
-        return self.net.value(batch[Columns.OBS], embeddings)
+        """Value of each observation: [N], of sequences [N, T]."""
+        return self.net.value(batch[Columns.OBS], embeddings, past_of(batch))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        return {Columns.ACTION_DIST_INPUTS: self.net(batch[Columns.OBS])}
+        """Logits of one step of all environments, and the core's state after it."""
+        logits, state = self.net.step(batch[Columns.OBS], batch[Columns.STATE_IN])
+        return {Columns.ACTION_DIST_INPUTS: logits, Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Logits, and values in the critic's own units."""
-        observations = batch[Columns.OBS]
-        hidden = self.net.embed(observations)
-        logits, values = self.net.logits(hidden), self.net.scaled_value(observations, hidden)
+        """Logits [B, A], and values [B] in the critic's own units; steps of sequences in a row."""
+        past = past_of(batch)
+        logits, values = self.net.answer(batch[Columns.OBS], past)
+        if past is not None:
+            logits, values = logits.flatten(0, 1), values.flatten()
         if self.model_config["distributed"]:
             # An expert without samples would have no gradient, which data-parallel reduction
             # waits for in vain; a zero that touches every parameter gives it one.
             touch = torch.stack([p.sum() for p in self.net.parameters() if p.requires_grad])
             values = values + 0.0 * touch.sum()
         return {Columns.ACTION_DIST_INPUTS: logits, Columns.VF_PREDS: values}
+
+
+def past_of(batch: dict[str, Any]) -> Past | None:
+    """What goes before the sequences of a batch; None where it holds single steps."""
+    return Past(batch[Columns.STATE_IN], batch[BEGINS]) if BEGINS in batch else None

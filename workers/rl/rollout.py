@@ -18,7 +18,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
+from workers.moe.cores import Past
 from workers.rl.batched import Episode
+from workers.rl.module import BEGINS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,8 @@ class Rollout:
     """[T, N, A]."""
     rewards: NDArray[np.float32]
     done: NDArray[np.bool_]
+    state: NDArray[np.float32]
+    """[1, N, S]: state of the model's core before the first step; S = 0 where it has none."""
     finished: tuple[Episode, ...] = ()
     """Episodes that ended in it."""
 
@@ -88,7 +92,11 @@ def standardised(advantages_B: Tensor) -> Tensor:
 
 
 class RolloutsToBatch(ConnectorV2):
-    """The whole learner pipeline: rollouts to one flat batch of columns."""
+    """The whole learner pipeline: rollouts to one batch of columns.
+
+    An entry is one step [...]; for a recurrent model it is all that one environment went through
+    [T, ...], so that no sequence is ever torn.
+    """
 
     def __init__(
         self,
@@ -124,20 +132,38 @@ class RolloutsToBatch(ConnectorV2):
             own = array if array.flags.writeable else array.copy()
             return torch.as_tensor(own, device=device)
 
-        observations = tensor(rollout.observations)
-        horizon, envs = rollout.actions.shape
-        flat = observations.flatten(0, 1)
+        observations, done = tensor(rollout.observations), tensor(rollout.done)
         with torch.no_grad():
-            values = module.compute_values({Columns.OBS: flat}).view(horizon + 1, envs)
-        gained = advantages(
-            tensor(rollout.rewards), values, tensor(rollout.done), self.gamma, self.gae_lambda
-        )
-        return {
-            Columns.OBS: flat[: horizon * envs],
-            Columns.ACTIONS: tensor(rollout.actions).flatten(),
-            Columns.ACTION_LOGP: tensor(rollout.log_probabilities).flatten(),
-            Columns.ACTION_DIST_INPUTS: tensor(rollout.logits).flatten(0, 1),
-            Postprocessing.ADVANTAGES: gained.flatten(),
-            Columns.VF_PREDS: values[:-1].flatten(),
-            Postprocessing.VALUE_TARGETS: (gained + values[:-1]).flatten(),
+            values, past = _valued(module, observations, done, tensor(rollout.state))
+        gained = advantages(tensor(rollout.rewards), values, done, self.gamma, self.gae_lambda)
+        steps = {
+            Columns.OBS: observations[:-1],
+            Columns.ACTIONS: tensor(rollout.actions),
+            Columns.ACTION_LOGP: tensor(rollout.log_probabilities),
+            Columns.ACTION_DIST_INPUTS: tensor(rollout.logits),
+            Postprocessing.ADVANTAGES: gained,
+            Columns.VF_PREDS: values[:-1],
+            Postprocessing.VALUE_TARGETS: gained + values[:-1],
         }
+        if past is None:
+            return {name: column.flatten(0, 1) for name, column in steps.items()}
+        whole = {name: column.transpose(0, 1).contiguous() for name, column in steps.items()}
+        return {**whole, BEGINS: past.begins[:, :-1], Columns.STATE_IN: past.state}
+
+
+def _valued(
+    module: Any, observations: Tensor, done_TN: Tensor, state: Tensor
+) -> tuple[Tensor, Past | None]:
+    """Values [T + 1, N] of all observations; for a recurrent model also what went before them."""
+    horizon, envs = done_TN.shape
+    if not module.net.recurrent:
+        values = module.compute_values({Columns.OBS: observations.flatten(0, 1)})
+        return values.view(horizon + 1, envs), None
+    begins = torch.cat([torch.zeros_like(done_TN[:1]), done_TN]).t()
+    past = Past(state.squeeze(0), begins)
+    batch = {
+        Columns.OBS: observations.transpose(0, 1),
+        Columns.STATE_IN: past.state,
+        BEGINS: begins,
+    }
+    return module.compute_values(batch).t(), past

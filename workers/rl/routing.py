@@ -31,17 +31,21 @@ class Routing:
         self._sums: dict[tuple[str, int], NDArray[np.float64]] = {}
         self._counts: dict[int, int] = defaultdict(int)
 
-    def answer(self, observations: Tensor, floors: NDArray[np.int64]) -> Tensor:
-        """The model's logits [B, actions]; what its routers did counts for each one's floor."""
-        logits: list[Tensor] = []
+    def step(
+        self, observations: Tensor, state: Tensor, floors: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """The model's step; what its routers did counts for the floor each one is on."""
+        answers: list[tuple[Tensor, Tensor]] = []
         places = []
         for floor in np.unique(floors):
             place = torch.from_numpy(np.flatnonzero(floors == floor))
             with recording(self.model):
-                logits.append(self.model(observations[place]))
+                answers.append(self.model.step(observations[place], state[place]))
                 self._count(int(floor), len(place), usage(self.model))
             places.append(place)
-        return torch.cat(logits)[torch.cat(places).argsort()]
+        order = torch.cat(places).argsort()
+        logits, after = (torch.cat(parts)[order] for parts in zip(*answers, strict=True))
+        return logits, after
 
     def _count(self, floor: int, samples: int, gates: Gates) -> None:
         self._counts[floor] += samples
@@ -79,18 +83,22 @@ def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, see
     """Play the first environment's first episode and note every step of the routers."""
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
+    state = model.initial_state(engine.num_envs)
     gates: dict[str, list[list[float]]] = defaultdict(list)
     for _ in range(max_steps):
         seen = torch.from_numpy(np.array(observations))
         floors.append(int(engine.floors()[0]))
         with recording(model):
-            model(seen[:1])
+            model.step(seen[:1], state[:1])
             for layer, weights in usage(model).items():
                 gates[layer].append(weights)
-        actions, _ = sample_actions(model(seen), generator)
+        logits, state = model.step(seen, state)
+        actions, _ = sample_actions(logits, generator)
         observations, _, done = engine.step(actions.numpy())
         if done[0]:
             break
         if done.any():
-            observations = engine.renew(np.flatnonzero(done))
+            ended = np.flatnonzero(done)
+            observations = engine.renew(ended)
+            state[ended] = 0.0
     return Trace(floors, dict(gates))

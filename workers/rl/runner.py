@@ -111,6 +111,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         """Begin new episodes everywhere, if that is due."""
         if self._needs_initial_reset:
             self._current = self.env.engine.reset()
+            self._state = self.module.net.initial_state(self.num_envs)
             self._log.clear()
             self._needs_initial_reset = False
 
@@ -126,18 +127,23 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         rewards = np.empty((horizon, envs), np.float32)
         done = np.empty((horizon, envs), np.bool_)
         finished: list[Episode] = []
+        before = self._state.cpu().numpy().copy()
         for t in range(horizon):
             # The engine may reuse its buffer; the copy is the rollout's own.
             observations[t] = self._current
             seen = torch.from_numpy(observations[t]).to(self._device)
-            output = self.module.forward_exploration({Columns.OBS: seen})
+            batch = {Columns.OBS: seen, Columns.STATE_IN: self._state}
+            output = self.module.forward_exploration(batch)
+            self._state = output[Columns.STATE_OUT]
             drawn, chances = sample_actions(output[Columns.ACTION_DIST_INPUTS], self._generator)
             logits[t] = output[Columns.ACTION_DIST_INPUTS].cpu().numpy()
             actions[t], log_probabilities[t] = drawn.numpy(), chances.numpy()
             self._current, rewards[t], done[t] = engine.step(actions[t])
             finished += self._log.add(engine, rewards[t], done[t])
             if done[t].any():
-                self._current = engine.renew(np.flatnonzero(done[t]))
+                ended = np.flatnonzero(done[t])
+                self._current = engine.renew(ended)
+                self._state[ended] = 0.0
         observations[horizon] = self._current
         return Rollout(
             observations=observations,
@@ -146,5 +152,6 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             logits=logits,
             rewards=rewards,
             done=done,
+            state=before[None],
             finished=tuple(finished),
         )

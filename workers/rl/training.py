@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from workers.tables import Problem
 
 
 class PPOTraining:
@@ -102,6 +105,22 @@ class PPOTraining:
                     f"eval_episodes = {self.eval_episodes} must be between 1 and the number of "
                     f"environments evaluated together, {self.evaluated} (eval_envs)"
                 )
+
+        def problems(self, model: Any) -> list[Problem]:
+            """What of it does not fit the lane's model: sequences of a recurrent one stay whole."""
+            core = getattr(model, "core", None)
+            parts = self.minibatches * max(1, self.num_learners)
+            if core is None or core.kind == "none" or self.num_envs % parts == 0:
+                return []
+            return [
+                Problem(
+                    "training.minibatches",
+                    f"{self.minibatches} with num_envs = {self.num_envs}, num_learners = "
+                    f"{self.num_learners} and model.core = {core.kind!r}",
+                    "minibatches of a recurrent model hold whole sequences: num_envs must be a "
+                    f"multiple of minibatches * learners = {parts}",
+                )
+            ]
 
         @property
         def evaluated(self) -> int:

@@ -70,8 +70,10 @@ def test_a_rollout_is_cut_between_environments():
         logits=np.zeros((T, N, 3), np.float32),
         rewards=grid.astype(np.float32),
         done=np.zeros((T, N), bool),
+        state=np.arange(2.0 * N, dtype=np.float32).reshape(1, N, 2),
     )
     first, rest = rollout[: 2 * T], rollout.slice(slice(2 * T, None))
     assert (len(first), len(rest), len(rollout)) == (2 * T, 4 * T, 6 * T)
     assert np.array_equal(np.concatenate([first.actions, rest.actions], 1), grid)
     assert first.observations.shape == (T + 1, 2, 2)
+    assert np.array_equal(np.concatenate([first.state, rest.state], 1), rollout.state)

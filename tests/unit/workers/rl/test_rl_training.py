@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from workers.choice import choose
+from workers.moe.actor_critic import ActorCritic
+from workers.moe.cores import GRU
 from workers.rl import TRAINING
 from workers.rl.training import PPOTraining
 
@@ -31,3 +35,14 @@ def test_what_cannot_be_split_is_a_problem_at_the_door(settings, word):
     _, config, problems = choose(TRAINING, {"kind": "ppo", **settings}, "training")
     assert config is None
     assert word in str(problems[0])
+
+
+def test_sequences_of_a_recurrent_model_must_not_be_torn():
+    training = PPOTraining.Config(num_envs=12, rollout=16, steps_per_stage=768)
+    recurrent = ActorCritic.Config(core=GRU.Config())
+    assert training.problems(ActorCritic.Config()) == []
+    (problem,) = training.problems(recurrent)
+    assert problem.path == "training.minibatches"
+    assert "multiple of minibatches * learners = 8" in str(problem)
+    assert replace(training, minibatches=3, num_learners=2).problems(recurrent) == []
+    assert replace(training, minibatches=4, num_learners=2).problems(recurrent) != []

@@ -110,3 +110,25 @@ class ToyStream:
 
     def largest_return(self, task: TaskSpec) -> float:
         return 1.0
+
+
+class RecallEngine(ToyEngine):
+    """The right action is the cue of the step before: of no use to an agent without memory."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any]:
+        right = (actions == self.before) & (self.age > 0)
+        self.before = self.cue
+        self.hits += right
+        self.age += 1
+        return self._show(), (right / (LENGTH - 1)).astype(np.float32), self.age == LENGTH
+
+    def reset(self) -> Any:
+        self.before = np.zeros(self.num_envs, int)
+        return super().reset()
+
+
+class RecallStream(ToyStream):
+    """One task: say what was shown a step ago."""
+
+    def environment(self, task: TaskSpec, num_envs: int) -> ToyEngine:
+        return RecallEngine(num_envs)
