@@ -4,10 +4,14 @@
         --variants ours,jax --json
 
 Variants: ``ours``; ``ours_dense`` (the same with dense observations); ``moe1``, ``moe2``,
-``moe8`` (ours with so many experts in the hidden layers); ``jax`` (all of PPO in one compiled
-program); ``vec`` (RLlib's own runner and learner on our vector environment); ``naive`` (one
-gymnasium environment per Craftax world); ``raw`` (the engine alone, random actions) and
-``sample`` (the runner alone). Each runs in a process of its own, in turn, with the same nets.
+``moe8`` (ours with so many experts in the hidden layers, which all work on every sample and have
+the parameters of the dense net together); ``moe2_top1``, ``moe8_top2`` (1 of 2, 2 of 8 experts work
+on a sample, and those have them); ``gru`` (ours with a recurrent core); ``jax`` (all of PPO in one
+compiled program); ``vec`` (RLlib's own runner and learner on our vector environment); ``naive``
+(one gymnasium environment per Craftax world); ``raw`` (the engine alone, random actions);
+``sample`` (the runner alone) and ``sample_env`` (the same, without the time in which the actor
+answers and actions are drawn from its logits). Each runs in a process of its own, in turn, with
+the same nets.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -34,18 +39,30 @@ ONE_THREAD = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 WARM_UP = 2
-Step = Callable[[], int]
-"""Does a piece of work and returns the environment steps in it."""
+
+
+class Work(NamedTuple):
+    """A piece of work done: environment steps, CPU-seconds not to be counted, size of the model."""
+
+    steps: int
+    left_out: float = 0.0
+    parameters: int = 0
+    active: int = 0
+    """Parameters one sample passes through."""
+
+
+Step = Callable[[], Work]
 
 
 def ours(args: Any, form: str = "compact", **model: Any) -> Step:
     """The product's own lane: one update of the Algorithm a step."""
     trainer = _trainer(args, form, **model)
     algorithm = trainer._open_algorithm
+    shape = algorithm.ask(lambda learner: learner.shape())
 
-    def step() -> int:
+    def step() -> Work:
         algorithm.train()
-        return int(algorithm.last.steps)
+        return Work(algorithm.last.steps, 0.0, shape.parameters, shape.active)
 
     return step
 
@@ -55,17 +72,46 @@ def ours_dense(args: Any) -> Step:
     return ours(args, "dense")
 
 
-def _mixture(experts: int) -> Callable[[Any], Step]:
-    return lambda args: ours(args, mixture=True, separate=True, experts=experts)
+def _mixture(experts: int, top: int | None = None) -> Callable[[Any], Step]:
+    chosen: dict[str, Any] = {"mixture": True, "experts": experts}
+    if top is not None:
+        chosen |= {"selector": {"kind": "topk", "k": top}, "match_active": True}
+    return partial(ours, **chosen)
+
+
+def recurrent(args: Any) -> Step:
+    """Ours with a recurrent core as wide as the layers."""
+    return ours(args, core={"kind": "gru", "size": args.layer})
 
 
 def sample(args: Any) -> Step:
     """Our environment runner alone."""
-    algorithm = _trainer(args, "compact")._open_algorithm
-    runner = algorithm.env_runner
+    runner = _trainer(args, "compact")._open_algorithm.env_runner
+    return lambda: Work(sum(len(rollout) for rollout in runner.sample()))
 
-    def step() -> int:
-        return sum(len(rollout) for rollout in runner.sample())
+
+def sample_env(args: Any) -> Step:
+    """Our environment runner without its actor, whose CPU time is taken call by call."""
+    from workers.rl import runner as room
+
+    runner = _trainer(args, "compact")._open_algorithm.env_runner
+    used = [0.0]
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            before = time.process_time()
+            result = call(*given)
+            used[0] += time.process_time() - before
+            return result
+
+        return run
+
+    runner.module.forward_exploration = timed(runner.module.forward_exploration)
+    room.sample_actions = timed(room.sample_actions)
+
+    def step() -> Work:
+        used[0] = 0.0
+        return Work(sum(len(rollout) for rollout in runner.sample()), used[0])
 
     return step
 
@@ -148,10 +194,10 @@ def all_jax(args: Any) -> Step:
     update = make_update(environment, settings)
     state = [training]
 
-    def step() -> int:
+    def step() -> Work:
         state[0], ended = update(state[0])
         jax.block_until_ready((state[0], ended))
-        return settings.envs * settings.rollout
+        return Work(settings.envs * settings.rollout)
 
     return step
 
@@ -167,92 +213,10 @@ def naive(args: Any) -> Step:
 
 
 def _stock(args: Any, *, vectorised: bool) -> Step:
-    from ray.rllib.algorithms.ppo import PPOConfig
-    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-    from ray.tune.registry import register_env
+    from benchmarks.stock_rllib import stock
 
-    from workers.rl import ENVIRONMENTS
-    from workers.rl.vector import VectorEnvironment
-
-    def create(context: Any) -> Any:
-        if not vectorised:
-            return _single(args.env)
-        return VectorEnvironment(ENVIRONMENTS[args.env].build(context["num_envs"]))
-
-    register_env("bench", create)
-    settings = PPOConfig().environment("bench", disable_env_checking=True)
-    mode = "vector_entry_point" if vectorised else "sync"
-    settings.env_runners(
-        num_env_runners=0,
-        num_envs_per_env_runner=args.envs,
-        rollout_fragment_length=args.rollout,
-        gym_env_vectorize_mode=mode,
-    )
-    settings.rl_module(
-        model_config=DefaultModelConfig(
-            fcnet_hiddens=[args.layer] * 3, fcnet_activation="tanh", vf_share_layers=False
-        )
-    )
-    settings.training(
-        train_batch_size_per_learner=args.envs * args.rollout,
-        minibatch_size=args.envs * args.rollout // 8,
-        num_epochs=4,
-        lr=2e-4,
-        gamma=0.99,
-        lambda_=0.8,
-        entropy_coeff=0.01,
-        vf_loss_coeff=0.25,
-        clip_param=0.2,
-        vf_clip_param=float("inf"),
-        use_kl_loss=False,
-        grad_clip=1.0,
-    )
-    algorithm: Any = settings.debugging(log_level="ERROR", seed=args.seed).build_algo()
-    before = [0]
-
-    def step() -> int:
-        algorithm.train()
-        from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
-
-        total = int(algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)))
-        done, before[0] = total - before[0], total
-        return done
-
-    return step
-
-
-def _single(name: str) -> Any:
-    """One Craftax world as a gymnasium environment, compiled step by step."""
-    import gymnasium as gym
-    import numpy as np
-
-    from workers.rl.environment import prepare_jax, shared_environment
-
-    jax, environment = prepare_jax(), shared_environment(name)
-    params = environment.default_params
-
-    class Single(gym.Env[Any, Any]):
-        """The wrapper one would write first."""
-
-        observation_space = gym.spaces.Box(
-            -np.inf, np.inf, environment.observation_space(params).shape, np.float32
-        )
-        action_space = gym.spaces.Discrete(int(environment.num_actions))
-        key = jax.random.PRNGKey(0)
-
-        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            self.key, key = jax.random.split(self.key if seed is None else jax.random.key(seed))
-            observation, self.world = environment.reset(key, params)
-            return np.asarray(observation, np.float32), {}
-
-        def step(self, action: Any) -> Any:
-            self.key, key = jax.random.split(self.key)
-            seen, self.world, reward, done, _ = environment.step(
-                key, self.world, int(action), params
-            )
-            return np.asarray(seen, np.float32), float(reward), bool(done), False, {}
-
-    return Single()
+    iterate = stock(args, vectorised=vectorised)
+    return lambda: Work(iterate())
 
 
 def _raw(form: str) -> Callable[[Any], Step]:
@@ -267,12 +231,12 @@ def _raw(form: str) -> Callable[[Any], Step]:
         engine.reset()
         rng = np.random.default_rng(args.seed)
 
-        def step() -> int:
+        def step() -> Work:
             for actions in rng.integers(0, engine.actions, (args.rollout, args.envs)):
                 _, _, done = engine.step(actions)
                 if done.any():
                     engine.renew(np.flatnonzero(done))
-            return args.rollout * args.envs
+            return Work(args.rollout * args.envs)
 
         return step
 
@@ -285,12 +249,16 @@ VARIANTS: dict[str, Callable[[Any], Step]] = {
     "moe1": _mixture(1),
     "moe2": _mixture(2),
     "moe8": _mixture(8),
+    "moe2_top1": _mixture(2, 1),
+    "moe8_top2": _mixture(8, 2),
+    "gru": recurrent,
     "jax": all_jax,
     "vec": vec,
     "naive": naive,
     "raw": _raw("compact"),
     "raw_dense": _raw("dense"),
     "sample": sample,
+    "sample_env": sample_env,
 }
 
 
@@ -302,19 +270,24 @@ def measure(args: Any, variant: str) -> dict[str, float]:
     step = VARIANTS[variant](args)
     for _ in range(WARM_UP):
         step()
-    rates, steps, cpu, wall = [], 0, 0.0, 0.0
+    rates, steps, cpu, wall, left_out = [], 0, 0.0, 0.0, 0.0
     for _ in range(args.repetitions):
         began, used = time.perf_counter(), time.process_time()
         done = step()
         wall_taken, taken = time.perf_counter() - began, time.process_time() - used
-        rates.append(done / taken)
-        steps, cpu, wall = steps + done, cpu + taken, wall + wall_taken
+        counted = taken - done.left_out
+        rates.append(done.steps / counted)
+        steps, cpu, wall = steps + done.steps, cpu + counted, wall + wall_taken
+        left_out += done.left_out
     return {
         "steps_per_cpu_s": steps / cpu,
         "best": max(rates),
         "worst": min(rates),
         "steps_per_s": steps / wall,
         "steps": steps,
+        "left_out": left_out / (cpu + left_out),
+        "parameters": done.parameters,
+        "active": done.active,
     }
 
 
@@ -347,6 +320,9 @@ def combined(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
             "best": round(max(part["best"] for part in parts), 1),
             "worst": round(min(part["worst"] for part in parts), 1),
             "steps_per_s": round(steps / wall, 1),
+            "left_out": round(sum(part["left_out"] for part in parts) / len(parts), 3),
+            "parameters": parts[0]["parameters"],
+            "active": parts[0]["active"],
         }
     first = names[0]
     result["ratio"] = {

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Observations = NDArray[Any]
-"""float32 numbers, int16 short form or uint8 pixels."""
+Observations = Any
+"""float32 numbers, int16 short form or uint8 pixels: an array of numpy or of the engine's own
+library, where the engine keeps it; ``workers.rl.exchange`` reads either without a copy."""
 ACHIEVEMENT = "achievement/"
 """Prefix of the figure that says whether an episode earned an achievement (0 or 1)."""
 

@@ -50,7 +50,7 @@ class Programs(NamedTuple):
 
 
 def prepare_jax() -> Any:
-    """Import JAX with compiled programs kept on disk; on the CPU where no GPU is present.
+    """Import JAX with compiled programs kept on disk; on the CPU where this process has no GPU.
 
     The user's own ``JAX_*`` variables win.
     """
@@ -63,10 +63,16 @@ def prepare_jax() -> Any:
         config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if not config.jax_platforms and not Path("/dev/nvidia0").exists():
+    if not config.jax_platforms and not _has_gpu():
         config.update("jax_platforms", "cpu")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     return jax
+
+
+def _has_gpu() -> bool:
+    """Whether the machine has a GPU, and Ray (or the user) gave this process one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return Path("/dev/nvidia0").exists() and given not in ("", "-1", "NoDevFiles")
 
 
 def shared_environment(name: str) -> Any:
@@ -255,15 +261,15 @@ class CraftaxEngine:
         self._steps = self._worlds = 0
 
     def reset(self) -> Observations:
-        """A new world in every environment; observations [num_envs, ...]."""
+        """A new world in every environment; observations [num_envs, ...] on the device."""
         self._renew(np.arange(self.num_envs))
-        return np.asarray(self._observations)
+        return self._observations
 
     def renew(self, indices: NDArray[np.integer]) -> Observations:
         """A new world in these environments only; observations of all [num_envs, ...]."""
         if not self.facts.auto_reset:
             self._renew(indices)
-        return np.asarray(self._observations)
+        return self._observations
 
     def _renew(self, indices: NDArray[np.integer]) -> None:
         for index in indices:
@@ -277,13 +283,13 @@ class CraftaxEngine:
     def step(
         self, actions: NDArray[np.integer]
     ) -> tuple[Observations, NDArray[np.float32], NDArray[np.bool_]]:
-        """Advance all environments: observations, rewards, ends."""
+        """Advance all environments: observations (on the device), rewards, ends."""
         count = np.uint32((2 * self._steps) % 2**32)
         self._observations, self._state, rewards, done, self._unlocked = self._programs.step(
             self._state, self._key, count, np.asarray(actions, np.int32), self._task
         )
         self._steps += 1
-        return np.asarray(self._observations), np.asarray(rewards), np.asarray(done)
+        return self._observations, np.asarray(rewards), np.asarray(done)
 
     def floors(self) -> NDArray[np.int64]:
         """Floor each agent stands on now [num_envs]; 0 in the classic game."""

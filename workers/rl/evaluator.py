@@ -20,10 +20,12 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
+from workers.lane import pick_device
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.surgery import ensure_arch
 from workers.rl import TRAINING
 from workers.rl.batched import BatchedEnvironment, Episode, summary
+from workers.rl.exchange import as_tensor
 from workers.rl.lane import build_model, build_stream, read, sample_actions
 from workers.rl.routing import Routing
 
@@ -39,7 +41,7 @@ class RLEvaluator:
         torch.set_num_threads(lane.threads)
         _, training = checked(TRAINING, lane.settings["training"])
         stream = build_stream(lane.settings["stream"], lane.seed)
-        model = load_model(lane, checkpoint, stream)
+        model = load_model(lane, checkpoint, stream).to(pick_device())
         scores, details, gates = [], {}, {}
         for task in tasks:
             engine = stream.environment(task, training.evaluated)
@@ -95,11 +97,12 @@ def play(
     """
     generator = torch.Generator().manual_seed(seed)
     observations, state = engine.reset(), model.initial_state(engine.num_envs)
+    device = state.device
     total, length = np.zeros(engine.num_envs), np.zeros(engine.num_envs, np.int64)
     running = np.arange(engine.num_envs) < episodes
     played: list[Episode] = []
     for step in range(max_steps):
-        seen = torch.from_numpy(np.array(observations))
+        seen = as_tensor(observations).to(device)
         if routing is None:
             logits, state = model.step(seen, state)
         else:

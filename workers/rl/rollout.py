@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workers.moe.cores import Past
 from workers.rl.batched import Episode
+from workers.rl.exchange import as_tensor
 from workers.rl.module import BEGINS
 
 
@@ -27,8 +28,9 @@ from workers.rl.module import BEGINS
 class Rollout:
     """T steps of N environments; what RLlib calls an episode list is one of these."""
 
-    observations: NDArray[Any]
-    """[T + 1, N, ...]: the last one is only looked at for its value."""
+    observations: NDArray[Any] | Tensor
+    """[T + 1, N, ...]: the last one is only looked at for its value. A tensor on their device
+    where runner and learner are in one process."""
     actions: NDArray[np.int64]
     """[T, N], as are the following."""
     log_probabilities: NDArray[np.float32]
@@ -127,10 +129,10 @@ class RolloutsToBatch(ConnectorV2):
     def _columns(self, module: Any, rollout: Rollout) -> dict[str, Tensor]:
         device = next(module.parameters()).device
 
-        def tensor(array: NDArray[Any]) -> Tensor:
+        def tensor(array: NDArray[Any] | Tensor) -> Tensor:
             # Arrays out of Ray's object store are read-only, which torch cannot express.
-            own = array if array.flags.writeable else array.copy()
-            return torch.as_tensor(own, device=device)
+            known = array if isinstance(array, Tensor) else as_tensor(array)
+            return known.to(device)
 
         observations, done = tensor(rollout.observations), tensor(rollout.done)
         with torch.no_grad():

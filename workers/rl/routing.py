@@ -17,6 +17,7 @@ from torch import Tensor
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.telemetry import recording, usage
 from workers.rl.batched import BatchedEnvironment
+from workers.rl.exchange import as_tensor
 from workers.rl.lane import sample_actions
 
 Gates = dict[str, list[float]]
@@ -86,7 +87,7 @@ def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, see
     state = model.initial_state(engine.num_envs)
     gates: dict[str, list[list[float]]] = defaultdict(list)
     for _ in range(max_steps):
-        seen = torch.from_numpy(np.array(observations))
+        seen = as_tensor(observations).to(state.device)
         floors.append(int(engine.floors()[0]))
         with recording(model):
             model.step(seen[:1], state[:1])

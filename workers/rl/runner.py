@@ -16,8 +16,10 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 
 from workers.contract import RunError, TaskSpec, derive_seed
+from workers.lane import pick_device
 from workers.moe import surgery
 from workers.rl.batched import Episode, EpisodeLog, Observations
+from workers.rl.exchange import as_tensor, torch_type
 from workers.rl.lane import build_stream, sample_actions
 from workers.rl.rollout import Rollout
 from workers.rl.vector import VectorEnvironment
@@ -55,6 +57,10 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         self._stream = build_stream(context["stream"], context["seed"])
         self._log = EpisodeLog(self.num_envs)
         self._generator = torch.Generator()
+        # RLlib leaves the runner inside the worker on the CPU, whatever the learner beside it has.
+        self._shares = not self.worker_index and self.config.num_learners == 0
+        if self._shares:
+            self._device = pick_device()
         self._needs_initial_reset = True
 
     def point_at(self, setting: Setting) -> None:
@@ -120,7 +126,8 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         self._needs_initial_reset |= force_reset
         self._begin()
         shape = (horizon + 1, envs, *engine.observation_shape)
-        observations = np.empty(shape, engine.observation_type)
+        kind = torch_type(engine.observation_type)
+        observations = torch.empty(shape, dtype=kind, device=self._device)
         actions = np.empty((horizon, envs), np.int64)
         log_probabilities = np.empty((horizon, envs), np.float32)
         logits = np.empty((horizon, envs, engine.actions), np.float32)
@@ -129,14 +136,15 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         finished: list[Episode] = []
         before = self._state.cpu().numpy().copy()
         for t in range(horizon):
-            # The engine may reuse its buffer; the copy is the rollout's own.
-            observations[t] = self._current
-            seen = torch.from_numpy(observations[t]).to(self._device)
-            batch = {Columns.OBS: seen, Columns.STATE_IN: self._state}
+            # The engine may reuse its memory: the one copy is the rollout's own. Drawing actions
+            # waits for the answer to it, so it is made before the engine goes on.
+            observations[t].copy_(as_tensor(self._current))
+            batch = {Columns.OBS: observations[t], Columns.STATE_IN: self._state}
             output = self.module.forward_exploration(batch)
             self._state = output[Columns.STATE_OUT]
-            drawn, chances = sample_actions(output[Columns.ACTION_DIST_INPUTS], self._generator)
-            logits[t] = output[Columns.ACTION_DIST_INPUTS].cpu().numpy()
+            answered = output[Columns.ACTION_DIST_INPUTS].cpu()
+            drawn, chances = sample_actions(answered, self._generator)
+            logits[t] = answered.numpy()
             actions[t], log_probabilities[t] = drawn.numpy(), chances.numpy()
             self._current, rewards[t], done[t] = engine.step(actions[t])
             finished += self._log.add(engine, rewards[t], done[t])
@@ -144,9 +152,12 @@ class BatchEnvRunner(SingleAgentEnvRunner):
                 ended = np.flatnonzero(done[t])
                 self._current = engine.renew(ended)
                 self._state[ended] = 0.0
-        observations[horizon] = self._current
+        observations[horizon].copy_(as_tensor(self._current))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the last copy too, before the engine goes on
         return Rollout(
-            observations=observations,
+            # A learner in this process reads them where they are.
+            observations=observations if self._shares else observations.cpu().numpy(),
             actions=actions,
             log_probabilities=log_probabilities,
             logits=logits,
