@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import special
+from orchestrator import replicas, special
 from orchestrator.policies import GROWTH, MASKS, PHASES
 from orchestrator.policies.masks import NoMasks
 from orchestrator.policies.phases import NoPhases
@@ -103,6 +103,18 @@ class LaneConfig:
     phases: Any = field(default_factory=NoPhases.Config)
     strict_ops: bool = False
     """Whether a missing compiled kernel is an error."""
+    workers: int = 1
+    """Workers that train the lane together; each reserves ``resources``."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that all workers of the lane reserve."""
+        return self.workers * self.resources.cpus
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that all workers of the lane reserve."""
+        return self.workers * self.resources.gpus
 
     def spec(self) -> LaneSpec:
         """What a worker needs to know of the lane."""
@@ -121,6 +133,7 @@ class LaneConfig:
             threads=max(1, int(self.resources.cpus)),
             exact=engines.ENGINES[self.engine].exact,
             strict_ops=self.strict_ops,
+            workers=self.workers,
         )
 
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -165,6 +178,7 @@ class _File:
     failures: Failures = Failures()
     checkpoint_every: int = 0
     strict_ops: bool = False
+    workers: int = 1
     stream: Any = None
     model: Any = None
     training: Any = None
@@ -181,6 +195,7 @@ class _Lane:
 
     name: str | None = None
     seeds: list[int] | None = None
+    workers: int | None = None
     stream: Any = None
     model: Any = None
     training: Any = None
@@ -307,6 +322,11 @@ def _lanes(top: _File, entry: Any, path: str) -> tuple[list[LaneConfig], list[Pr
     if problems:
         return [], problems
     stream_class = construct(engines.streams(), sections["stream"], seeds[0])
+    workers = lane.workers if lane.workers is not None else top.workers
+    engine = engines.ENGINES[stream_class.engine]
+    found = replicas.problems(workers, sections, resources.gpus, engine)
+    if found:
+        return [], [replace(item, path=f"{path}.{item.path}") for item in found]
     built = [
         LaneConfig(
             name=f"{base}-s{seed}",
@@ -314,6 +334,7 @@ def _lanes(top: _File, entry: Any, path: str) -> tuple[list[LaneConfig], list[Pr
             engine=stream_class.engine,
             resources=resources,
             strict_ops=top.strict_ops,
+            workers=workers,
             **_with_final_experts(sections, len(stream_class.tasks())),
         )
         for seed in seeds

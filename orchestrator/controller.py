@@ -299,7 +299,7 @@ def _lane_state(lane: LaneConfig) -> LaneState:
         spec=lane.spec(),
         tasks=lane.tasks(),
         intervals=lane.training.intervals,
-        resources=LaneResources(cpus=lane.resources.cpus, gpus=lane.resources.gpus),
+        resources=LaneResources(cpus=lane.cpus, gpus=lane.gpus),
         experts=experts,
         parent_experts=experts,
     )

@@ -342,8 +342,9 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
     console.print(f"{config.name}: config {config.digest}, {len(lanes)} lane(s)")
     for lane in lanes:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)
+        several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
         table = Table(
-            title=f"{lane.lane} ({lane.engine}, {lane.method}, seed {lane.seed}; {need})",
+            title=f"{lane.lane} ({lane.engine}, {lane.method}, seed {lane.seed}; {several}{need})",
             title_justify="left",
         )
         for column in ("stage", "task", "domain", "waits for", "intervals", "experts", "params"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import subprocess
@@ -160,28 +161,33 @@ def needs(resources: Resources) -> dict[str, float]:
 
 
 def unplaceable(config: RunConfig, nodes: Iterable[Mapping[str, float]]) -> list[LaneConfig]:
-    """Lanes that fit on none of the nodes even if it were empty."""
+    """Lanes whose workers do not all fit on the nodes even if these were empty."""
     nodes = list(nodes)
-    return [
-        lane
-        for lane in config.lanes
-        if not any(
-            all(node.get(name, 0.0) >= amount for name, amount in needs(lane.resources).items())
-            for node in nodes
+    return [lane for lane in config.lanes if _places(needs(lane.resources), nodes) < lane.workers]
+
+
+def _places(need: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> float:
+    """How many workers that need so much the nodes hold together."""
+    return sum(
+        min(
+            ((node.get(name, 0.0) / amount + 1e-9) // 1 for name, amount in need.items()),
+            default=math.inf,
         )
-    ]
+        for node in nodes
+    )
 
 
 def check_resources(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> None:
     """Refuse lanes that could never be placed."""
     lines = [
         f"  lanes.{lane.name}.resources: {_amounts(needs(lane.resources))}"
+        + (f" for each of {lane.workers} workers" if lane.workers > 1 else "")
         for lane in unplaceable(config, nodes)
     ]
     if lines:
         have = "; ".join(sorted({_amounts(node) for node in nodes}))
         raise InputError(
-            "these lanes can never be placed, no node is large enough:\n"
+            "these lanes can never be placed, the nodes are not large enough:\n"
             + "\n".join(lines)
             + f"\nthe nodes have: {have}\nlower the lane's resources, give a larger cluster with "
             "--address, or wait for an autoscaler's nodes with --wait-for-nodes SECONDS"

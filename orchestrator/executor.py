@@ -9,23 +9,25 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.config import Resources
+from orchestrator.driver import needs
 from orchestrator.events import (
     Action,
     ApplyEdit,
     CheckpointSaved,
     CloseLane,
     ClusterChanged,
-    Command,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -41,17 +43,14 @@ from orchestrator.events import (
     StartStage,
     WorkFailed,
 )
+from orchestrator.replicas import agreed
+from orchestrator.shells import EvaluationWorker, LaneWorker
 from workers.contract import (
-    CheckpointRef,
     DivergedError,
-    EvaluationReport,
     InputError,
     LaneSpec,
     LostError,
-    OpenReport,
     RunError,
-    TaskSpec,
-    Trainer,
 )
 
 CONNECT_TIMEOUT_S = 10.0
@@ -62,58 +61,6 @@ WATCH_S = 2.0
 """Seconds between two looks at what the cluster has."""
 ROOT = Path(__file__).resolve().parent.parent
 
-
-class LaneWorker:
-    """Actor shell around one lane's Trainer: numbers commands and remembers its last answer."""
-
-    def __init__(self, engine: str) -> None:
-        from workers.engines import make_trainer
-
-        self.trainer: Trainer = make_trainer(engine)
-        self.last: tuple[int, Any] = (0, None)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def open(self, spec: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport:
-        report = self.trainer.open(spec, checkpoint)
-        self.last = (report.seq, None)
-        return report
-
-    def execute(self, command: Command, folder: str) -> Any:
-        """Execute a command, or repeat the answer where it was the last one executed."""
-        if command.seq != self.last[0]:
-            self.last = (command.seq, PERFORM[type(command)](self.trainer, command, folder))
-        return self.last[1]
-
-    def close(self) -> None:
-        self.trainer.close()
-
-
-class EvaluationWorker:
-    """Actor shell around an Evaluator: scores checkpoints beside training."""
-
-    def __init__(self, engine: str) -> None:
-        from workers.engines import make_evaluator
-
-        self.evaluator = make_evaluator(engine)
-
-    def evaluate(
-        self, spec: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
-    ) -> EvaluationReport:
-        return self.evaluator.evaluate(spec, checkpoint, tasks)
-
-
-PERFORM: Mapping[type, Callable[[Trainer, Any, str], Any]] = {
-    StartStage: lambda trainer, command, folder: trainer.start(command.stage),
-    RunInterval: lambda trainer, command, folder: trainer.run_interval(
-        command.n, command.mask_version
-    ),
-    ApplyEdit: lambda trainer, command, folder: trainer.apply(command.edit),
-    SaveCheckpoint: lambda trainer, command, folder: trainer.save(
-        f"{folder}/{command.name}", command.seq
-    ),
-}
 
 ANSWER: Mapping[type, Callable[[Any, Any, float], Event]] = {
     StartStage: lambda c, report, at: StageStarted(
@@ -146,14 +93,16 @@ ANSWER: Mapping[type, Callable[[Any, Any, float], Event]] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call under way: the action it serves and the actor it runs on."""
+    """An action under way on one actor, or on each of a lane's workers."""
 
     action: Action
-    actor: Any
+    actors: tuple[Any, ...]
+    answers: dict[int, Any] = field(default_factory=dict)
+    """Rank of a worker -> its answer, as far as they came."""
 
 
 class RayExecutor:
-    """Performs actions on a Ray cluster; one worker actor per open lane, evaluators beside."""
+    """Performs actions on a Ray cluster; the worker actors of each open lane, evaluators beside."""
 
     def __init__(
         self, checkpoints: Path | str, resources: Mapping[str, Resources], owns_cluster: bool = True
@@ -167,9 +116,13 @@ class RayExecutor:
         self.size: tuple[float, float] | None = None
         """CPUs and GPUs of the cluster as last told."""
         self.looked = time.monotonic()
-        self.workers: dict[str, Any] = {}
+        self.workers: dict[str, tuple[Any, ...]] = {}
+        """Lane -> its workers by rank."""
+        self.reserved: dict[str, PlacementGroup] = {}
+        """Lane of several workers -> the room that is held for all of them."""
         self.evaluators: dict[str, Any] = {}
-        self.calls: dict[Any, Call] = {}
+        self.calls: dict[Any, tuple[Call, int]] = {}
+        """Answer to come -> the call it belongs to, and the rank of the worker that gives it."""
 
     # ------------------------------------------------------------ actions
 
@@ -177,21 +130,15 @@ class RayExecutor:
         """Start the action; its event comes out of ``wait``."""
         match action:
             case OpenLane():
-                self._drop(action.spec.lane)
-                worker = self._place(LaneWorker, action.spec, evaluator=False)
-                self.workers[action.spec.lane] = worker
-                self._evaluator(action.spec)  # let it start while the first stage trains
-                self._track(worker.open.remote(action.spec, action.checkpoint), action, worker)
+                self._open(action)
             case CloseLane():
-                worker = self.workers[action.lane]
-                self._track(worker.close.remote(), action, worker)
+                self._all(action, lambda worker: worker.close.remote())
             case Evaluate():
                 evaluator = self._evaluator(action.spec)
                 ref = evaluator.evaluate.remote(action.spec, action.checkpoint, action.tasks)
-                self._track(ref, action, evaluator)
+                self._track(action, (evaluator,), [ref])
             case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
-                worker = self.workers[action.lane]
-                self._track(worker.execute.remote(action, self.folder), action, worker)
+                self._all(action, lambda worker: worker.execute.remote(action, self.folder))
             case _:
                 raise AssertionError(f"not an action of workers: {action!r}")
 
@@ -202,7 +149,7 @@ class RayExecutor:
             time.sleep(0.0 if changed else min(timeout, 0.05))
             return changed
         done, _ = ray.wait(list(self.calls), num_returns=1, timeout=timeout)
-        return [self._event(ref, self.calls.pop(ref)) for ref in done]
+        return [event for ref in done for event in self._came(ref)]
 
     def close(self) -> None:
         """Let every worker go."""
@@ -215,7 +162,9 @@ class RayExecutor:
 
     # ------------------------------------------------------------ inside
 
-    def _place(self, shell: type, spec: LaneSpec, evaluator: bool) -> Any:
+    def _place(
+        self, shell: type, spec: LaneSpec, *more: Any, evaluator: bool = False, **options: Any
+    ) -> Any:
         need = self.resources[spec.lane]
         threads = {"OMP_NUM_THREADS": str(spec.threads), "MKL_NUM_THREADS": str(spec.threads)}
         options = {
@@ -224,10 +173,27 @@ class RayExecutor:
             "resources": {} if evaluator else dict(need.custom),
             "max_restarts": 0,
             "runtime_env": {"env_vars": threads},
+            **options,
         }
-        if self.owns_cluster and not evaluator:
-            options["scheduling_strategy"] = "SPREAD"
-        return ray.remote(shell).options(**options).remote(spec.engine)
+        return ray.remote(shell).options(**options).remote(spec.engine, *more)
+
+    def _rooms(self, spec: LaneSpec) -> list[dict[str, Any]]:
+        """Where to place each worker of a lane.
+
+        Room for several is reserved at once, so that no two lanes wait for each other with half of
+        their workers placed. Inside a trial all stay in what was reserved for it.
+        """
+        if not self.owns_cluster:
+            return [{}] * spec.workers
+        need = needs(self.resources[spec.lane])
+        if spec.workers == 1 or not need:
+            return [{"scheduling_strategy": "SPREAD"}] * spec.workers
+        group = placement_group([need] * spec.workers, strategy="SPREAD")
+        self.reserved[spec.lane] = group
+        return [
+            {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, rank)}
+            for rank in range(spec.workers)
+        ]
 
     def _watch(self) -> list[Event]:
         """The cluster's size where it is another than last time."""
@@ -245,26 +211,62 @@ class RayExecutor:
             self.evaluators[spec.engine] = self._place(EvaluationWorker, spec, evaluator=True)
         return self.evaluators[spec.engine]
 
-    def _track(self, ref: Any, action: Action, actor: Any) -> None:
-        self.calls[ref] = Call(action, actor)
+    def _open(self, action: OpenLane) -> None:
+        """Place the lane's workers; several meet where the first one says."""
+        spec = action.spec
+        self._drop(spec.lane)
+        places = tuple(
+            self._place(LaneWorker, spec, own_address, **room) for room in self._rooms(spec)
+        )
+        self.workers[spec.lane] = places
+        self._evaluator(spec)  # let it start while the first stage trains
+        address = places[0].meet.remote() if spec.workers > 1 else None
+        refs = [
+            worker.open.remote(spec, action.checkpoint, rank, address)
+            for rank, worker in enumerate(places)
+        ]
+        self._track(action, places, refs)
+
+    def _all(self, action: Any, call: Callable[[Any], Any]) -> None:
+        """The same call to each of the lane's workers."""
+        workers = self.workers[action.lane]
+        self._track(action, workers, [call(worker) for worker in workers])
+
+    def _track(self, action: Action, actors: tuple[Any, ...], refs: Sequence[Any]) -> None:
+        call = Call(action, actors)
+        self.calls |= {ref: (call, rank) for rank, ref in enumerate(refs)}
 
     def _drop(self, lane: str) -> None:
-        """Give a lane's worker up, whatever state it is in; its late answers are ignored."""
-        worker = self.workers.pop(lane, None)
-        if worker is not None:
+        """Give a lane's workers up, whatever state they are in; their late answers are ignored."""
+        workers = self.workers.pop(lane, ())
+        late = [ref for ref, (call, _) in self.calls.items() if call.actors is workers]
+        for ref in late:
+            del self.calls[ref]
+        for worker in workers:
             ray.kill(worker)
+        if lane in self.reserved:
+            remove_placement_group(self.reserved.pop(lane))
 
-    def _event(self, ref: Any, call: Call) -> Event:
+    def _came(self, ref: Any) -> list[Event]:
+        """The event of an answer that came, once all of the action's workers have answered."""
+        call, rank = self.calls.pop(ref, (None, 0))
+        if call is None:
+            return []
+        action = call.action
         try:
-            answer = ray.get(ref)
-        except RayError as error:
-            return self._failure(call, error)
-        action, at = call.action, time.time()
+            call.answers[rank] = ray.get(ref)
+            if len(call.answers) < len(call.actors):
+                return []
+            answer = agreed(action, [call.answers[rank] for rank in range(len(call.actors))])
+        except (RayError, DivergedError) as error:
+            return [self._failure(call, error)]
         if isinstance(action, CloseLane):
             self._drop(action.lane)
-        return ANSWER[type(action)](action, answer, at)
+        return [ANSWER[type(action)](action, answer, time.time())]
 
-    def _failure(self, call: Call, error: RayError) -> WorkFailed:
+    def _failure(self, call: Call, error: RayError | DivergedError) -> WorkFailed:
+        """What went wrong. The lane's workers are given up with it: what comes next needs new ones,
+        and those left would wait for each other."""
         action = call.action
         kind = failure_kind(error)
         message = str(error).strip()
@@ -273,7 +275,7 @@ class RayExecutor:
             plain = isinstance(cause, InputError)
             message = str(cause) if plain else f"{type(cause).__name__}: {cause}\n{message}"
         if isinstance(action, Evaluate):
-            if kind == "worker_lost" and self.evaluators.get(action.spec.engine) is call.actor:
+            if kind == "worker_lost" and self.evaluators.get(action.spec.engine) is call.actors[0]:
                 del self.evaluators[action.spec.engine]
             return WorkFailed(
                 at=time.time(),
@@ -284,6 +286,7 @@ class RayExecutor:
                 message=message,
             )
         lane = action.spec.lane if isinstance(action, OpenLane) else action.lane  # type: ignore[union-attr]
+        self._drop(lane)
         return WorkFailed(
             at=time.time(),
             lane=lane,
@@ -294,21 +297,27 @@ class RayExecutor:
         )
 
 
-def failure_kind(error: RayError) -> FailureKind:
+def failure_kind(error: RayError | DivergedError) -> FailureKind:
     """Whether the stage's own code failed, or what it ran on: a process, a node, memory.
 
     A worker that Ray could not start or keep (no memory, its environment not set up in time) is
     lost like one that was killed.
     """
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, DivergedError):
+        return "diverged"
     if not isinstance(error, RayTaskError):
         return "worker_lost"
-    if isinstance(error.cause, DivergedError):
-        return "diverged"
-    lost = isinstance(error.cause, (LostError, RayActorError))
+    lost = isinstance(cause, (LostError, RayActorError))
     return "worker_lost" if lost else "stage_error"
 
 
 # ---------------------------------------------------------------- the cluster
+
+
+def own_address() -> str:
+    """The address under which the cluster's other nodes reach this one."""
+    return str(ray.util.get_node_ip_address())
 
 
 def connect(address: str | None) -> tuple[float, float]:

@@ -41,6 +41,8 @@ class PlannedLane:
     seed: int
     engine: str
     resources: Json
+    """What each of its workers reserves."""
+    workers: int
     stages: tuple[PlannedStage, ...]
 
 
@@ -66,7 +68,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
         spec=spec,
         tasks=tasks,
         intervals=lane.training.intervals,
-        resources=LaneResources(cpus=lane.resources.cpus, gpus=lane.resources.gpus),
+        resources=LaneResources(cpus=lane.cpus, gpus=lane.gpus),
     )
     stream = construct(engines.streams(), lane.stream, lane.seed)
     policy = construct(GROWTH, lane.growth)
@@ -97,6 +99,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
         seed=lane.seed,
         engine=lane.engine,
         resources=asdict(lane.resources),
+        workers=lane.workers,
         stages=tuple(stages),
     )
 

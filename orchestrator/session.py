@@ -125,7 +125,9 @@ def make_room(config: RunConfig, seconds: float) -> None:
 
     deadline = time.monotonic() + seconds
     if seconds:
-        executor.ask_for_nodes(needs(lane.resources) for lane in config.lanes)
+        executor.ask_for_nodes(
+            needs(lane.resources) for lane in config.lanes for _ in range(lane.workers)
+        )
     while unplaceable(config, executor.nodes()) and time.monotonic() < deadline:
         time.sleep(1.0)
     check_resources(config, executor.nodes())

@@ -22,7 +22,7 @@ RunStatus = Literal["running", "interrupted", "failed", "done"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneResources:
-    """What the lane's worker reserves."""
+    """What the lane's workers reserve together."""
 
     cpus: float
     gpus: float

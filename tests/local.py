@@ -19,7 +19,8 @@ from orchestrator.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.executor import ANSWER, EvaluationWorker, LaneWorker
+from orchestrator.executor import ANSWER
+from orchestrator.shells import EvaluationWorker, LaneWorker
 
 
 class LocalExecutor:

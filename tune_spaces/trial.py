@@ -148,7 +148,7 @@ def drive(
             listener(record)
         if driver.state.status == "done":
             return "done"
-        cpus, gpus = lane.resources.cpus, lane.resources.gpus
+        cpus, gpus = lane.cpus, lane.gpus
         return driver.run(takeover(cpus, gpus) if known else started)
     except Interrupted:  # before the driver ran: Tune stopped what was only being read
         return "interrupted"
@@ -192,9 +192,7 @@ def _begin(
         settings=settings,
         parent=pointer.run if pointer else None,
     )
-    started = begin(
-        config, f"{sweep.id}/{trial}/{number}", lane.resources.cpus, lane.resources.gpus, ref
-    )
+    started = begin(config, f"{sweep.id}/{trial}/{number}", lane.cpus, lane.gpus, ref)
     if pointer is not None and donor is not None:
         records = (record for record, _ in read(donor.path / JOURNAL_FILE))
         adopt = _adopter(config, folder)
@@ -262,10 +260,11 @@ class StoreClient:
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:
-    """What a trial reserves: nothing for its driver, a bundle for its worker and each helper."""
+    """What a trial reserves: nothing for its driver, a bundle for each worker and helper."""
     (lane,) = config.lanes
     helpers = sum(getattr(lane.training, f"num_{kind}", 0) for kind in ("env_runners", "learners"))
     evaluator = {"CPU": lane.resources.evaluator_cpus, "GPU": lane.resources.evaluator_gpus}
     wanted = {name: amount for name, amount in evaluator.items() if amount > 0}
-    parts = [needs(lane.resources), *[{"CPU": 1.0}] * helpers, *([wanted] if wanted else [])]
+    workers = [needs(lane.resources)] * lane.workers
+    parts = [*workers, *[{"CPU": 1.0}] * helpers, *([wanted] if wanted else [])]
     return [{}, *parts]

@@ -87,15 +87,19 @@ class LaneSpec:
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
     strict_ops: bool = False
     """Refuse to train where the compiled kernels of the ops are missing."""
+    workers: int = 1
+    """Workers that train the lane together, each with a replica of the model."""
 
     @property
     def built_from(self) -> str:
-        """Digest of the settings a worker builds and trains from.
+        """Digest of all that decides the bits a worker builds and trains.
 
-        Policies are not among them: they act through edits only, so that lanes whose policies
-        have not yet decided differently hold the same model.
+        Several workers round sums in another order than one. Policies are not among them: they
+        act through edits only, so that lanes whose policies have not yet decided differently hold
+        the same model.
         """
-        return digest({name: self.settings.get(name) for name in WORKER_SECTIONS})
+        several = {"workers": self.workers} if self.workers > 1 else {}
+        return digest({name: self.settings.get(name) for name in WORKER_SECTIONS} | several)
 
 
 # ---------------------------------------------------------------- edits
@@ -246,6 +250,14 @@ class CheckpointRef:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The process of one worker of several that train a lane together."""
+
+    host: str
+    pid: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenReport:
     """What stands open after build or restore."""
@@ -257,6 +269,8 @@ class OpenReport:
     """Which kernels answer the ops: ``compiled`` or ``reference``."""
     host: str
     pid: int
+    replicas: tuple[Replica, ...] = ()
+    """Where each worker of the lane runs, where it has several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,10 @@ class Engine:
     """Kind of ``[model]`` its lanes must have."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+    replicas: bool
+    """Whether several workers can train one lane."""
+    instead: str = ""
+    """Setting that spreads one worker's training over processes, where several cannot."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -37,6 +41,7 @@ ENGINES: dict[str, Engine] = {
         training="supervised",
         model="classifier",
         exact=True,
+        replicas=True,
     ),
     "rl": Engine(
         trainer="workers.rl.trainer:RLTrainer",
@@ -44,14 +49,19 @@ ENGINES: dict[str, Engine] = {
         training="ppo",
         model="actor_critic",
         exact=False,
+        replicas=False,
+        instead="training.num_learners",
         acts=True,
     ),
 }
 
 
-def make_trainer(engine: str) -> Trainer:
-    """A fresh trainer of the engine; imports its (heavy) room."""
-    return _load(ENGINES[engine].trainer)()
+def make_trainer(engine: str, *replicas: Any) -> Trainer:
+    """A fresh trainer of the engine; imports its (heavy) room.
+
+    ``replicas``: the worker's tie to the others (``workers.replicas``), where it has some.
+    """
+    return _load(ENGINES[engine].trainer)(*replicas)
 
 
 def make_evaluator(engine: str) -> Evaluator:

@@ -17,14 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from workers.contract import RunError, derive_seed
+from workers.contract import LostError, derive_seed
 
 TIMEOUT = timedelta(minutes=30)
 """How long a worker waits for the others at one point; a lost one is noticed at once."""
-
-
-class PeerLostError(RunError):
-    """Another worker of the lane went away: the group must be built anew."""
 
 
 class Replicas:
@@ -71,6 +67,10 @@ class Group(Replicas):
         """``group``: a connected process group of torch.distributed."""
         self.rank, self.size = rank, size
         self._group, self._device = group, device
+        self._generators = [torch.default_generator]
+        if device.type == "cuda":
+            torch.cuda.init()  # there are no generators before
+            self._generators.append(torch.cuda.default_generators[device.index or 0])
         self._parameters: tuple[nn.Parameter, ...] = ()
         self._statistics: tuple[tuple[nn.Module, str], ...] = ()
         self._agreed = torch.empty(0)
@@ -94,10 +94,15 @@ class Group(Replicas):
     @contextmanager
     def own_draws(self, seed: int, step: int) -> Iterator[None]:
         """Dropout and the like differ between workers; what all draw alike stays alike."""
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(derive_seed(seed, "replica", self.rank, step))
+        kept = [generator.get_state() for generator in self._generators]
+        own = derive_seed(seed, "replica", self.rank, step)
+        for generator in self._generators:
+            generator.manual_seed(own)
+        try:
             yield
+        finally:
+            for generator, state in zip(self._generators, kept, strict=True):
+                generator.set_state(state)
 
     def sum_gradients(self, loss: Tensor, share: float) -> Tensor:
         """One flat all-reduce in the order of the parameters' names.
@@ -133,7 +138,7 @@ class Group(Replicas):
         try:
             self._group.allreduce([tensor]).wait()
         except RuntimeError as error:
-            raise PeerLostError(f"worker {self.rank} lost another one: {error}") from error
+            raise LostError(f"worker {self.rank} lost another one: {error}") from error
 
     def _statistics_now(self) -> Tensor:
         found = [getattr(module, name).reshape(-1) for module, name in self._statistics]
@@ -178,13 +183,13 @@ def join(
     """Meet the other workers at ``address``; returns once all are there.
 
     ``host``: address of this machine that the others reach it under. ``meeting``: worker 0's own.
-    Raises PeerLostError where they do not come.
+    Raises LostError where they do not come.
     """
     try:
         store = meeting.store if meeting is not None else _visit(address)
         group = CONNECT[device.type](store, rank, size, host)
     except RuntimeError as error:
-        raise PeerLostError(f"worker {rank} could not join the lane's others: {error}") from error
+        raise LostError(f"worker {rank} could not join the lane's others: {error}") from error
     return Group(rank, size, group, device)
 
 

@@ -59,11 +59,14 @@ class Method:
         return {}
 
     def extend_batch(self, x: Tensor, y: Tensor) -> Batch:
-        """The batch to take a gradient step on, on the device of ``x``."""
+        """The batch to take a gradient step on, on the device of ``x``; alike on every worker."""
         return x, y
 
     def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """Cross entropy, plus ``model.auxiliary_loss()`` where there is one; a scalar."""
+        """Cross entropy, plus ``model.auxiliary_loss()`` where there is one; a scalar.
+
+        A mean over the samples, which are a part of the batch where the lane has several workers.
+        """
         loss = functional.cross_entropy(model(x), y)
         auxiliary = getattr(model, "auxiliary_loss", _none)()
         return loss if auxiliary is None else loss + auxiliary
