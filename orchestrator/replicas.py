@@ -73,12 +73,14 @@ def agreed(action: Action, answers: Sequence[Any]) -> Any:
     Raises DivergedError where they differ in what must be equal.
     """
     first, *others = answers
+    if not others:
+        return first
     said = COMMON[type(first)](first)
     for rank, answer in enumerate(others, start=1):
         other = COMMON[type(answer)](answer)
         if other != said:
             raise DivergedError(_difference(action, rank, said, other))
-    if isinstance(first, OpenReport) and others:
+    if isinstance(first, OpenReport):
         return replace(first, replicas=tuple(Replica(a.host, a.pid) for a in answers))
     return first
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 from orchestrator.events import Action, CloseLane, Evaluate, OpenLane
 from orchestrator.replicas import agreed
 from orchestrator.shells import LaneWorker
+from tests.commands import FORKS, PRELOADED
 from tests.local import LocalExecutor
 from workers.contract import RunError
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.preloaded"])
+FORKS.set_forkserver_preload([*PRELOADED, "tests.preloaded"])
 
 
 class Pair:
@@ -23,10 +22,10 @@ class Pair:
 
     def __init__(self, size: int = 2) -> None:
         self.size = size
-        pipes = [CONTEXT.Pipe() for _ in range(size)]
+        pipes = [FORKS.Pipe() for _ in range(size)]
         self.pipes = [ours for ours, _ in pipes]
         self.processes = [
-            CONTEXT.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes
+            FORKS.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes
         ]
         for process, (_, theirs) in zip(self.processes, pipes, strict=True):
             process.start()

@@ -115,7 +115,8 @@ class Group(Replicas):
         parameters = self._parameters
         present = [float(parameter.grad is not None) for parameter in parameters]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        moved = self._statistics_now() - self._agreed
+        now = self._statistics_now()
+        moved = torch.where(now == self._agreed, 0.0, now - self._agreed)  # may be infinite
         tensors = [*gradients, moved, loss.detach(), torch.tensor(present, device=loss.device)]
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).mul_(share)
         self._all_reduce(flat)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,10 @@ from orchestrator.driver import Driver, begin
 from orchestrator.events import LaneOpened, Record, WorkFailed
 from orchestrator.journal import Journal, read
 from tests.fakes import tiny
-from tests.scenarios.test_two_workers import MASKED, essence, of
+from tests.two_workers import MASKED, essence, of
 from workers.contract import RefreshMask
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 class Killer:
