@@ -5,6 +5,7 @@ Knows no policy: what a failure means is the controller's business.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -405,7 +406,12 @@ def _away(address: str | None, error: Exception) -> InputError:
 
 
 def disconnect() -> None:
-    """Leave the cluster, or end the local Ray that ``connect`` started."""
+    """Leave the cluster, or end the local Ray that ``connect`` started.
+
+    What refers to Ray's objects in cycles is collected before: left to a collection in another
+    thread, it would reach for a core worker that is gone, and Ray ends the process upon that.
+    """
+    gc.collect()
     with suppress(GetTimeoutError):
         ray.shutdown()
 

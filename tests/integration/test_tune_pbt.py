@@ -31,10 +31,11 @@ name = "population"
 kind = "split"
 dataset = "digits"
 [model]
-head = { kind = "moe", hidden = [64] }
+head = { kind = "moe", hidden = [128] }
 [training]
-epochs = 12
+epochs = 30
 intervals = 2
+optimizer = { kind = "adamw", lr = 2e-3 }
 [[lanes]]
 method = { kind = "replay", buffer = 100 }
 """
