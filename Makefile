@@ -1,6 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
@@ -10,9 +9,8 @@ setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
-	$(PIP) -c constraints.txt -e '.[dev]'
-	-$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null  # pip would do it on one core
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(filter cpu,$(TORCH)),torch==2.13.0,torch)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m ops
 	touch $@
 

@@ -31,11 +31,10 @@ name = "population"
 kind = "split"
 dataset = "digits"
 [model]
-head = { kind = "moe", hidden = [128] }
+head = { kind = "moe", hidden = [64] }
 [training]
-epochs = 30
+epochs = 12
 intervals = 2
-optimizer = { kind = "adamw", lr = 2e-3 }
 [[lanes]]
 method = { kind = "replay", buffer = 100 }
 """
