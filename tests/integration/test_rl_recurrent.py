@@ -28,22 +28,13 @@ from workers.rl.module import BEGINS, past_of
 from workers.rl.routing import trace
 from workers.rl.trainer import RLTrainer
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 RECALL = {"kind": "tests.unit.workers.rl.toy:RecallStream", "tasks": 1}
 CORE = GRU.Config(size=12)
 NARROW = ActorCritic.Config(core=CORE, max_experts=3, encoder=16, hidden=(16, 16))
 APART = ActorCritic.Config(core=CORE, max_experts=3, encoder=16, hidden=(16,), separate=True)
 WIDE = ActorCritic.Config(core=GRU.Config(size=32), encoder=32, hidden=(32,))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
