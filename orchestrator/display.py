@@ -262,9 +262,7 @@ def _matrix(lane: Json) -> Table:
 
 def _specialisation(lane: Json) -> Table:
     """Masks, domain scores and routing measures after each stage."""
-    table = Table(title=f"{lane['lane']}: experts by domain", title_justify="left")
-    for column in ("after", "masks", "domains", "routing (layer by layer)"):
-        table.add_column(column)
+    rows = []
     for stage in lane["stages"]:
         masks = [edit for edit in stage["edits"] if edit["kind"] == "refresh_mask"]
         details = stage["details"].get(stage["task"], {})
@@ -273,12 +271,16 @@ def _specialisation(lane: Json) -> Table:
             for name, score in details.items()
             if name.startswith("accuracy/")
         }
-        table.add_row(
-            stage["task"],
-            _refreshes(masks),
-            "\n".join(f"{name} {score:.3f}" for name, score in domains.items()),
-            "\n".join(_measures(stage["routing"])),
-        )
+        scores = "\n".join(f"{name} {score:.3f}" for name, score in domains.items())
+        routing = "\n".join(_measures(stage["routing"]))
+        rows.append((stage["task"], _refreshes(masks), scores, routing))
+    names = ("after", "masks", "domains", "routing (layer by layer)")
+    shown = [i for i, name in enumerate(names) if name != "domains" or any(row[i] for row in rows)]
+    table = Table(title=f"{lane['lane']}: experts by domain", title_justify="left")
+    for i in shown:
+        table.add_column(names[i])
+    for row in rows:
+        table.add_row(*(row[i] for i in shown))
     return table
 
 
