@@ -34,7 +34,7 @@ from orchestrator.events import (  # noqa: E402
     StageStarted,
 )
 from orchestrator.journal import Journal, read  # noqa: E402
-from orchestrator.plan import stage_spec  # noqa: E402
+from orchestrator.lanes import stage_spec  # noqa: E402
 from tests.fakes import FakeExecutor  # noqa: E402
 from workers.supervised import SupervisedTrainer  # noqa: E402
 

@@ -99,7 +99,7 @@ def submit(
     wait_for_nodes: WaitForNodes = 0.0,
 ) -> None:
     """Hand a stream file to a Ray cluster as a job; made again, it goes on where it stopped."""
-    from orchestrator import submit as jobs
+    from orchestrator.cluster import jobs
     from orchestrator.config import load
 
     load(config, set_ or ())

@@ -5,19 +5,16 @@ No clock, no randomness, no I/O: folding the journal through ``decide`` gives th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Protocol
 
-from orchestrator.config import Failures, LaneConfig, RunConfig
+from orchestrator.config import Failures, RunConfig
 from orchestrator.events import (
     Action,
-    ApplyEdit,
     CheckpointSaved,
     CloseLane,
     ClusterChanged,
-    Command,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -30,27 +27,29 @@ from orchestrator.events import (
     Record,
     RunFinished,
     RunInterrupted,
-    RunInterval,
     RunResumed,
     RunStarted,
-    SaveCheckpoint,
     StageStarted,
-    StartStage,
     WorkFailed,
 )
-from orchestrator.policies.growth import Progress
-from orchestrator.state import LaneResources, LaneState, RunState, Specialisation
-from workers.contract import (
-    Edit,
-    Grow,
-    IntervalReport,
-    ModelShape,
-    RefreshMask,
-    SetPhase,
-    StageSpec,
-    derive_seed,
-    digest,
+from orchestrator.lanes import (
+    checkpointed,
+    commanded_mask,
+    contradicts,
+    counted,
+    diverged,
+    evaluation,
+    fresh_lane,
+    progress,
+    shaped,
+    skipped,
+    stale,
+    with_next_stage,
+    with_work,
 )
+from orchestrator.policies.growth import Progress
+from orchestrator.state import LaneState, RunState
+from workers.contract import Edit
 
 Actions = tuple[Action, ...]
 
@@ -70,7 +69,7 @@ class Controller:
 
     def start(self) -> RunState:
         """The state before the first event."""
-        lanes = {lane.name: _lane_state(lane) for lane in self.config.lanes}
+        lanes = {lane.name: fresh_lane(lane) for lane in self.config.lanes}
         return RunState(lanes=lanes)
 
     def decide(self, state: RunState, event: Event, policies: Policies) -> tuple[RunState, Actions]:
@@ -95,15 +94,15 @@ class Controller:
             case LaneOpened():
                 lane = replace(lane, status="running", executed=event.report.seq)
                 if not lane.special.layers:
-                    lane = _shaped(lane, event.report.shape)
+                    lane = shaped(lane, event.report.shape)
                 return self._continue(state, lane, ())
             case LaneClosed():
                 return self._settle(_with(state, replace(lane, status="done")), ())
-            case EditApplied() if _contradicts(lane, event):
-                failure = _diverged(event, lane)
+            case EditApplied() if contradicts(lane, event):
+                failure = diverged(event, lane)
                 return self._failed(state, failure)
-            case IntervalDone() if event.report.mask_version != _commanded(lane, event):
-                return self._failed(state, _stale(event, lane))
+            case IntervalDone() if event.report.mask_version != commanded_mask(lane, event):
+                return self._failed(state, stale(event, lane))
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 return self._answered(state, lane, event, policies)
         raise AssertionError(f"unknown event {event!r}")
@@ -123,24 +122,29 @@ class Controller:
         actions: Actions = ()
         match event:
             case StageStarted() if first:
-                lane = _enqueue_work(lane, 0, None, policies, self.config)
+                lane = self._work(lane, progress(lane, 0, None), policies)
             case IntervalDone() if first:
                 before = lane.steps_before + lane.steps
-                lane = _counted(replace(lane, steps=event.report.steps), event.report)
-                lane = _enqueue_work(
-                    lane, event.report.n, event.report, policies, self.config, before
-                )
+                lane = counted(replace(lane, steps=event.report.steps), event.report)
+                told = progress(lane, event.report.n, event.report, before)
+                lane = self._work(lane, told, policies)
             case EditApplied() if first:
                 prints = {**lane.fingerprints, event.seq: event.report.fingerprint}
-                lane = _shaped(replace(lane, fingerprints=prints), event.report.after)
+                lane = shaped(replace(lane, fingerprints=prints), event.report.after)
             case CheckpointSaved():
-                lane = _checkpointed(lane, event)
+                lane = checkpointed(lane, event)
                 if event.final and first:
                     key = (lane.spec.lane, event.index)
                     pending = {**state.evaluations, key: event.checkpoint}
                     state = replace(state, evaluations=pending)
-                    actions = (_evaluate(lane, event.index, event),)
+                    actions = (evaluation(lane, event.index, event),)
         return self._continue(state, lane, actions)
+
+    def _work(self, lane: LaneState, told: Progress, policies: Policies) -> LaneState:
+        """Queue what follows an interval, with the edits decided upon it inside a stage."""
+        inside = told.n < told.stage.intervals
+        edits = policies.propose(lane.spec.lane, told) if inside else ()
+        return with_work(lane, told.n, edits, self.config.checkpoint_every)
 
     def _continue(
         self, state: RunState, lane: LaneState, actions: Actions
@@ -148,7 +152,7 @@ class Controller:
         """Issue the lane's next command; decide a new stage or the end where none is queued."""
         waiting = [command for command in lane.queue if command.seq > lane.executed]
         if not waiting:
-            lane = _next_stage(lane)
+            lane = with_next_stage(lane)
             waiting = [command for command in lane.queue if command.seq > lane.executed]
         if waiting:
             command = replace(waiting[0], attempt=lane.attempt)
@@ -197,7 +201,7 @@ class Controller:
         if count <= budget.retries:
             return self._settle(_with(state, lane), ())
         if budget.then == "skip_stage" and lane.parent is not None:
-            return self._settle(_with(state, _skipped(lane)), ())
+            return self._settle(_with(state, skipped(lane)), ())
         state = _with(state, replace(lane, status="failed"))
         return self._settle(state, (), abort=budget.then == "abort_run")
 
@@ -280,31 +284,6 @@ def fold(controller: Controller, records: Iterable[Record]) -> tuple[RunState, A
     return state, actions
 
 
-def stage_spec(lane: LaneState, index: int, parent: str | None) -> StageSpec:
-    """The stage that learns task ``index`` from the model of stage ``parent``."""
-    settings = digest(lane.spec.settings)
-    return StageSpec(
-        index=index,
-        task=lane.tasks[index],
-        intervals=lane.intervals,
-        seed=derive_seed(lane.spec.seed, "stage", index),
-        parent=parent,
-        settings_digest=settings,
-    )
-
-
-def _lane_state(lane: LaneConfig) -> LaneState:
-    experts = getattr(lane.model, "experts", 1)
-    return LaneState(
-        spec=lane.spec(),
-        tasks=lane.tasks(),
-        intervals=lane.training.intervals,
-        resources=LaneResources(cpus=lane.cpus, gpus=lane.gpus),
-        experts=experts,
-        parent_experts=experts,
-    )
-
-
 def _with(state: RunState, lane: LaneState) -> RunState:
     return replace(state, lanes={**state.lanes, lane.spec.lane: lane})
 
@@ -312,201 +291,3 @@ def _with(state: RunState, lane: LaneState) -> RunState:
 def _without_evaluation(state: RunState, lane: str, index: int) -> RunState:
     rest = {key: ref for key, ref in state.evaluations.items() if key != (lane, index)}
     return replace(state, evaluations=rest)
-
-
-def _enqueue(lane: LaneState, command: Command) -> LaneState:
-    """Append a command with the lane's next sequence number."""
-    numbered = replace(command, seq=lane.next_seq, attempt=lane.attempt)
-    return replace(lane, queue=(*lane.queue, numbered), next_seq=lane.next_seq + 1)
-
-
-def _enqueue_work(
-    lane: LaneState,
-    n: int,
-    report: IntervalReport | None,
-    policies: Policies,
-    config: RunConfig,
-    steps_before: int | None = None,
-) -> LaneState:
-    """After interval ``n``: the edits decided now, a checkpoint if due, then what comes next."""
-    assert lane.stage is not None
-    name, total = lane.spec.lane, lane.steps_before + lane.steps
-    if n < lane.stage.intervals:
-        progress = Progress(
-            stage=lane.stage,
-            stages=len(lane.tasks),
-            n=n,
-            steps=total,
-            steps_before=total if steps_before is None else steps_before,
-            experts=lane.experts,
-            edits=lane.edits,
-            report=report,
-            mask=lane.special.mask,
-            phase=lane.special.phase,
-            counts=lane.special.counts,
-            tokens=lane.special.tokens,
-            layers=lane.special.layers,
-        )
-        for edit in policies.propose(name, progress):
-            lane = _enqueue(lane, ApplyEdit(lane=name, attempt=0, seq=0, edit=edit))
-            lane = _edited(lane, edit)
-        if n > 0 and config.checkpoint_every and n % config.checkpoint_every == 0:
-            lane = _enqueue(lane, _save(lane, final=False))
-        version = lane.special.version
-        run = RunInterval(lane=name, attempt=0, seq=0, n=n + 1, mask_version=version)
-        return _enqueue(lane, run)
-    return _enqueue(lane, _save(lane, final=True))
-
-
-def _save(lane: LaneState, final: bool) -> SaveCheckpoint:
-    stage = "initial" if lane.stage is None else f"{lane.index:03d}-{lane.stage.id}"
-    suffix = "" if final else f"-seq{lane.next_seq}"
-    return SaveCheckpoint(
-        lane=lane.spec.lane,
-        attempt=0,
-        seq=0,
-        index=lane.index,
-        final=final,
-        name=f"{lane.spec.lane}/{stage}{suffix}",
-    )
-
-
-def _next_stage(lane: LaneState) -> LaneState:
-    """Queue the untrained checkpoint, the next stage's start, or nothing when all are learnt."""
-    if lane.base is None:
-        return lane if lane.queue else _enqueue(lane, _save(lane, final=True))
-    index = lane.index + 1
-    if index >= len(lane.tasks):
-        return lane
-    parent = lane.parent.stage if lane.parent is not None else None
-    stage = stage_spec(lane, index, parent)
-    special = lane.special
-    if special.mask is None:
-        special = replace(special, counts={}, tokens={})  # masks begin with this stage's tokens
-    lane = replace(
-        lane,
-        special=special,
-        stage=stage,
-        index=index,
-        edits=0,
-        steps_before=lane.steps_before + lane.steps,
-        steps=0,
-        fingerprints={},
-        retries={},
-    )
-    return _enqueue(lane, StartStage(lane=lane.spec.lane, attempt=0, seq=0, stage=stage))
-
-
-def _checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
-    """A durable checkpoint: nothing before it need be issued again."""
-    rest = tuple(command for command in lane.queue if command.seq > event.seq)
-    lane = replace(lane, base=event.checkpoint, queue=rest)
-    if event.final:
-        lane = replace(
-            lane,
-            parent=event.checkpoint,
-            parent_experts=lane.experts,
-            parent_special=lane.special,
-        )
-    return lane
-
-
-def _skipped(lane: LaneState) -> LaneState:
-    """Give the stage up: the next one starts from the last complete stage's model."""
-    return replace(
-        lane,
-        base=lane.parent,
-        queue=(),
-        experts=lane.parent_experts,
-        special=lane.parent_special,
-        answered=lane.next_seq - 1,
-        steps=0,
-    )
-
-
-def _edited(lane: LaneState, edit: Edit) -> LaneState:
-    """The lane once the edit is decided."""
-    lane = replace(lane, edits=lane.edits + 1)
-    match edit:
-        case Grow():
-            return replace(lane, experts=edit.experts)
-        case RefreshMask():
-            special = replace(lane.special, mask=edit, counts={}, tokens={})
-        case SetPhase():
-            special = replace(lane.special, phase=edit)
-    return replace(lane, special=special)
-
-
-def _shaped(lane: LaneState, shape: ModelShape) -> LaneState:
-    layers = {name: layer.experts for name, layer in shape.layers.items()}
-    return replace(lane, special=replace(lane.special, layers=layers))
-
-
-def _counted(lane: LaneState, report: IntervalReport) -> LaneState:
-    """The interval's counts on top of those since the last mask; integers, so exact."""
-    if not report.tokens:
-        return lane
-    special = lane.special
-    counts = {
-        layer: {**special.counts.get(layer, {}), **_sums(special, layer, rows)}
-        for layer, rows in report.counts.items()
-    }
-    tokens = {
-        domain: special.tokens.get(domain, 0) + number for domain, number in report.tokens.items()
-    }
-    special = replace(
-        special, counts={**special.counts, **counts}, tokens={**special.tokens, **tokens}
-    )
-    return replace(lane, special=special)
-
-
-def _sums(
-    special: Specialisation, layer: str, rows: Mapping[str, list[int]]
-) -> dict[str, list[int]]:
-    known = special.counts.get(layer, {})
-    return {
-        domain: [a + b for a, b in zip_longest(known.get(domain, ()), row, fillvalue=0)]
-        for domain, row in rows.items()
-    }
-
-
-def _commanded(lane: LaneState, event: IntervalDone) -> int:
-    """Version of the masks that the answered interval was to be trained under."""
-    found = [
-        c.mask_version for c in lane.queue if c.seq == event.seq and isinstance(c, RunInterval)
-    ]
-    return found[0] if found else event.report.mask_version
-
-
-def _stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
-    return WorkFailed(
-        at=event.at,
-        lane=event.lane,
-        attempt=event.attempt,
-        kind="diverged",
-        index=lane.index,
-        message=f"interval {event.report.n} was trained under mask version "
-        f"{event.report.mask_version}, it had to be {_commanded(lane, event)}",
-    )
-
-
-def _evaluate(lane: LaneState, index: int, event: CheckpointSaved) -> Evaluate:
-    return Evaluate(spec=lane.spec, index=index, checkpoint=event.checkpoint, tasks=lane.tasks)
-
-
-def _contradicts(lane: LaneState, event: EditApplied) -> bool:
-    """A rerun of an edit that gives another fingerprint than the first time."""
-    known = lane.fingerprints.get(event.seq)
-    return lane.spec.exact and known is not None and known != event.report.fingerprint
-
-
-def _diverged(event: EditApplied, lane: LaneState) -> WorkFailed:
-    return WorkFailed(
-        at=event.at,
-        lane=event.lane,
-        attempt=event.attempt,
-        kind="diverged",
-        index=lane.index,
-        message=f"edit {event.edit.id}: fingerprint {event.report.fingerprint}, before it was "
-        f"{lane.fingerprints[event.seq]}",
-    )

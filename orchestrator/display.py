@@ -32,7 +32,7 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.plan import PlannedLane
-from orchestrator.views import Links, edit_text
+from orchestrator.tracking.views import Links, edit_text
 from workers.contract import InputError, Json
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from orchestrator.config import LaneConfig, RunConfig
-from orchestrator.controller import stage_spec
+from orchestrator.lanes import stage_spec
 from orchestrator.policies import GROWTH
 from orchestrator.policies.growth import Progress
 from orchestrator.state import LaneResources, LaneState

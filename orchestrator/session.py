@@ -22,7 +22,7 @@ from orchestrator.driver import (
 from orchestrator.events import RunResumed, RunStarted
 from orchestrator.folder import RunFolder, open_folder
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.views import UI_PORT
+from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json
 
 Place = str | Path
@@ -80,8 +80,9 @@ def _drive(
     wait_for_nodes: float,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
-    from orchestrator import display, executor
-    from orchestrator.tracking import BackgroundTracker, Tracker
+    from orchestrator import display
+    from orchestrator.cluster import connection, executor
+    from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     journal = folder.journal()
     tracker = Tracker(folder.path, tracking_uri)
@@ -97,9 +98,9 @@ def _drive(
             return "done"
         for record, _ in read(journal.path):
             progress.add(record)
-        executor.connect(address)
+        connection.connect(address)
         make_room(config, wait_for_nodes)
-        cpus, gpus = executor.cluster_size()
+        cpus, gpus = connection.cluster_size()
         first: RunStarted | RunResumed = (
             begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", cpus, gpus)
             if started is None
@@ -108,7 +109,7 @@ def _drive(
         with BackgroundTracker(tracker), progress:
             status = driver.run(first)
     finally:
-        executor.disconnect()
+        connection.disconnect()
         journal.close()
     if not quiet:
         display.print_report(report_of(folder.path))
@@ -121,22 +122,22 @@ def make_room(config: RunConfig, seconds: float) -> None:
 
     Raises InputError where that is not so after ``seconds``.
     """
-    from orchestrator import executor
+    from orchestrator.cluster import connection
 
     deadline = time.monotonic() + seconds
     if seconds:
-        executor.ask_for_nodes(
+        connection.ask_for_nodes(
             needs(lane.resources) for lane in config.lanes for _ in range(lane.workers)
         )
-    while unplaceable(config, executor.nodes()) and time.monotonic() < deadline:
+    while unplaceable(config, connection.nodes()) and time.monotonic() < deadline:
         time.sleep(1.0)
-    check_resources(config, executor.nodes())
+    check_resources(config, connection.nodes())
 
 
 def report_of(run_dir: Place) -> Json:
     """The contract of ``growstage show --json`` for the run in ``run_dir``."""
     from orchestrator.report import report
-    from orchestrator.tracking import tracked_offset
+    from orchestrator.tracking.tracker import tracked_offset
 
     path = open_folder(run_dir).path
     records = (record for record, _ in read(path / JOURNAL_FILE))
@@ -145,6 +146,6 @@ def report_of(run_dir: Place) -> Json:
 
 def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:
     """Print the path of a model or stage, from MLflow alone."""
-    from orchestrator.tracking import print_lineage as show
+    from orchestrator.tracking.tracker import print_lineage as show
 
     show(name, tracking_uri, as_json)

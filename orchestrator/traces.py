@@ -13,8 +13,9 @@ from orchestrator import config as configuration
 from orchestrator import figures
 from orchestrator.driver import first_record
 from orchestrator.folder import open_folder
+from orchestrator.folds import LaneFold
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import LaneFold, RunFold
+from orchestrator.report import RunFold
 from workers.contract import CheckpointRef, InputError, Json, TaskSpec
 
 

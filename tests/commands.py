@@ -31,10 +31,10 @@ PRELOADED = (
     "orchestrator.__main__",
     "orchestrator.catalogue",
     "orchestrator.display",
-    "orchestrator.executor",
+    "orchestrator.cluster.executor",
     "orchestrator.plan",
     "orchestrator.session",
-    "orchestrator.tracking",
+    "orchestrator.tracking.tracker",
     "tune_spaces.__main__",
     "tune_spaces.sweep",
 )

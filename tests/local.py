@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.answers import ANSWER
+from orchestrator.cluster.shells import EvaluationWorker, LaneWorker
 from orchestrator.events import (
     Action,
     ApplyEdit,
@@ -19,8 +21,6 @@ from orchestrator.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.executor import ANSWER
-from orchestrator.shells import EvaluationWorker, LaneWorker
 
 
 class LocalExecutor:

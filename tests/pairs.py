@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.shells import LaneWorker
 from orchestrator.events import Action, CloseLane, Evaluate, OpenLane
 from orchestrator.replicas import agreed
-from orchestrator.shells import LaneWorker
 from tests.commands import FORKS, PRELOADED
 from tests.local import LocalExecutor
 from workers.contract import RunError

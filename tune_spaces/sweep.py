@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import plan as planning
-from orchestrator.background import BackgroundTracker, TrackingAway
 from orchestrator.driver import check_resources
+from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
 from tune_spaces.objective import parse
 from tune_spaces.search import Plan
@@ -57,7 +57,7 @@ def run(
     """Run the sweep in ``folder`` to its end, or go on with it; (status, summary)."""
     from rich.console import Console
 
-    from orchestrator import executor
+    from orchestrator.cluster import connection
     from tune_spaces.board import Board
     from tune_spaces.tracking import SweepTracker, close_journals
 
@@ -68,18 +68,18 @@ def run(
     console = Console(stderr=quiet, highlight=False)
     status = "interrupted"
     try:
-        executor.connect(address)
-        check_resources(config, executor.nodes())
+        connection.connect(address)
+        check_resources(config, connection.nodes())
         with BackgroundTracker(tracker, every=2.0), Board(console) as board:
             try:
                 status = "done" if search.run(plan, folder, [board]) else "failed"
             except KeyboardInterrupt:
                 print(f"interrupted; go on with --resume {folder}", file=sys.stderr)
-            executor.disconnect()
+            connection.disconnect()
             reason = "the end of the sweep" if status == "done" else "an interrupt of the sweep"
             close_journals(attempts(folder, objective, stages), reason)
     finally:
-        executor.disconnect()
+        connection.disconnect()
     found = attempts(folder, objective, stages)
     summary = as_json(plan.id, folder, found) | {"status": status}
     _show(plan, folder, tracker, found, summary, console)

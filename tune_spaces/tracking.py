@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator import views
 from orchestrator.events import Record, RunInterrupted
 from orchestrator.folder import open_folder
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.pages import NOTE, Page
 from orchestrator.report import RunFold
-from orchestrator.tracking import Tracker
-from orchestrator.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
+from orchestrator.tracking import views
+from orchestrator.tracking.pages import NOTE, Page
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
 from tune_spaces.objective import Objective, parse
 from tune_spaces.search import Plan
 from tune_spaces.summary import Attempt, best

@@ -19,8 +19,9 @@ from orchestrator.config import RunConfig
 from orchestrator.driver import Driver, Executor, Interrupted, begin, first_record, needs, takeover
 from orchestrator.events import Record, RunStarted, TrialRef
 from orchestrator.folder import RunFolder, open_folder
+from orchestrator.folds import LaneFold
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import LaneFold, RunFold
+from orchestrator.report import RunFold
 from tune_spaces.inherit import inherited
 from tune_spaces.objective import Objective, parse
 from tune_spaces.shared import SharingExecutor, Store
@@ -132,7 +133,7 @@ def drive(
     config: RunConfig, folder: RunFolder, started: RunStarted, listener: Reporter, store: Store
 ) -> str:
     """Run the attempt in ``folder`` to its end; returns the run's status."""
-    from orchestrator.executor import RayExecutor
+    from orchestrator.cluster.executor import RayExecutor
 
     (lane,) = config.lanes
     journal = folder.journal(PATIENCE_S)

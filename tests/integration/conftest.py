@@ -36,7 +36,7 @@ def make_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path
 
     MLflow takes seconds to create one: it applies all changes of its tables since its beginnings.
     """
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking.tracker import Tracker
 
     template = tmp_path_factory.mktemp("template")
     Tracker(template / "none", None).connect()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import Tracker
-from orchestrator.views import LOCAL_UI, ui_command
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.views import LOCAL_UI, ui_command
 from tests.journals import RUN_ID, story, write
 
 BROWSER = Path("/usr/bin/chromium")

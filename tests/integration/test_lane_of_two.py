@@ -37,7 +37,7 @@ class Killer:
 
 
 def run(folder: Path, *listeners: Any) -> list[Any]:
-    from orchestrator.executor import RayExecutor
+    from orchestrator.cluster.executor import RayExecutor
 
     folder.mkdir()
     config = tiny(**MASKED, workers=2)

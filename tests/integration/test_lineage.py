@@ -8,9 +8,9 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.lineage import as_json, lineage
 from orchestrator.report import report
-from orchestrator.tracking import Tracker, default_uri, print_lineage
+from orchestrator.tracking.lineage import as_json, lineage
+from orchestrator.tracking.tracker import Tracker, default_uri, print_lineage
 from tests.journals import TASKS, story, write
 from workers.contract import InputError, Json, digest
 

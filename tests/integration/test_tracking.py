@@ -21,10 +21,10 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.ledger import LEDGER_FILE, Ledger
-from orchestrator.lineage import matrix
 from orchestrator.report import report
-from orchestrator.tracking import (
+from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
+from orchestrator.tracking.lineage import matrix
+from orchestrator.tracking.tracker import (
     BackgroundTracker,
     Tracker,
     TrackingAway,
@@ -297,7 +297,7 @@ def test_two_runs_of_one_stream_share_an_experiment(runs: Path) -> None:
 def test_an_emptied_store_is_filled_anew(run_dir: Path, one_lane: dict[str, Any]) -> None:
     """In processes of their own, as MLflow keeps a file open that was deleted."""
     code = (
-        "import sys; from pathlib import Path; from orchestrator.tracking import Tracker;"
+        "import sys; from pathlib import Path; from orchestrator.tracking.tracker import Tracker;"
         "Tracker(Path(sys.argv[1]), None).project()"
     )
     write(run_dir, story(lanes=LANE))

@@ -12,7 +12,7 @@ from orchestrator.display import LineProgress, LiveProgress, figures, free_port,
 from orchestrator.driver import Driver, begin
 from orchestrator.events import Record
 from orchestrator.journal import Journal
-from orchestrator.views import links
+from orchestrator.tracking.views import links
 from tests.fakes import FakeExecutor, tiny
 from workers.contract import InputError
 

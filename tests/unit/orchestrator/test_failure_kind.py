@@ -13,7 +13,8 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from orchestrator.executor import connect, failure_kind
+from orchestrator.cluster.connection import connect
+from orchestrator.cluster.executor import failure_kind
 from workers.contract import DivergedError, InputError, LostError, RunError
 
 

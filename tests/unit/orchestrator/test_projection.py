@@ -7,9 +7,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.events import Record
-from orchestrator.projection import Projection, flatten, metric_name, task_keys
-from orchestrator.views import HEADLINES, lane_colours, links, saved_views
-from orchestrator.writes import CloseRun, LogModel, LogPoints, OpenRun, Point, ReopenRun, Write
+from orchestrator.tracking.naming import flatten, metric_name, task_keys
+from orchestrator.tracking.projection import Projection
+from orchestrator.tracking.views import HEADLINES, lane_colours, links, saved_views
+from orchestrator.tracking.writes import (
+    CloseRun,
+    LogModel,
+    LogPoints,
+    OpenRun,
+    Point,
+    ReopenRun,
+    Write,
+)
 from tests.journals import RUN_ID, story
 
 

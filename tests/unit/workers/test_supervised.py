@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import RunConfig
-from orchestrator.controller import Controller, stage_spec
+from orchestrator.controller import Controller
+from orchestrator.lanes import stage_spec
 from orchestrator.policies.growth import Periodic, Progress
 from tests.commands import ROOT
 from tests.fakes import tiny

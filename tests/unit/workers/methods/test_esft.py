@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.controller import Controller, stage_spec
+from orchestrator.controller import Controller
+from orchestrator.lanes import stage_spec
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.methods import METHODS

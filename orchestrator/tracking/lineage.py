@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.views import edit_text
+from orchestrator.tracking.views import edit_text
 from workers.contract import InputError, Json
 
 TASKS_FILE = "tasks.json"

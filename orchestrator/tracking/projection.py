@@ -6,9 +6,7 @@ name runs and models by keys that are the same on every replay.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.events import (
@@ -28,10 +26,12 @@ from orchestrator.events import (
     TrialRef,
     WorkFailed,
 )
+from orchestrator.folds import LaneFold
 from orchestrator.metrics import summarise
-from orchestrator.report import LaneFold, RunFold
-from orchestrator.views import lane_colours, trial_colour
-from orchestrator.writes import (
+from orchestrator.report import RunFold
+from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
+from orchestrator.tracking.views import lane_colours, trial_colour
+from orchestrator.tracking.writes import (
     CloseRun,
     LogDataset,
     LogModel,
@@ -41,7 +41,7 @@ from orchestrator.writes import (
     ReopenRun,
     Write,
 )
-from workers.contract import CheckpointRef, Json, ModelShape
+from workers.contract import CheckpointRef, ModelShape
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 """growstage's end of a run, lane or stage -> MLflow's."""
@@ -101,9 +101,9 @@ class Projection:
                 return self._evaluation_done(lane, event)
             case LaneClosed():
                 self.dirty.run = True
-                return [CloseRun(key=self.key(lane), status="FINISHED", at=_ms(event.at))]
+                return [CloseRun(key=self.key(lane), status="FINISHED", at=milliseconds(event.at))]
             case WorkFailed():
-                points = (_point("failures", lane.failures, lane.failures, event.at),)
+                points = (point("failures", lane.failures, lane.failures, event.at),)
                 return [LogPoints(key=self.key(lane), points=points)] if lane.attempt else []
         raise AssertionError(f"unknown event {event!r}")
 
@@ -176,7 +176,7 @@ class Projection:
             key=self.key(),
             parent=None,
             name=event.run_id,
-            at=_ms(event.at),
+            at=milliseconds(event.at),
             tags=self._tags("stream"),
             params=params,
         )
@@ -191,7 +191,7 @@ class Projection:
             key=self.key(),
             parent=trial.sweep,
             name=trial.name,
-            at=_ms(event.at),
+            at=milliseconds(event.at),
             tags=self._lane_tags(lane, "trial"),
             params={**flatten(config), **chosen, "lane": lane.name, "variant": lane.label},
         )
@@ -205,7 +205,7 @@ class Projection:
             key=key,
             parent=self.key(),
             name=f"{lane.label} · s{lane.seed} · {stream}",
-            at=_ms(event.at),
+            at=milliseconds(event.at),
             tags=self._lane_tags(lane, "lane"),
             params={**flatten(config), "lane": lane.name, "variant": lane.label},
         )
@@ -240,7 +240,7 @@ class Projection:
             key=key,
             parent=self.key(lane),
             name=f"{spec.index:02d} {spec.task.name} · {self._short(lane)}",
-            at=_ms(event.at),
+            at=milliseconds(event.at),
             tags=tags,
             params=params,
         )
@@ -262,13 +262,15 @@ class Projection:
         self.dirty.run = self.dirty.ended = True
         self.dirty.lanes |= {lane.name for lane in self.fold.lanes.values() if lane.attempt}
         writes: list[Write] = [
-            CloseRun(key=key, status=STATUS[end], at=_ms(at))
+            CloseRun(key=key, status=STATUS[end], at=milliseconds(at))
             for key, end in self._ends()
             if end is not None and end != "done"
         ]
         points = _means(self.fold, at) if self.trial is None else ()
         writes.append(LogPoints(key=self.key(), points=points))
-        writes.append(CloseRun(key=self.key(), status=STATUS[self.fold.status], at=_ms(at)))
+        writes.append(
+            CloseRun(key=self.key(), status=STATUS[self.fold.status], at=milliseconds(at))
+        )
         return writes
 
     def _ends(self) -> list[tuple[str, str | None]]:
@@ -302,7 +304,7 @@ class Projection:
         }
         if report.rss_mb:
             values["system/worker_rss_megabytes"] = report.rss_mb
-        points = tuple(_point(name, value, report.steps, at) for name, value in values.items())
+        points = tuple(point(name, value, report.steps, at) for name, value in values.items())
         return [LogPoints(key=self.key(lane, max(lane.stages)), points=points)]
 
     def _edit_applied(self, lane: LaneFold, event: EditApplied) -> list[Write]:
@@ -322,7 +324,7 @@ class Projection:
             LogPoints(key=self.key(lane), points=points),
         ]
         if event.index >= 0:
-            writes.append(CloseRun(key=key, status="FINISHED", at=_ms(event.at)))
+            writes.append(CloseRun(key=key, status="FINISHED", at=milliseconds(event.at)))
         if event.adopted_from is not None and event.index >= 0:
             self.dirty.stages.add((lane.name, event.index))
         return writes
@@ -378,16 +380,16 @@ class Projection:
             return self._cells(lane)
         key = self.key(lane, event.index)
         details = tuple(
-            _point(f"eval/{task}/{name}", value, event.index + 1, event.at)
+            point(f"eval/{task}/{name}", value, event.index + 1, event.at)
             for task, figures in event.report.details.items()
             for name, value in figures.items()
         )
         scores = tuple(
-            _point(f"acc/{name}", score, event.index + 1, event.at)
+            point(f"acc/{name}", score, event.index + 1, event.at)
             for name, score in zip(task_keys(lane.tasks()), event.report.scores, strict=False)
         )
         measured = tuple(
-            _point(f"routing/{name}", value, event.index + 1, event.at)
+            point(f"routing/{name}", value, event.index + 1, event.at)
             for name, value in lane.routing(event.index).items()
             if event.index in lane.stages
         )
@@ -408,7 +410,7 @@ class Projection:
             for task, score in enumerate(row.scores):
                 if task in lane.names and (lane.name, index, task) not in self._shown:
                     self._shown.add((lane.name, index, task))
-                    points.append(_point(f"task/{keys[task]}", score, index + 1, row.at))
+                    points.append(point(f"task/{keys[task]}", score, index + 1, row.at))
         return [LogPoints(key=self.key(lane), points=tuple(points))]
 
     def _sums(self, lane: LaneFold, at: float) -> list[Write]:
@@ -416,43 +418,11 @@ class Projection:
         rows, done = lane.complete(), self._summed.get(lane.name, 0)
         self._summed[lane.name] = len(rows)
         points = tuple(
-            _point(name, value, count, at)
+            point(name, value, count, at)
             for count in range(done + 1, len(rows) + 1)
             for name, value in summarise(rows[:count], lane.untrained()).items()
         )
         return [LogPoints(key=self.key(lane), points=points)]
-
-
-def flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
-    """Nested sections -> dotted params; a section's ``kind`` stands under the section's name."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            inner = dict(value)
-            if "kind" in inner:
-                flat[f"{prefix}{name}"] = str(inner.pop("kind"))
-            flat |= flatten(inner, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
-
-
-def metric_name(name: str) -> str:
-    """A name MLflow takes: letters, digits, ``_ - . / : space``; other characters become ``_``."""
-    return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII).strip("/ ") or "_"
-
-
-def task_keys(tasks: Iterable[str]) -> list[str]:
-    """Metric names of tasks, in order and all different."""
-    keys: list[str] = []
-    for index, task in enumerate(tasks):
-        key = metric_name(task).replace("/", "_")
-        if key in keys:
-            key = f"{key}-{index:02d}"
-        while key in keys:
-            key += "_"
-        keys.append(key)
-    return keys
 
 
 def _means(fold: RunFold, at: float) -> tuple[Point, ...]:
@@ -463,7 +433,7 @@ def _means(fold: RunFold, at: float) -> tuple[Point, ...]:
             scores = summarise(lane.complete(), lane.untrained())
             found.setdefault(lane.label, []).append(scores)
     return tuple(
-        _point(f"method/{label}.{name}", sum(s[name] for s in lanes) / len(lanes), 0, at)
+        point(f"method/{label}.{name}", sum(s[name] for s in lanes) / len(lanes), 0, at)
         for label, lanes in found.items()
         for name in ("acc.final", "forgetting.max")
         if all(name in s for s in lanes)
@@ -486,12 +456,4 @@ def _shape_points(shape: ModelShape | None, step: int, at: float) -> tuple[Point
         "parameters": shape.parameters,
         "parameters.active": shape.active,
     }
-    return tuple(_point(name, value, step, at) for name, value in values.items())
-
-
-def _point(name: str, value: float, step: int, at: float) -> Point:
-    return Point(name=metric_name(name), value=float(value), step=step, at=_ms(at))
-
-
-def _ms(at: float) -> int:
-    return round(at * 1000)
+    return tuple(point(name, value, step, at) for name, value in values.items())

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import pages, views
-from orchestrator.background import TrackingAway
-from orchestrator.ledger import LEDGER_FILE, Ledger
-from orchestrator.writes import (
+from orchestrator.tracking import pages, views
+from orchestrator.tracking.background import TrackingAway
+from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
+from orchestrator.tracking.writes import (
     CloseRun,
     LogDataset,
     LogModel,

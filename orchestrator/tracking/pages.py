@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import figures, mask_figures, views
-from orchestrator.lineage import TASKS_FILE
-from orchestrator.projection import task_keys
-from orchestrator.report import LaneFold, RunFold, edit_json
+from orchestrator import figures, mask_figures
+from orchestrator.folds import LaneFold
+from orchestrator.report import RunFold, edit_json
+from orchestrator.tracking import views
+from orchestrator.tracking.lineage import TASKS_FILE
+from orchestrator.tracking.naming import task_keys
 from workers.contract import Edit, EditReport, RefreshMask
 
 NOTE = "mlflow.note.content"

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from orchestrator import lineage, pages, views
-from orchestrator.background import BackgroundTracker as BackgroundTracker
-from orchestrator.background import TrackingAway as TrackingAway
 from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.ledger import tracked_offset as tracked_offset
-from orchestrator.projection import Dirty, Projection
-from orchestrator.store import Store, answering, default_uri, open_client
-from orchestrator.writes import Write
+from orchestrator.tracking import lineage, pages, views
+from orchestrator.tracking.background import BackgroundTracker as BackgroundTracker
+from orchestrator.tracking.background import TrackingAway as TrackingAway
+from orchestrator.tracking.ledger import tracked_offset as tracked_offset
+from orchestrator.tracking.projection import Dirty, Projection
+from orchestrator.tracking.store import Store, answering, default_uri, open_client
+from orchestrator.tracking.writes import Write
 from workers.contract import InputError
 
 RECORDS = 400

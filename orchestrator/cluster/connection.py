@@ -1,0 +1,129 @@
+"""The Ray cluster a run is on: joined or started, looked at, left."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from workers.contract import InputError, RunError
+
+CONNECT_TIMEOUT_S = 10.0
+STARTS = 2
+"""How often a local Ray is started before the run gives up."""
+UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
+ROOT = Path(__file__).resolve().parents[2]
+"""Where the packages lie, for the workers' path."""
+
+
+def own_address() -> str:
+    """The address under which the cluster's other nodes reach this one."""
+    return str(ray.util.get_node_ip_address())
+
+
+def connect(address: str | None) -> tuple[float, float]:
+    """Join the cluster at ``address`` (or the one a job runs in), or start a local Ray.
+
+    Returns its CPUs and GPUs. Raises InputError where the cluster does not answer.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    paths = os.pathsep.join(dict.fromkeys([str(ROOT), os.getcwd(), *_user_path()]))
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": False,
+        "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
+    }
+    if address is None:
+        _start(options | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"})
+        return cluster_size()
+    _check_listening(address)
+    options["address"] = address
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        del options["runtime_env"]  # the job's own: its working directory is on every node
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise _away(address, error) from error
+    return cluster_size()
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a local Ray; once more where the machine was too busy for its processes to answer.
+
+    Raises RunError where they do not come up a second time either.
+    """
+    for attempt in range(STARTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            # Ray raises a bare Exception where its processes are not up within 30 seconds.
+            if type(error) is not Exception and not isinstance(error, UNANSWERED):
+                raise
+            ray.shutdown()
+            if attempt + 1 == STARTS:
+                raise RunError(
+                    f"a local Ray did not come up in {STARTS} attempts ({error}); free some of the "
+                    "machine's memory and cores, or give a running cluster with --address"
+                ) from error
+
+
+def cluster_size() -> tuple[float, float]:
+    """CPUs and GPUs of all live nodes."""
+    total = ray.cluster_resources()
+    return float(total.get("CPU", 0.0)), float(total.get("GPU", 0.0))
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each live node has, by resource."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def ask_for_nodes(needs: Iterable[Mapping[str, float]]) -> None:
+    """Tell an autoscaler what the lanes will need all at once; without one nothing comes of it."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[dict(need) for need in needs])
+
+
+def _check_listening(address: str) -> None:
+    """Ask host:port for a connection first: Ray ends the process where nothing answers."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto" and the like: Ray finds the address and raises where there is none
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _away(address, error) from error
+
+
+def _away(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"--address {address}: the Ray cluster does not answer ({error}); start one with "
+        "`ray start --head`, or leave --address out for a local Ray"
+    )
+
+
+def disconnect() -> None:
+    """Leave the cluster, or end the local Ray that ``connect`` started.
+
+    What refers to Ray's objects in cycles is collected before: left to a collection in another
+    thread, it would reach for a core worker that is gone, and Ray ends the process upon that.
+    """
+    gc.collect()
+    with suppress(GetTimeoutError):
+        ray.shutdown()
+
+
+def _user_path() -> list[str]:
+    """Folders the user's own modules are imported from, for the workers' path."""
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

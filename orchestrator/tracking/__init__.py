@@ -1,0 +1,1 @@
+"""The journal shown in MLflow: what is to be written, written exactly once, and read again."""
