@@ -86,19 +86,19 @@ def _drive(
 
     journal = folder.journal()
     tracker = Tracker(folder.path, tracking_uri)
-    tracker.connect()
     progress = display.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = executor.RayExecutor(folder.checkpoints, resources)
         driver = Driver(config, journal, workers, (progress.add,))
         if driver.state.status == "done":
+            tracker.connect()
             tracker.project()  # what a tracking server that was away at the end has missed
             print(f"{folder.place}: this run is done; nothing to go on with", file=sys.stderr)
             return "done"
         for record, _ in read(journal.path):
             progress.add(record)
-        connection.connect(address)
+        connection.connect_beside(tracker.connect, address)
         make_room(config, wait_for_nodes)
         cpus, gpus = connection.cluster_size()
         first: RunStarted | RunResumed = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,22 @@ def run(
     from rich.console import Console
 
     from orchestrator.cluster import connection
-    from tune_spaces.board import Board
     from tune_spaces.tracking import SweepTracker, close_journals
 
     config = plan.probe()
     stages, objective = len(config.lanes[0].tasks()), parse(plan.objective)
     tracker = SweepTracker(plan, folder, tracking_uri)
-    tracker.connect()
     console = Console(stderr=quiet, highlight=False)
     status = "interrupted"
+
+    def prepare() -> None:
+        import_module("tune_spaces.board")  # Tune takes a second to import
+        tracker.connect()
+
     try:
-        connection.connect(address)
+        connection.connect_beside(prepare, address)
+        from tune_spaces.board import Board
+
         check_resources(config, connection.nodes())
         with BackgroundTracker(tracker, every=2.0), Board(console) as board:
             try:

@@ -6,7 +6,8 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def connect(address: str | None) -> tuple[float, float]:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _away(address, error) from error
     return cluster_size()
+
+
+def connect_beside(work: Callable[[], None], address: str | None) -> None:
+    """``connect``, with ``work`` done in another thread meanwhile: each waits for seconds.
+
+    Raises what either raises, the cluster's error first.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        done = pool.submit(work)
+        connect(address)
+    done.result()
 
 
 def _start(options: Mapping[str, Any]) -> None:

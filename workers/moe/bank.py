@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError, Json, LayerShape, Role, derive_seed
-from workers.moe.growable import Growable, Grown, Growth, Routed, count_parameters, like
+from workers.moe.growable import (
+    Growable,
+    Grown,
+    Growth,
+    Routed,
+    count_parameters,
+    like,
+    with_zero,
+)
 from workers.moe.masks import DomainGuide, Mask
 from workers.moe.routers import ROUTERS
 from workers.moe.schedules import Place
@@ -193,7 +201,7 @@ class ExpertBank(Growable, Routed):
         self.experts[str(number)] = expert
         self.router.add(number)
         self.births[number] = birth
-        self._gate_sum = torch.cat([self._gate_sum, self._gate_sum.new_zeros(1)])
+        self._gate_sum = with_zero(self._gate_sum)
 
     def layer_shape(self) -> LayerShape:
         widths = tuple(int(self.expert(number).width) for number in self.births)

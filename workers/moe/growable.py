@@ -33,6 +33,13 @@ class Growth:
     """What the part reads on the probe batch, [..., inputs]; only the reading rescale uses it."""
 
 
+def with_zero(values_E: Tensor) -> Tensor:
+    """One entry more, 0. (``torch.cat`` on the meta device would import torch's compiler.)"""
+    longer = values_E.new_zeros(len(values_E) + 1)
+    longer[:-1] = values_E
+    return longer
+
+
 @dataclass(slots=True)
 class Grown:
     """What a growth did: parents of the experts it added, parameters it made smaller."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from workers.moe.growable import with_zero
 from workers.moe.routers.base import Router
 
 
@@ -43,8 +44,8 @@ class LinearRouter(Router):
         bias = torch.empty(()).uniform_(-bound, bound)
         self.rows[str(expert)] = nn.Parameter(row.to(self.offset))
         self.biases[str(expert)] = nn.Parameter(bias.to(self.offset))
-        self.offset = torch.cat([self.offset, self.offset.new_zeros(1)])
-        self.anneal = torch.cat([self.anneal, self.anneal.new_zeros(1)])
+        self.offset = with_zero(self.offset)
+        self.anneal = with_zero(self.anneal)
 
     def remove(self, expert: int) -> None:
         """Forget the row of ``expert``."""
