@@ -99,13 +99,9 @@ inline void check_biases(const ExpertSizes& n, const std::vector<Tensor>& up_bia
   }
 }
 
-struct ObservedSizes {
-  int64_t batch, width, ones, scalars, usual, derived;
-};
-
 // The layout of compact observations; what the codes are is not looked at.
-inline ObservedSizes check_observed(const Tensor& entries, const Tensor& usual,
-                                    const Tensor& derived, int64_t slots, int64_t inputs) {
+inline Observed observed(const Tensor& entries, const Tensor& usual, const Tensor& derived,
+                         int64_t slots, int64_t inputs) {
   STD_TORCH_CHECK(entries.dim() == 2 && entries.scalar_type() == ScalarType::Short &&
                       entries.is_contiguous(),
                   "row_sum takes contiguous int16 observations [batch, entries]");
@@ -117,7 +113,9 @@ inline ObservedSizes check_observed(const Tensor& entries, const Tensor& usual,
   STD_TORCH_CHECK(slots >= 0 && slots <= width && (width - slots) % 2 == 0 && scalars <= inputs,
                   "row_sum: ", width, " entries do not hold ", slots, " slots and scalars for ",
                   inputs, " inputs");
-  return {entries.size(0), width, inputs - scalars, scalars, usual.size(0), derived.size(0)};
+  return {data<int16_t>(entries), entries.size(0), width,           slots,
+          inputs - scalars,       scalars,         data<int64_t>(usual), usual.size(0),
+          data<int64_t>(derived), derived.size(0)};
 }
 
 inline void check_linear(const Tensor& weight, const Tensor& bias) {

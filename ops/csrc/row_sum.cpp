@@ -7,19 +7,17 @@ namespace growstage {
 namespace {
 
 // Checks the layout, and every code: a wrong one would read past the weight.
-cpu::Observed observed(const Tensor& entries, const Tensor& usual, const Tensor& derived,
-                       int64_t slots, int64_t inputs) {
-  const auto n = check_observed(entries, usual, derived, slots, inputs);
-  const cpu::Observed x{data<int16_t>(entries), n.batch, n.width, slots, n.ones, n.scalars,
-                        data<int64_t>(usual), n.usual, data<int64_t>(derived), n.derived};
+Observed checked(const Tensor& entries, const Tensor& usual, const Tensor& derived, int64_t slots,
+                 int64_t inputs) {
+  const auto x = observed(entries, usual, derived, slots, inputs);
   const int64_t codes = x.ones + x.derived_count;
   bool inside = true;
   for (int64_t b = 0; b < x.batch; ++b)
     for (int64_t k = 0; k < slots; ++k)
-      inside &= x.codes(b)[k] >= -1 && x.codes(b)[k] < codes;
+      inside &= cpu::codes_of(x, b)[k] >= -1 && cpu::codes_of(x, b)[k] < codes;
   for (int64_t u = 0; u < x.usual_count; ++u)
     inside &= x.usual[u] >= 0 && x.usual[u] < x.ones;
-  for (int64_t d = 0; d < 2 * x.derived_count; ++d) inside &= cpu::place(x.derived[d]) < x.ones;
+  for (int64_t d = 0; d < 2 * x.derived_count; ++d) inside &= place(x.derived[d]) < x.ones;
   STD_TORCH_CHECK(inside, "row_sum: a code lies outside -1..", codes - 1);
   return x;
 }
@@ -29,7 +27,7 @@ Tensor row_sum(const Tensor& weight, const Tensor& bias, const Tensor& entries,
   check_linear(weight, bias);
   const auto type = compute_type(weight);
   const Tensor rows = as(weight, type), offset = as(bias, type);
-  const auto x = observed(entries, usual, derived, slots, weight.size(0));
+  const auto x = checked(entries, usual, derived, slots, weight.size(0));
   const Tensor out = buffer(rows, {x.batch, weight.size(1)});
   on_real(type, [&](auto zero) {
     using T = decltype(zero);
@@ -44,7 +42,7 @@ std::tuple<Tensor, Tensor> row_sum_backward(const Tensor& grad, const Tensor& en
   check_row_grad(grad, entries);
   const auto type = compute_type(grad);
   const Tensor incoming = as(grad, type);
-  const auto x = observed(entries, usual, derived, slots, inputs);
+  const auto x = checked(entries, usual, derived, slots, inputs);
   const Tensor rows = buffer(incoming, {inputs, grad.size(1)});
   const Tensor bias = buffer(incoming, {grad.size(1)});
   on_real(type, [&](auto zero) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #define GROWSTAGE_BOTH __host__ __device__ __forceinline__
@@ -26,6 +27,28 @@ GROWSTAGE_BOTH bool before(T a, int64_t i, T b, int64_t j) {
   const bool a_nan = a != a, b_nan = b != b;
   if (a_nan || b_nan) return a_nan && (!b_nan || i < j);
   return a > b || (a == b && i < j);
+}
+
+// The layout of compact observations, see ops/row_sum.py.
+struct Observed {
+  const int16_t* entries;
+  int64_t batch, entry_width, slots, ones, scalars;
+  const int64_t* usual;
+  int64_t usual_count;
+  const int64_t* derived;
+  int64_t derived_count;
+};
+
+// Two entries hold the bits of a scalar.
+GROWSTAGE_BOTH float scalar(const Observed& x, int64_t sample, int64_t index) {
+  float value;
+  memcpy(&value, x.entries + sample * x.entry_width + x.slots + 2 * index, sizeof value);
+  return value;
+}
+
+// The place that a derived code adds, or, as ~place, subtracts.
+GROWSTAGE_BOTH int64_t place(int64_t signed_place) {
+  return signed_place >= 0 ? signed_place : ~signed_place;
 }
 
 // (logit + noise) / temperature, -inf where the expert is not allowed.

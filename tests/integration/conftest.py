@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,13 @@ def make_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path
 def runs(make_runs: Callable[[Path], Path], tmp_path: Path) -> Path:
     """A folder for run folders with a store that is set up."""
     return make_runs(tmp_path)
+
+
+@pytest.fixture
+def trainer() -> Iterator[Any]:
+    """An RLlib trainer, closed afterwards."""
+    from workers.rl.trainer import RLTrainer
+
+    made = RLTrainer()
+    yield made
+    made.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,13 +20,6 @@ from tests.integration.test_rl_lane import (
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
-
-
-@pytest.fixture
-def trainer() -> Iterator[RLTrainer]:
-    made = RLTrainer()
-    yield made
-    made.close()
 
 
 def test_growth_reaches_the_learner_and_all_runners_in_one_short_pause(trainer):

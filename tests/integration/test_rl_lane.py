@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,13 +33,6 @@ CLASSIC = {
     ],
 }
 SMALL = {"num_envs": 8, "rollout": 16, "steps_per_stage": 256, "intervals": 2, "minibatches": 4}
-
-
-@pytest.fixture
-def trainer() -> Iterator[RLTrainer]:
-    made = RLTrainer()
-    yield made
-    made.close()
 
 
 NARROW = ActorCritic.Config(max_experts=3, encoder=16, hidden=(16, 16))

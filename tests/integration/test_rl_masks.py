@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -24,13 +23,6 @@ CAUSE = Cause(policy="test", trigger="test")
 SHARED = ActorCritic.Config(experts=2, max_experts=4, encoder=16, hidden=(16,))
 SEPARATE = replace(SHARED, separate=True, normalise_values=True)
 EPOCHS = 4
-
-
-@pytest.fixture
-def trainer() -> Iterator[RLTrainer]:
-    made = RLTrainer()
-    yield made
-    made.close()
 
 
 def refresh(spec: LaneSpec, layers: list[str], version: int = 1) -> RefreshMask:

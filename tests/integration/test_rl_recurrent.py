@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -35,13 +33,6 @@ CORE = GRU.Config(size=12)
 NARROW = ActorCritic.Config(core=CORE, max_experts=3, encoder=16, hidden=(16, 16))
 APART = ActorCritic.Config(core=CORE, max_experts=3, encoder=16, hidden=(16,), separate=True)
 WIDE = ActorCritic.Config(core=GRU.Config(size=32), encoder=32, hidden=(32,))
-
-
-@pytest.fixture
-def trainer() -> Iterator[RLTrainer]:
-    made = RLTrainer()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("model", [NARROW, APART])

@@ -16,6 +16,7 @@ from orchestrator.events import CheckpointSaved, LaneOpened, RunResumed
 from orchestrator.journal import JOURNAL_FILE, read
 from orchestrator.plan import plan
 from tests.commands import Command
+from tests.streams import split_digits
 from tune_spaces.search import load
 from tune_spaces.stream_file import with_settings
 from workers.contract import ModelShape
@@ -25,19 +26,9 @@ pytestmark = [
     pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos"),
 ]
 
-BASE = """
-name = "population"
-[stream]
-kind = "split"
-dataset = "digits"
-[model]
-head = { kind = "moe", hidden = [64] }
-[training]
-epochs = 12
-intervals = 2
-[[lanes]]
-method = { kind = "replay", buffer = 100 }
-"""
+BASE = split_digits(
+    "population", hidden=128, epochs=30, training='optimizer = { kind = "adamw", lr = 2e-3 }'
+)
 
 
 def experts(shape: ModelShape) -> int:

@@ -15,22 +15,11 @@ from orchestrator.config import load
 from orchestrator.events import CheckpointSaved
 from orchestrator.journal import JOURNAL_FILE, read
 from tests.commands import ROOT, Command
+from tests.streams import split_digits
 
 pytestmark = pytest.mark.ray
 
-BASE = """
-name = "swept"
-[stream]
-kind = "split"
-dataset = "digits"
-[model]
-head = { kind = "moe", hidden = [64] }
-[training]
-epochs = 12
-intervals = 2
-[[lanes]]
-method = { kind = "replay", buffer = 100 }
-"""
+BASE = split_digits("swept")
 
 
 def journals(folder: Path) -> list[Path]:

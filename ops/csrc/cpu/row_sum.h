@@ -8,6 +8,8 @@
 #include <cstring>
 #include <vector>
 
+#include "../shared.h"
+
 namespace growstage::cpu {
 
 template <class T>
@@ -59,26 +61,8 @@ inline void add_rows(const T* rows, int64_t stride, const int32_t* list, const T
   for (int v = 0; v < kVectors; ++v) std::memcpy(to + v * lanes, &sum[v], sizeof sum[v]);
 }
 
-// The layout of one call, and the observations as lists of rows.
-struct Observed {
-  const int16_t* entries;
-  int64_t batch, entry_width, slots, ones, scalars;
-  const int64_t* usual;
-  int64_t usual_count;
-  const int64_t* derived;
-  int64_t derived_count;
-
-  const int16_t* codes(int64_t sample) const { return entries + sample * entry_width; }
-
-  float scalar(int64_t sample, int64_t index) const {
-    float value;
-    std::memcpy(&value, codes(sample) + slots + 2 * index, sizeof value);
-    return value;
-  }
-};
-
-inline int64_t place(int64_t signed_place) {
-  return signed_place >= 0 ? signed_place : ~signed_place;
+inline const int16_t* codes_of(const Observed& x, int64_t sample) {
+  return x.entries + sample * x.entry_width;
 }
 
 template <class T, class Parallel>
@@ -103,7 +87,7 @@ void row_sum(const Parallel& parallel, const T* weight, const T* bias, const Obs
         const int64_t strip = std::min(kStrip<T>, width - column);
         for (int64_t b = first; b < last; ++b) {
           int64_t plains = 0, paireds = 0, reals = 0;
-          const int16_t* codes = x.codes(b);
+          const int16_t* codes = codes_of(x, b);
           for (int64_t k = 0; k < x.slots; ++k) {
             const int32_t code = codes[k];
             plain[plains] = code;
@@ -112,7 +96,7 @@ void row_sum(const Parallel& parallel, const T* weight, const T* bias, const Obs
             paireds += code >= x.ones;
           }
           for (int64_t s = 0; s < x.scalars; ++s) {
-            factors[reals] = x.scalar(b, s);
+            factors[reals] = scalar(x, b, s);
             real[reals] = static_cast<int32_t>(x.ones + s);
             reals += factors[reals] != T{0};
           }
@@ -135,13 +119,13 @@ void row_sum_backward(const Parallel& parallel, const T* grad, const Observed& x
   const int64_t codes = x.ones + x.derived_count;
   std::vector<int32_t> ends(codes + 1, 0);
   for (int64_t b = 0; b < x.batch; ++b)
-    for (int64_t k = 0; k < x.slots; ++k) ends[x.codes(b)[k] + 1] += 1;  // unused slots: place 0
+    for (int64_t k = 0; k < x.slots; ++k) ends[codes_of(x, b)[k] + 1] += 1;  // unused slots: place 0
   ends[0] = 0;
   for (int64_t c = 0; c < codes; ++c) ends[c + 1] += ends[c];
   std::vector<int32_t> samples(ends[codes] + 1);
   for (int64_t b = x.batch - 1; b >= 0; --b)
     for (int64_t k = x.slots - 1; k >= 0; --k) {
-      const int16_t code = x.codes(b)[k];
+      const int16_t code = codes_of(x, b)[k];
       if (code >= 0) samples[--ends[code + 1]] = static_cast<int32_t>(b);
     }
   // ends[c + 1] is now where the list of c begins, and ends[c + 2] where it stops
@@ -172,7 +156,7 @@ void row_sum_backward(const Parallel& parallel, const T* grad, const Observed& x
     for (int64_t s = begin; s < end; ++s) {
       int64_t count = 0;
       for (int64_t b = 0; b < x.batch; ++b) {
-        factors[count] = x.scalar(b, s);
+        factors[count] = scalar(x, b, s);
         seen[count] = static_cast<int32_t>(b);
         count += factors[count] != T{0};
       }

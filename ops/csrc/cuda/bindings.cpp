@@ -225,13 +225,6 @@ Tensor usage(const Tensor& selected, const Tensor& domain, int64_t experts, int6
   return table;
 }
 
-cuda::Observed observed(const Tensor& entries, const Tensor& usual, const Tensor& derived,
-                        int64_t slots, int64_t inputs) {
-  const auto n = check_observed(entries, usual, derived, slots, inputs);
-  return {data<int16_t>(entries), n.batch, n.width, slots, n.ones, n.scalars,
-          data<int64_t>(usual), n.usual, data<int64_t>(derived), n.derived};
-}
-
 Tensor row_sum(const Tensor& weight, const Tensor& bias, const Tensor& entries,
                const Tensor& usual, const Tensor& derived, int64_t slots) {
   check_linear(weight, bias);

@@ -69,14 +69,6 @@ int combine_backward(Type type, bool wide, const void* grad, const void* rows,
 int usage(const int64_t* selected, const int64_t* domain, int64_t tokens, int64_t per_token,
           int64_t experts, int64_t domains, int64_t* table, void* stream);
 
-struct Observed {  // the layout of compact observations, see ops/row_sum.py
-  const int16_t* entries;
-  int64_t batch, entry_width, slots, ones, scalars;
-  const int64_t* usual;
-  int64_t usual_count;
-  const int64_t* derived;
-  int64_t derived_count;
-};
 // table: workspace of the computing type, (derived_count + 1) * width. Codes and places that are
 // out of range count as unused.
 int row_sum(Type type, const void* weight, const void* bias, const Observed& x, int64_t width,

@@ -8,17 +8,7 @@ namespace {
 constexpr int kColumns = 4;  // of one lane in the forward pass
 constexpr int kStrip = kLanes * kColumns;
 
-__device__ int64_t place(int64_t signed_place) {
-  return signed_place >= 0 ? signed_place : ~signed_place;
-}
-
 __device__ bool is_one(const Observed& x, int64_t p) { return p >= 0 && p < x.ones; }
-
-__device__ float scalar(const Observed& x, int64_t sample, int64_t index) {
-  const int16_t* bits = x.entries + sample * x.entry_width + x.slots + 2 * index;
-  return __uint_as_float(static_cast<uint16_t>(bits[0]) |
-                         static_cast<unsigned>(static_cast<uint16_t>(bits[1])) << 16);
-}
 
 // table[j] = the two signed rows of derived code j; its last row: bias + the rows of `usual`.
 template <class T>
