@@ -14,6 +14,7 @@ from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_f
 from workers.contract import Cause, DivergedError, LaneSpec, RefreshMask, SetPhase
 from workers.moe import specialise
 from workers.moe.actor_critic import ActorCritic
+from workers.moe.cores import GRU
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -100,6 +101,22 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     assert restored.run_interval(2, mask_version=1).steps == 256
     assert same(last[0], held(restored, 0))
     restored.close()
+
+
+def test_masks_hold_in_a_recurrent_lane(trainer):
+    spec = lane(TOY, replace(SEPARATE, core=GRU.Config(size=12)), intervals=2)
+    layers = list(trainer.open(spec, None).shape.layers)
+    trainer.start(stage(spec))
+    first = trainer.run_interval(1)
+    assert first.tokens == {"shift0": EPOCHS * first.steps}
+    assert {sum(first.counts[layer]["shift0"]) for layer in layers} == {EPOCHS * first.steps}
+    trainer.apply(grow(spec, 3))
+    trainer.apply(refresh(spec, layers))
+    before = [held(trainer, expert) for expert in range(3)]
+    assert trainer.run_interval(2, mask_version=1).steps == 256
+    after = [held(trainer, expert) for expert in range(3)]
+    assert [same(*pair) for pair in zip(before, after, strict=True)] == [False, True, False]
+    assert runner_fingerprints(trainer) == {actor_part(trainer)}
 
 
 def test_a_runner_that_died_unseen_is_brought_up_before_the_next_interval(trainer):
