@@ -116,62 +116,54 @@ def sample_env(args: Any) -> Step:
     return step
 
 
-def _trainer(args: Any, form: str, **model: Any) -> Any:
+def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
+    """Settings of a lane with the peer's nets and PPO."""
     from dataclasses import asdict
 
     from workers.choice import checked
-    from workers.contract import LaneSpec, StageSpec
     from workers.moe import MODELS
     from workers.rl import TRAINING
+
+    layer = args.layer
+    net = {"kind": "actor_critic", "encoder": layer, "hidden": [layer, layer]}
+    training = {
+        "kind": "ppo",
+        "num_envs": args.envs,
+        "rollout": args.rollout,
+        "steps_per_stage": args.envs * args.rollout * 100,
+        "intervals": 1,
+        "advantages": "minibatch",
+        "clip_values": True,
+    }
+    return {
+        "stream": {
+            "kind": "craftax",
+            "environment": args.env,
+            "observations": form,
+            "tasks": [{"name": "all"}],
+        },
+        "model": asdict(checked(MODELS, net | {"mixture": False, "separate": True} | model)[1]),
+        "training": asdict(checked(TRAINING, training)[1]),
+        "method": {"kind": "finetune"},
+    }
+
+
+def _trainer(args: Any, form: str, **model: Any) -> Any:
+    from workers.contract import LaneSpec, StageSpec
     from workers.rl.lane import build_stream
     from workers.rl.trainer import RLTrainer
 
-    stream = {
-        "kind": "craftax",
-        "environment": args.env,
-        "observations": form,
-        "tasks": [{"name": "all"}],
-    }
-    chosen = {"mixture": False, "separate": True, **model}
-    _, net = checked(
-        MODELS,
-        {
-            "kind": "actor_critic",
-            "encoder": args.layer,
-            "hidden": [args.layer, args.layer],
-            **chosen,
-        },
-    )
-    _, training = checked(
-        TRAINING,
-        {
-            "kind": "ppo",
-            "num_envs": args.envs,
-            "rollout": args.rollout,
-            "steps_per_stage": args.envs * args.rollout * 100,
-            "intervals": 1,
-            "advantages": "minibatch",
-            "clip_values": True,
-        },
-    )
-    lane = LaneSpec(
-        lane="bench",
-        engine="rl",
-        method="finetune",
-        seed=args.seed,
-        settings={
-            "stream": stream,
-            "model": asdict(net),
-            "training": asdict(training),
-            "method": {"kind": "finetune"},
-        },
-    )
+    settings = _settings(args, form, **model)
+    task = build_stream(settings["stream"], 0).tasks()[0]
     trainer = RLTrainer()
-    trainer.open(lane, None)
+    trainer.open(
+        LaneSpec(lane="bench", engine="rl", method="finetune", seed=args.seed, settings=settings),
+        None,
+    )
     trainer.start(
         StageSpec(
             index=0,
-            task=build_stream(stream, 0).tasks()[0],
+            task=task,
             intervals=1,
             seed=args.seed,
             parent=None,

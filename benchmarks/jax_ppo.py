@@ -8,6 +8,7 @@ ended) are those of the published Craftax baselines; the code is written for thi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,29 +67,9 @@ def initial(settings: Settings, seed: int) -> tuple[Any, Any]:
 
 def make_update(environment: Any, settings: Settings) -> Any:
     """The compiled program: training state -> training state, (sum of returns, episodes)."""
-    s, params = settings, environment.default_params
+    s = settings
     batch = s.envs * s.rollout
-    worlds = max(1, s.envs // s.reset_ratio)
-
-    def environment_step(key: Any, states: Any, actions: Any) -> Any:
-        step_key, reset_key, pick_key = jax.random.split(key, 3)
-        keys = jax.random.split(step_key, s.envs)
-        observations, states, rewards, done, _ = jax.vmap(
-            environment.step_env, in_axes=(0, 0, 0, None)
-        )(keys, states, actions, params)
-        fresh = jax.vmap(environment.reset_env, in_axes=(0, None))(
-            jax.random.split(reset_key, worlds), params
-        )
-        # Ended environments take the new worlds in turn, from a random one on.
-        turn = jnp.cumsum(done) - 1 + jax.random.randint(pick_key, (), 0, worlds)
-        chosen = turn % worlds
-
-        def mixed(new: Any, old: Any) -> Any:
-            wide = done.reshape((-1,) + (1,) * (old.ndim - 1))
-            return jnp.where(wide, new[chosen], old)
-
-        observations, states = jax.tree.map(mixed, fresh, (observations, states))
-        return observations, states, rewards, done
+    advantage, loss = partial(_advantage, s), partial(_loss, s)
 
     def act(carry: Any, _: Any) -> Any:
         parameters, observations, states, returns, key = carry
@@ -97,32 +78,11 @@ def make_update(environment: Any, settings: Settings) -> Any:
         values = _forward(parameters["critic"], observations)[:, 0]
         actions = jax.random.categorical(action_key, logits)
         chances = jnp.take_along_axis(jax.nn.log_softmax(logits), actions[:, None], 1)[:, 0]
-        after, states, rewards, done = environment_step(step_key, states, actions)
+        after, states, rewards, done = _world_step(environment, s, step_key, states, actions)
         returns = returns + rewards
         ended = jnp.where(done, returns, 0.0).sum(), done.sum()
         kept = (observations, actions, chances, values, rewards, done)
         return (parameters, after, states, jnp.where(done, 0.0, returns), key), (kept, ended)
-
-    def advantage(carry: Any, step: Any) -> Any:
-        running, after = carry
-        value, reward, done = step
-        going = 1.0 - done
-        delta = reward + s.gamma * after * going - value
-        running = delta + s.gamma * s.gae_lambda * going * running
-        return (running, value), running
-
-    def loss(parameters: Any, part: Any) -> Any:
-        observations, actions, old_chances, old_values, advantages, targets = part
-        log = jax.nn.log_softmax(_forward(parameters["actor"], observations))
-        ratio = jnp.exp(jnp.take_along_axis(log, actions[:, None], 1)[:, 0] - old_chances)
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        clipped = jnp.clip(ratio, 1.0 - s.clip, 1.0 + s.clip)
-        policy = -jnp.minimum(ratio * advantages, clipped * advantages).mean()
-        values = _forward(parameters["critic"], observations)[:, 0]
-        near = old_values + jnp.clip(values - old_values, -s.clip, s.clip)
-        value = jnp.maximum((values - targets) ** 2, (near - targets) ** 2).mean()
-        entropy = -(jnp.exp(log) * log).sum(-1).mean()
-        return policy + 0.5 * s.value * value - s.entropy * entropy
 
     def learn(carry: Any, part: Any) -> Any:
         parameters, moments = carry
@@ -172,6 +132,54 @@ def make_update(environment: Any, settings: Settings) -> Any:
         return after, jax.tree.map(jnp.sum, ended)
 
     return jax.jit(update, donate_argnums=0)
+
+
+def _world_step(environment: Any, s: Settings, key: Any, states: Any, actions: Any) -> Any:
+    """One step of all environments; those that ended begin anew (optimistic resets)."""
+    params, worlds = environment.default_params, max(1, s.envs // s.reset_ratio)
+    step_key, reset_key, pick_key = jax.random.split(key, 3)
+    keys = jax.random.split(step_key, s.envs)
+    observations, states, rewards, done, _ = jax.vmap(
+        environment.step_env, in_axes=(0, 0, 0, None)
+    )(keys, states, actions, params)
+    fresh = jax.vmap(environment.reset_env, in_axes=(0, None))(
+        jax.random.split(reset_key, worlds), params
+    )
+    # Ended environments take the new worlds in turn, from a random one on.
+    turn = jnp.cumsum(done) - 1 + jax.random.randint(pick_key, (), 0, worlds)
+    chosen = turn % worlds
+
+    def mixed(new: Any, old: Any) -> Any:
+        wide = done.reshape((-1,) + (1,) * (old.ndim - 1))
+        return jnp.where(wide, new[chosen], old)
+
+    observations, states = jax.tree.map(mixed, fresh, (observations, states))
+    return observations, states, rewards, done
+
+
+def _advantage(s: Settings, carry: Any, step: Any) -> Any:
+    """One step of generalised advantage estimation, backwards in time."""
+    running, after = carry
+    value, reward, done = step
+    going = 1.0 - done
+    delta = reward + s.gamma * after * going - value
+    running = delta + s.gamma * s.gae_lambda * going * running
+    return (running, value), running
+
+
+def _loss(s: Settings, parameters: Any, part: Any) -> Any:
+    """PPO's loss on one minibatch."""
+    observations, actions, old_chances, old_values, advantages, targets = part
+    log = jax.nn.log_softmax(_forward(parameters["actor"], observations))
+    ratio = jnp.exp(jnp.take_along_axis(log, actions[:, None], 1)[:, 0] - old_chances)
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    clipped = jnp.clip(ratio, 1.0 - s.clip, 1.0 + s.clip)
+    policy = -jnp.minimum(ratio * advantages, clipped * advantages).mean()
+    values = _forward(parameters["critic"], observations)[:, 0]
+    near = old_values + jnp.clip(values - old_values, -s.clip, s.clip)
+    value = jnp.maximum((values - targets) ** 2, (near - targets) ** 2).mean()
+    entropy = -(jnp.exp(log) * log).sum(-1).mean()
+    return policy + 0.5 * s.value * value - s.entropy * entropy
 
 
 def _network(key: Any, inputs: int, layer: int, outputs: int, last: float) -> list[Any]:
