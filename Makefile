@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-ray lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready
 
@@ -15,7 +15,7 @@ setup: .venv/.ready
 	touch $@
 
 ops: setup
-	$(BIN)/python -m ops
+	GROWSTAGE_OPS=auto $(BIN)/python -m ops
 
 emulate-cuda: setup
 	$(BIN)/python tests/emulator
@@ -54,7 +54,7 @@ fmt: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types
 
 bench: setup
 	$(BIN)/python benchmarks/bench_orchestration.py

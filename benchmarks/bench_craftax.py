@@ -8,7 +8,8 @@ Variants: ``ours``; ``ours_dense`` (the same with dense observations); ``moe1``,
 the parameters of the dense net together); ``moe2_top1``, ``moe8_top2`` (1 of 2, 2 of 8 experts work
 on a sample, and those have them); ``gru`` (ours with a recurrent core); ``jax`` (all of PPO in one
 compiled program); ``vec`` (RLlib's own runner and learner on our vector environment); ``naive``
-(one gymnasium environment per Craftax world); ``raw`` (the engine alone, random actions);
+(one gymnasium environment per Craftax world); ``raw``, ``raw_dense`` (the engine alone, random
+actions);
 ``sample`` (the runner alone) and ``sample_env`` (the same, without the time in which the actor
 answers and actions are drawn from its logits). Each runs in a process of its own, in turn, with
 the same nets.

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -192,9 +193,9 @@ def timed(run: Callable[[], object], device: str) -> float:
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
-    start = time.process_time()
+    began = time.process_time()
     run()
-    return (time.process_time() - start) * 1e3
+    return (time.process_time() - began) * 1e3
 
 
 def product_rate(device: str, dtype: torch.dtype, rounds: int) -> Callable[[], float]:
@@ -209,11 +210,11 @@ def paths(c: Case, compiled: bool) -> dict[str, tuple[Step, list[Tensor]]]:
     found: dict[str, tuple[Step, list[Tensor]]] = {"ours": (lambda: ours(c), c.separate)}
     for table, leaves in ((PACKED, c.packed), (SEPARATE, c.separate)):
         for name, layer in table.items():
-            found[name] = ((lambda layer=layer: layer(c)), leaves)
+            found[name] = (partial(layer, c), leaves)
     if compiled:
         for name in ("dense_folded", "sort_loop"):
-            layer, leaves = found[name]
-            found[f"compile({name})"] = (torch.compile(layer), leaves)
+            step, leaves = found[name]
+            found[f"compile({name})"] = (torch.compile(step), leaves)
     return found
 
 
@@ -286,7 +287,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
     parser.add_argument("--tf32", action="store_true", help="GPU: tensor cores for float32")
-    parser.add_argument("--variants", nargs="*", help="GPU: uniform, zipf, one, frozen 0.5, ...")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        choices=["uniform", "zipf", "one", "frozen 0.5", "frozen 0.9", "ragged"],
+        help="GPU only; default: all",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -153,7 +153,8 @@ def replayed(run: Callable[[], object]) -> Callable[[], object] | None:
     try:
         with torch.cuda.graph(graph):
             run()
-    except RuntimeError:
+    except RuntimeError as error:
+        print(f"  no CUDA graph: {str(error).splitlines()[0]}")
         return None
     return graph.replay
 
@@ -186,9 +187,7 @@ def checked(case: Case, table: dict[str, tuple[Layer, bool]], tolerance: float) 
     good = []
     for name, (layer, packed) in table.items():
         try:
-            got = case.step(
-                lambda layer=layer: layer(case), case.packed if packed else case.separate
-            )
+            got = case.step(partial(layer, case), case.packed if packed else case.separate)
         except RuntimeError as error:  # some torch paths do not take every type or shape
             print(f"  {name}: not possible here: {str(error).splitlines()[0]}")
             continue
@@ -204,8 +203,12 @@ def compare(case: Case, top: Ceilings, args: argparse.Namespace, equal_widths: b
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     table = layers(case, device == "cuda", equal_widths)
     names = checked(case, table, 1e-5 if exact else 3e-2)
+    trained = [w for w in (*case.packed[2:], *case.separate[2:]) if w.requires_grad]
     result: dict[str, dict] = {}
     for what, parts in (("forward", 1), ("rows", 2), ("all", 3)):
+        # a Python autograd.Function cannot see which gradients are asked for
+        for weight in trained:
+            weight.requires_grad_(what == "all")
         calls = {name: phase(case, *table[name], what) for name in names}
         if device == "cuda" and (graph := replayed(calls["ours"])):
             calls["ours, graph"] = graph

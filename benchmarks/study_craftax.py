@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def all_jax(args: Any) -> Curve:
 
 def binned(curve: Curve, bins: int) -> list[float]:
     """Mean return of the episodes that ended in each part of the steps; NaN where none did."""
-    size = max(1, len(curve) // bins)
-    parts = [curve[i : i + size] for i in range(0, size * bins, size)]
+    bounds = [len(curve) * i // bins for i in range(bins + 1)]
+    parts = [curve[begin:end] for begin, end in pairwise(bounds)]
     sums = [(sum(total for _, total, _ in p), sum(count for *_, count in p)) for p in parts]
     return [total / count if count else float("nan") for total, count in sums]
 

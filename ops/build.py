@@ -158,14 +158,20 @@ def failure(tools: Toolchain) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def build(tools: Toolchain) -> Path:
-    """Build, or wait for and take what another process is building. Returns the library."""
+def build(tools: Toolchain, *, again: bool) -> Path:
+    """Build, or wait for and take what another process is building. Returns the library.
+
+    Where an earlier build failed, raises BuildError with its reason, unless ``again``.
+    """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f"{tools.key()}.lock"):
         ready = built(tools)
         if ready:
             return ready
+        failed = failure(tools)
+        if failed and not again:
+            raise BuildError(f"{failed} (tried before; `make ops` tries again)")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             try:
                 result = compile_into(tools, Path(scratch))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ops import registry
-from ops.build import BuildError, build, built, failure, packaged, toolchain
+from ops.build import BuildError, build, built, packaged, toolchain
 
 MODES = ("auto", "off", "require")
 
@@ -85,7 +85,7 @@ def rebuild() -> Status:
     """Build again if an earlier build failed, load, and say what is in use."""
     if mode() != "off" and load().library is None:
         try:
-            build(toolchain())
+            build(toolchain(), again=True)
         except BuildError as error:
             return _status(f"no compiled kernels: {error}")
         load.cache_clear()
@@ -127,10 +127,7 @@ def _own() -> Path:
     ready = built(tools)
     if ready:
         return ready
-    failed = failure(tools)
-    if failed:
-        raise BuildError(f"{failed} (tried before; `make ops` tries again)")
-    return build(tools)
+    return build(tools, again=False)
 
 
 def _loaded(path: Path) -> tuple[str, Path | None, tuple[str, ...]]:

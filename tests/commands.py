@@ -37,6 +37,7 @@ PRELOADED = (
     "orchestrator.tracking.tracker",
     "tune_spaces.__main__",
     "tune_spaces.sweep",
+    "tests.preloaded",
 )
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(list(PRELOADED))

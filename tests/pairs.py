@@ -10,11 +10,9 @@ from typing import Any
 from orchestrator.cluster.shells import LaneWorker
 from orchestrator.events import Action, CloseLane, Evaluate, OpenLane
 from orchestrator.replicas import agreed
-from tests.commands import FORKS, PRELOADED
+from tests.commands import FORKS
 from tests.local import LocalExecutor
 from workers.contract import RunError
-
-FORKS.set_forkserver_preload([*PRELOADED, "tests.preloaded"])
 
 
 class Pair:
@@ -41,12 +39,14 @@ class Pair:
             pipe.send(call)
         answers = [pipe.recv() for pipe in self.pipes]
         for answer in answers:
-            if isinstance(answer, RunError):
+            if isinstance(answer, Exception):
                 raise answer
         return answers
 
     def open(self, spec: Any, checkpoint: Any) -> list[Any]:
-        """Have them meet and build the lane."""
+        """Have them meet, if they are several, and build the lane."""
+        if self.size == 1:
+            return self.ask("open", spec, checkpoint)
         self.pipes[0].send(("meet",))
         address = self.pipes[0].recv()
         return self.each([("open", spec, checkpoint, rank, address) for rank in range(self.size)])
@@ -87,6 +87,8 @@ def _serve(pipe: Connection) -> None:
             pipe.send(getattr(worker, name)(*args))
         except RunError as error:
             pipe.send(error)
+        except Exception as error:  # as text: not every exception survives a pipe
+            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 class PairExecutor(LocalExecutor):

@@ -43,7 +43,7 @@ def write(
     seq: int,
     stage: str | None,
 ) -> CheckpointRef:
-    """Write a checkpoint folder at ``uri`` atomically; an equal one already there is kept.
+    """Write a checkpoint folder at ``uri``, whole or not at all.
 
     The same command may be executed twice (after a loss): the second write replaces the first.
     """

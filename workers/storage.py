@@ -97,7 +97,8 @@ def _resolve(uri: str) -> tuple[Any, str]:
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
     try:
-        filesystem, path = FileSystem.from_uri(uri)
+        with _answering(uri):
+            filesystem, path = FileSystem.from_uri(uri)
         return filesystem, path.rstrip("/")
     except ArrowInvalid:
         pass

@@ -112,6 +112,7 @@ class SupervisedTrainer:
             self.optimizer = self._new_optimizer()
         assert self.stage is not None
         notes = self.method.begin_stage(self.model, stage, data, self.domains)
+        self.replicas.watch(self.model)  # a method may have frozen parts
         usage(self.model)  # start counting gate weights anew
         specialise.take_counts(self.model)
         return StartReport(

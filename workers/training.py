@@ -46,8 +46,10 @@ class SupervisedTraining:
                     raise ValueError(f"{name} must be at least 1")
             if not 0.0 <= self.warmup <= 1.0:
                 raise ValueError("warmup must lie between 0 and 1")
-            if (self.epochs or self.steps or 1) <= 0:
-                raise ValueError("epochs and steps must be positive")
+            for name in ("epochs", "steps", "clip"):
+                value = getattr(self, name)
+                if value is not None and value <= 0:
+                    raise ValueError(f"{name} must be positive")
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -124,15 +124,18 @@ class ExpertBank(Growable, Routed):
         x_TD = x.reshape(-1, self.inputs)
         allowed_TE = None if allowed is None else allowed.reshape(-1, self.live)
         logits_TE = self.router(x_TD)
-        k = self.config.output_max_k
-        if k is not None and k < self.live:
-            logits_TE = logits_TE.masked_fill(~largest(logits_TE, k), -1e8)
         learning = self.training and torch.is_grad_enabled()
         index_T = self.guide.index(len(x_TD)) if learning else None
         learning_TE = None
         if index_T is not None:
             learning_TE = self.guide.learning(index_T, self.live)
             allowed_TE = _both(allowed_TE, self.guide.allowed(index_T, self.live))
+        k = self.config.output_max_k
+        if k is not None and k < self.live:
+            open_TE = logits_TE
+            if allowed_TE is not None:
+                open_TE = logits_TE.masked_fill(~allowed_TE, float("-inf"))
+            logits_TE = logits_TE.masked_fill(~largest(open_TE, k), -1e8)
         y_TO, gates_TE = self.selector.mix(
             self,
             x_TD,

@@ -75,12 +75,6 @@ def keeping(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             part.keep_gates(None)
 
 
-def auxiliary_loss(module: nn.Module) -> Tensor:
-    """Sum of the layers' auxiliary losses of the last training forward; taken, not kept."""
-    loss = take_auxiliary(routed(module))
-    return next(module.parameters()).new_zeros(()) if loss is None else loss
-
-
 def routed(module: nn.Module) -> tuple[Routed, ...]:
     """The module's parts with a router. Growth adds experts, never routers."""
     return tuple(part for _, part in _routed(module))

@@ -124,7 +124,11 @@ class GrowablePPO(PPO):
         self._each_runner(lambda runner: runner.point_at(setting), runners)
 
     def push_weights(self, runners: list[int] | None = None) -> None:
-        """Give runners the learner's weights and shape; returns when all have them."""
+        """Give runners the learner's weights and shape; returns when all have them.
+
+        One that does not answer within PUSH_TIMEOUT takes them before its next sample: Ray keeps
+        the order of calls.
+        """
         state = self.learner_group.get_state(
             components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
         )[COMPONENT_LEARNER]
@@ -158,7 +162,7 @@ class GrowablePPO(PPO):
         """See to it that learners are equal and runners act with the learners' very model.
 
         A runner that died while nobody asked it has been built anew from the old config: it is
-        brought up. Raises DivergedError where any replica differs after that.
+        brought up. Raises DivergedError where any replica that answers differs after that.
         """
         if self.config.num_learners > 1:
             prints = set(self._each_learner(lambda learner: learner.fingerprint()))
@@ -190,7 +194,7 @@ class GrowablePPO(PPO):
         self._each_learner(lambda learner: learner.learn_for(domains, domain))
 
     def apply_edit(self, edit: Edit) -> list[EditReport]:
-        """Apply an edit in every learner, then in every runner; all runners must prove it."""
+        """Apply an edit in every learner, then in every runner; those that answer must prove it."""
         seen = self._each_runner(lambda runner: runner.observe(), None)
         if not seen:
             raise LostError("no environment runner answers: all are dead")

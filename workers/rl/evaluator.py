@@ -27,7 +27,7 @@ from workers.rl import TRAINING
 from workers.rl.batched import BatchedEnvironment, Episode, summary
 from workers.rl.exchange import as_tensor
 from workers.rl.lane import build_model, build_stream, read, sample_actions
-from workers.rl.routing import Routing
+from workers.rl.routing import NOWHERE, Routing
 
 
 class RLEvaluator:
@@ -93,7 +93,7 @@ def play(
     """The first episode of each of the first ``episodes`` environments.
 
     An episode still running after ``max_steps`` counts as it stands. ``routing`` counts what the
-    routers do.
+    routers do in these episodes.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, state = engine.reset(), model.initial_state(engine.num_envs)
@@ -106,7 +106,8 @@ def play(
         if routing is None:
             logits, state = model.step(seen, state)
         else:
-            logits, state = routing.step(seen, state, engine.floors())
+            floors = np.where(running, engine.floors(), NOWHERE)
+            logits, state = routing.step(seen, state, floors)
         actions, _ = sample_actions(logits, generator)
         observations, rewards, done = engine.step(actions.numpy())
         total[running] += rewards[running]

@@ -20,6 +20,9 @@ from workers.rl.batched import BatchedEnvironment
 from workers.rl.exchange import as_tensor
 from workers.rl.lane import sample_actions
 
+NOWHERE = -1
+"""Floor of an environment whose steps do not count."""
+
 Gates = dict[str, list[float]]
 """Layer -> gate weight of each expert."""
 
@@ -35,14 +38,18 @@ class Routing:
     def step(
         self, observations: Tensor, state: Tensor, floors: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """The model's step; what its routers did counts for the floor each one is on."""
+        """The model's step; what its routers did counts for the floor each one is on.
+
+        Environments whose floor is NOWHERE are answered, but not counted.
+        """
         answers: list[tuple[Tensor, Tensor]] = []
         places = []
         for floor in np.unique(floors):
             place = torch.from_numpy(np.flatnonzero(floors == floor))
             with recording(self.model):
                 answers.append(self.model.step(observations[place], state[place]))
-                self._count(int(floor), len(place), usage(self.model))
+                if floor != NOWHERE:
+                    self._count(int(floor), len(place), usage(self.model))
             places.append(place)
         order = torch.cat(places).argsort()
         logits, after = (torch.cat(parts)[order] for parts in zip(*answers, strict=True))

@@ -64,27 +64,27 @@ def train(
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [ref.digest for ref in train(tiny(**GROWING), tmp_path_factory.mktemp("straight"))]
+    return digests(train(tiny(**GROWING), tmp_path_factory.mktemp("straight")))
 
 
-def digests_without_seq(refs: list[CheckpointRef]) -> list[str]:
+def digests(refs: list[CheckpointRef]) -> list[str]:
     return [ref.digest for ref in refs]
 
 
 def test_same_config_same_bits(straight: list[str], tmp_path: Path) -> None:
-    assert digests_without_seq(train(tiny(**GROWING), tmp_path)) == straight
+    assert digests(train(tiny(**GROWING), tmp_path)) == straight
 
 
 @pytest.mark.parametrize("moment", [(0, 1), (0, 2), (1, 1), (1, 2)])
 def test_restart_in_mid_stage_gives_the_same_bits(
     straight: list[str], tmp_path: Path, moment: tuple[int, int]
 ) -> None:
-    assert digests_without_seq(train(tiny(**GROWING), tmp_path, moment)) == straight
+    assert digests(train(tiny(**GROWING), tmp_path, moment)) == straight
 
 
 def test_seed_and_settings_matter(straight: list[str], tmp_path: Path) -> None:
     other = tiny(**{**GROWING, "seed": 1})
-    assert digests_without_seq(train(other, tmp_path))[0] != straight[0]
+    assert digests(train(other, tmp_path))[0] != straight[0]
 
 
 def test_evaluator_scores_what_was_learnt(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from workers.moe.growable import shape
 from workers.moe.heads import MLP, MoEHead
 from workers.moe.layer import MoELayer
 from workers.moe.selectors import Dense, TopK
-from workers.moe.telemetry import auxiliary_loss, recording, usage
+from workers.moe.telemetry import recording, take_auxiliary, usage
 
 LINEAR = LinearExpert.Config()
 
@@ -121,6 +121,15 @@ def test_top_k_forward(settings) -> None:
     torch.testing.assert_close(layer(_x(9, 6)), _naive(layer, _x(9, 6), k=2))
 
 
+@pytest.mark.parametrize("selector", [Dense.Config(), TopK.Config(k=2)])
+def test_a_limited_output_is_that_of_the_largest_of_the_allowed_experts(selector) -> None:
+    layer, x = _layer(3, output_max_k=1, selector=selector), _x(9, 6)
+    order = layer.router(x).argsort(-1, descending=True)
+    allowed = torch.ones(9, 3, dtype=torch.bool).scatter(1, order[:, :1], False)
+    second = torch.zeros(9, 3, dtype=torch.bool).scatter(1, order[:, 1:2], True)
+    torch.testing.assert_close(layer(x, allowed), layer(x, second))
+
+
 @pytest.mark.parametrize("selector", [Dense.Config(), TopK.Config(k=3)])
 def test_grad_max_k_keeps_the_output_and_teaches_only_k(selector) -> None:
     full, limited = _layer(3, selector=selector), _layer(3, selector=selector, grad_max_k=1)
@@ -196,14 +205,15 @@ def test_balance_loss_is_weighted_and_taken_once() -> None:
             bias.fill_(5.0 if name == "0" else -5.0)
     layer(_x(10, 6))
     share = torch.softmax(torch.tensor([5.0, -5.0]), 0)[0]
-    loss = auxiliary_loss(layer)
+    loss = take_auxiliary([layer])
+    assert loss is not None
     torch.testing.assert_close(loss, 0.5 * 2 * share)
     loss.backward()
     assert layer.router.biases["0"].grad is not None
-    assert auxiliary_loss(layer) == 0
+    assert take_auxiliary([layer]) is None
     layer.eval()
     layer(_x(10, 6))
-    assert auxiliary_loss(layer) == 0
+    assert take_auxiliary([layer]) is None
     assert isinstance(copy.deepcopy(layer), MoELayer)
 
 

@@ -9,6 +9,7 @@ import torch
 from tests.unit.workers.rl.toy import CUES, LENGTH, ToyEngine
 from workers.moe.actor_critic import ActorCritic
 from workers.moe.cores import GRU
+from workers.rl.evaluator import play
 from workers.rl.routing import Routing, trace
 
 
@@ -40,6 +41,14 @@ def test_counting_by_floor_keeps_each_ones_own_state():
     with torch.inference_mode():
         counted, plain = Routing(model).step(x, state, floors), model.step(x, state)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(counted, plain, strict=True))
+
+
+def test_only_the_episodes_asked_for_are_counted(model):
+    routing = Routing(model)
+    played = play(model, ToyEngine(3), episodes=2, max_steps=50, seed=1, routing=routing)
+    figures = routing.by_floor()
+    steps = sum(n for name, n in figures.items() if name.startswith("steps/"))
+    assert steps == sum(episode.length for episode in played) == 2 * LENGTH
 
 
 def test_a_trace_has_one_entry_for_each_step_of_the_first_episode(model):
