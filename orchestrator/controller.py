@@ -25,6 +25,7 @@ from orchestrator.events import (
     LaneOpened,
     OpenLane,
     Record,
+    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -99,10 +100,9 @@ class Controller:
             case LaneClosed():
                 return self._settle(_with(state, replace(lane, status="done")), ())
             case EditApplied() if contradicts(lane, event):
-                failure = diverged(event, lane)
-                return self._failed(state, failure)
+                return self._refused(state, diverged(event, lane))
             case IntervalDone() if event.report.mask_version != commanded_mask(lane, event):
-                return self._failed(state, stale(event, lane))
+                return self._refused(state, stale(event, lane))
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 return self._answered(state, lane, event, policies)
         raise AssertionError(f"unknown event {event!r}")
@@ -204,6 +204,11 @@ class Controller:
             return self._settle(_with(state, skipped(lane)), ())
         state = _with(state, replace(lane, status="failed"))
         return self._settle(state, (), abort=budget.then == "abort_run")
+
+    def _refused(self, state: RunState, failure: WorkFailed) -> tuple[RunState, Actions]:
+        """An answer that shows a failure: it counts now, so its record changes nothing more."""
+        state, actions = self._failed(state, failure)
+        return state, (RecordFailure(failure=failure), *actions)
 
     def _evaluation_failed(self, state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
         key = (event.lane, event.index)

@@ -312,6 +312,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFailure:
+    """Write down a failure that an answer showed and that is dealt with already."""
+
+    failure: WorkFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinishRun:
     """Write the end of the run down."""
 
@@ -321,4 +328,4 @@ class FinishRun:
 Command = StartStage | RunInterval | ApplyEdit | SaveCheckpoint
 """What a lane's worker executes, one at a time, numbered by ``seq``."""
 
-Action = OpenLane | Command | CloseLane | Evaluate | FinishRun
+Action = OpenLane | Command | CloseLane | Evaluate | RecordFailure | FinishRun

@@ -12,6 +12,7 @@ from orchestrator.events import (
     EvaluationDone,
     IntervalDone,
     StageStarted,
+    WorkFailed,
 )
 from workers.contract import (
     CheckpointRef,
@@ -79,6 +80,8 @@ class LaneFold:
     closed: bool = False
     failed: bool = False
     failures: int = 0
+    failure: WorkFailed | None = None
+    """The last one."""
     retries: dict[str, int] = field(default_factory=dict)
     """Failures since a stage was last completed or given up, by kind."""
     row_retries: dict[int, int] = field(default_factory=dict)

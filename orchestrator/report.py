@@ -136,7 +136,7 @@ class RunFold:
         row = event.kind == "evaluation"
         if event.index in lane.rows if row else lane.failed or event.attempt <= lane.lost:
             return False
-        lane.failures += 1
+        lane.failures, lane.failure = lane.failures + 1, event
         budget = self.started.config.get("failures", {}).get(event.kind)
         if row:
             count = lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
@@ -162,6 +162,7 @@ class RunFold:
             "status": self.lane_status(lane),
             "attempts": lane.attempt,
             "failures": lane.failures,
+            "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks(),
             "matrix": lane.matrix(),
@@ -202,6 +203,11 @@ def edit_json(edit: Edit, report: EditReport) -> Json:
         "parents": report.parents,
         "seconds": report.seconds,
     }
+
+
+def failure_json(failure: WorkFailed) -> Json:
+    """What failed and why."""
+    return {"kind": failure.kind, "index": failure.index, "message": failure.message}
 
 
 def report(records: Iterable[Record], tracked_offset: int = 0) -> Json:

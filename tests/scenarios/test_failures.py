@@ -97,7 +97,8 @@ def test_a_skipped_stage_leaves_the_next_its_whole_budget(tmp_path: Path) -> Non
     lanes, told = run(tmp_path, config, FakeExecutor(fail))
     assert lanes["finetune-s0"].status == "done"
     saved = [stage["checkpoint"] is not None for stage in told["finetune-s0"]["stages"]]
-    assert saved == [True, True, True] and told["finetune-s0"]["failures"] == 4
+    assert saved == [True, True, True]
+    assert told["finetune-s0"]["failures"] == 4
 
 
 def test_failed_evaluations_are_counted_by_row(tmp_path: Path) -> None:
