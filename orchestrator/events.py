@@ -302,6 +302,13 @@ class CloseLane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DropLane:
+    """Give the lane's worker up at once, whatever it does; nothing answers."""
+
+    lane: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
     """Score a checkpoint on every task of the stream, beside training."""
 
@@ -328,4 +335,4 @@ class FinishRun:
 Command = StartStage | RunInterval | ApplyEdit | SaveCheckpoint
 """What a lane's worker executes, one at a time, numbered by ``seq``."""
 
-Action = OpenLane | Command | CloseLane | Evaluate | RecordFailure | FinishRun
+Action = OpenLane | Command | CloseLane | DropLane | Evaluate | RecordFailure | FinishRun

@@ -115,7 +115,7 @@ class RunFold:
                 return measured(lane, event)
             case WorkFailed():
                 return self._work_failed(lane, event)
-            case _ if event.attempt <= lane.lost:  # type: ignore[union-attr]
+            case _ if lane.failed or event.attempt <= lane.lost:  # type: ignore[union-attr]
                 return False
             case LaneOpened():
                 lane.attempt = event.attempt
@@ -146,7 +146,7 @@ class RunFold:
         if budget is None or count <= budget["retries"]:
             return True
         if budget["then"] != "skip_stage" or not (row or lane.saved):
-            lane.failed = True
+            lane.failed, lane.closed = True, False
         elif not row:
             lane.retries = {}
         return True

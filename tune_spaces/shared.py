@@ -21,6 +21,7 @@ from orchestrator.events import (
     CheckpointSaved,
     CloseLane,
     Command,
+    DropLane,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -91,6 +92,9 @@ class SharingExecutor:
                 self._ready.append(
                     LaneClosed(at=time.time(), lane=action.lane, attempt=action.attempt)
                 )
+            case DropLane():
+                self._waiting = None
+                self._inner.perform(action)
             case Evaluate():
                 self._evaluate(action)
             case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
