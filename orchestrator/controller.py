@@ -15,6 +15,7 @@ from orchestrator.events import (
     CheckpointSaved,
     CloseLane,
     ClusterChanged,
+    DropLane,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -25,6 +26,7 @@ from orchestrator.events import (
     LaneOpened,
     OpenLane,
     Record,
+    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -99,10 +101,9 @@ class Controller:
             case LaneClosed():
                 return self._settle(_with(state, replace(lane, status="done")), ())
             case EditApplied() if contradicts(lane, event):
-                failure = diverged(event, lane)
-                return self._failed(state, failure)
+                return self._refused(state, diverged(event, lane))
             case IntervalDone() if event.report.mask_version != commanded_mask(lane, event):
-                return self._failed(state, stale(event, lane))
+                return self._refused(state, stale(event, lane))
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 return self._answered(state, lane, event, policies)
         raise AssertionError(f"unknown event {event!r}")
@@ -205,6 +206,14 @@ class Controller:
         state = _with(state, replace(lane, status="failed"))
         return self._settle(state, (), abort=budget.then == "abort_run")
 
+    def _refused(self, state: RunState, failure: WorkFailed) -> tuple[RunState, Actions]:
+        """An answer that shows a failure: it counts now, so its record changes nothing more.
+
+        The worker that gave it is still there, and would hold what the lane no longer counts.
+        """
+        state, actions = self._failed(state, failure)
+        return state, (RecordFailure(failure=failure), DropLane(lane=failure.lane), *actions)
+
     def _evaluation_failed(self, state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
         key = (event.lane, event.index)
         if key not in state.evaluations:
@@ -223,7 +232,8 @@ class Controller:
         if budget.then != "skip_stage":
             # The row stays asked for, so that a resume measures it.
             state = _with(state, replace(lane, status="failed"))
-            return self._settle(state, (), abort=budget.then == "abort_run")
+            drop = (DropLane(lane=event.lane),) if lane.active else ()
+            return self._settle(state, drop, abort=budget.then == "abort_run")
         return self._settle(_without_evaluation(state, *key), ())
 
     def _settle(

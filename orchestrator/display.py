@@ -32,7 +32,7 @@ from orchestrator.events import (
     WorkFailed,
 )
 from orchestrator.plan import PlannedLane
-from orchestrator.tracking.views import Links, edit_text
+from orchestrator.tracking.views import Links, edit_text, failure_text
 from workers.contract import InputError, Json
 
 
@@ -230,6 +230,9 @@ def print_report(result: Json) -> None:
         )
     console.print(table)
     for lane in result["lanes"]:
+        if lane["status"] == "failed":
+            text = f"{lane['lane']} {failure_text(lane)}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         console.print(_matrix(lane))
         if any(edit["kind"] == "refresh_mask" for s in lane["stages"] for edit in s["edits"]):
             console.print(_specialisation(lane))

@@ -22,6 +22,7 @@ from orchestrator.events import (
     Event,
     FinishRun,
     Record,
+    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -110,6 +111,9 @@ class Driver:
             if isinstance(action, FinishRun):
                 self.handle(RunFinished(at=time.time(), status=action.status))
                 return
+            if isinstance(action, RecordFailure):
+                self.handle(action.failure)
+                continue
             self.executor.perform(action)
 
     def run(self, first: RunStarted | RunResumed) -> str:

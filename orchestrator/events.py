@@ -302,6 +302,13 @@ class CloseLane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DropLane:
+    """Give the lane's worker up at once, whatever it does; nothing answers."""
+
+    lane: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
     """Score a checkpoint on every task of the stream, beside training."""
 
@@ -309,6 +316,13 @@ class Evaluate:
     index: int
     checkpoint: CheckpointRef
     tasks: tuple[TaskSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFailure:
+    """Write down a failure that an answer showed and that is dealt with already."""
+
+    failure: WorkFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,4 +335,4 @@ class FinishRun:
 Command = StartStage | RunInterval | ApplyEdit | SaveCheckpoint
 """What a lane's worker executes, one at a time, numbered by ``seq``."""
 
-Action = OpenLane | Command | CloseLane | Evaluate | FinishRun
+Action = OpenLane | Command | CloseLane | DropLane | Evaluate | RecordFailure | FinishRun

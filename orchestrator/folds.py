@@ -12,6 +12,7 @@ from orchestrator.events import (
     EvaluationDone,
     IntervalDone,
     StageStarted,
+    WorkFailed,
 )
 from workers.contract import (
     CheckpointRef,
@@ -79,7 +80,12 @@ class LaneFold:
     closed: bool = False
     failed: bool = False
     failures: int = 0
-    retries: dict[tuple[str, int], int] = field(default_factory=dict)
+    failure: WorkFailed | None = None
+    """The last one."""
+    retries: dict[str, int] = field(default_factory=dict)
+    """Failures since a stage was last completed or given up, by kind."""
+    row_retries: dict[int, int] = field(default_factory=dict)
+    """Failed evaluations by row."""
     initial: CheckpointRef | None = None
     stages: dict[int, StageFold] = field(default_factory=dict)
     edits: dict[str, tuple[Edit, EditReport]] = field(default_factory=dict)
@@ -99,6 +105,12 @@ class LaneFold:
         """Number of tasks known so far."""
         widest = max((len(row.scores) for row in self.rows.values()), default=0)
         return max([widest, *(index + 1 for index in self.names)])
+
+    @property
+    def saved(self) -> bool:
+        """Whether there is a complete model: what a stage that is given up falls back to."""
+        stages = (stage.checkpoint for stage in self.stages.values())
+        return self.initial is not None or any(ref is not None for ref in stages)
 
     def skipped(self, index: int) -> bool:
         """Whether the stage was given up: a later one started while it has no checkpoint."""
@@ -224,8 +236,9 @@ def answered(lane: LaneFold, event: Answer) -> bool:
             stage.seconds += event.report.seconds
             stage.rss_mb = max(stage.rss_mb, event.report.rss_mb)
         case CheckpointSaved(index=-1):
-            lane.initial = event.checkpoint
+            lane.initial, lane.retries = event.checkpoint, {}
         case CheckpointSaved(final=True):
+            lane.retries = {}
             lane.stages[event.index].checkpoint = event.checkpoint
             lane.stages[event.index].saved = event.at
             lane.stages[event.index].adopted_from = event.adopted_from

@@ -137,7 +137,6 @@ def with_next_stage(lane: LaneState) -> LaneState:
         steps_before=lane.steps_before + lane.steps,
         steps=0,
         fingerprints={},
-        retries={},
     )
     return _enqueue(lane, StartStage(lane=lane.spec.lane, attempt=0, seq=0, stage=stage))
 
@@ -152,6 +151,7 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
             parent=event.checkpoint,
             parent_experts=lane.experts,
             parent_special=lane.special,
+            retries={},
         )
     return lane
 
@@ -166,6 +166,7 @@ def skipped(lane: LaneState) -> LaneState:
         special=lane.parent_special,
         answered=lane.next_seq - 1,
         steps=0,
+        retries={},
     )
 
 

@@ -105,7 +105,8 @@ class RunFold:
     def _resume(self) -> bool:
         self.status, self.ended = "running", None
         for lane in self.lanes.values():
-            lane.lost, lane.failed, lane.retries = lane.attempt, False, {}
+            lane.lost, lane.failed = lane.attempt, False
+            lane.retries, lane.row_retries = {}, {}
         return True
 
     def _add_to_lane(self, lane: LaneFold, event: Event) -> bool:
@@ -114,7 +115,7 @@ class RunFold:
                 return measured(lane, event)
             case WorkFailed():
                 return self._work_failed(lane, event)
-            case _ if event.attempt <= lane.lost:  # type: ignore[union-attr]
+            case _ if lane.failed or event.attempt <= lane.lost:  # type: ignore[union-attr]
                 return False
             case LaneOpened():
                 lane.attempt = event.attempt
@@ -132,16 +133,22 @@ class RunFold:
     def _work_failed(self, lane: LaneFold, event: WorkFailed) -> bool:
         """Count it against the config's budget, as the controller does."""
         assert self.started is not None
-        if event.kind != "evaluation":
-            if event.attempt <= lane.lost:
-                return False
-            lane.lost = event.attempt
-        lane.failures += 1
-        key = (event.kind, event.index)
-        lane.retries[key] = lane.retries.get(key, 0) + 1
+        row = event.kind == "evaluation"
+        if event.index in lane.rows if row else lane.failed or event.attempt <= lane.lost:
+            return False
+        lane.failures, lane.failure = lane.failures + 1, event
         budget = self.started.config.get("failures", {}).get(event.kind)
-        if budget is not None and lane.retries[key] > budget["retries"]:
-            lane.failed = budget["then"] != "skip_stage"
+        if row:
+            count = lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
+        else:
+            lane.lost = event.attempt
+            count = lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
+        if budget is None or count <= budget["retries"]:
+            return True
+        if budget["then"] != "skip_stage" or not (row or lane.saved):
+            lane.failed, lane.closed = True, False
+        elif not row:
+            lane.retries = {}
         return True
 
     # ------------------------------------------------------------ telling
@@ -155,6 +162,7 @@ class RunFold:
             "status": self.lane_status(lane),
             "attempts": lane.attempt,
             "failures": lane.failures,
+            "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks(),
             "matrix": lane.matrix(),
@@ -195,6 +203,11 @@ def edit_json(edit: Edit, report: EditReport) -> Json:
         "parents": report.parents,
         "seconds": report.seconds,
     }
+
+
+def failure_json(failure: WorkFailed) -> Json:
+    """What failed and why."""
+    return {"kind": failure.kind, "index": failure.index, "message": failure.message}
 
 
 def report(records: Iterable[Record], tracked_offset: int = 0) -> Json:

@@ -85,7 +85,7 @@ class LaneState:
     fingerprints: Mapping[int, str] = field(default_factory=dict)
     """Fingerprint each answered edit of this stage gave, by seq."""
     retries: Mapping[FailureKind, int] = field(default_factory=dict)
-    """Failures of the current stage, by kind."""
+    """Failures since a stage was last completed or given up, by kind."""
 
     @property
     def active(self) -> bool:

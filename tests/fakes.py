@@ -12,6 +12,7 @@ from orchestrator.events import (
     ApplyEdit,
     CheckpointSaved,
     CloseLane,
+    DropLane,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -61,12 +62,18 @@ class FakeExecutor:
     """Answers each action with the event a healthy cluster would send, first come first served.
 
     ``fail`` may name actions that fail instead: it gets (action, times seen) and returns a
-    failure kind or None.
+    failure kind or None. ``room``: how many lanes' workers it has room for at once; to open more
+    would be to wait for ever.
     """
 
     def __init__(
-        self, fail: Callable[[Action, int], FailureKind | None] = lambda action, seen: None
+        self,
+        fail: Callable[[Action, int], FailureKind | None] = lambda action, seen: None,
+        room: int = 2,
     ) -> None:
+        self.room = room
+        self.held: set[str] = set()
+        """Lanes whose worker has not been let go."""
         self.queue: deque[Event] = deque()
         self.performed: list[Action] = []
         self.fail = fail
@@ -80,6 +87,9 @@ class FakeExecutor:
         key = _key(action)
         self.seen[key] = self.seen.get(key, 0) + 1
         kind = self.fail(action, self.seen[key])
+        self._hold(action, kind is not None)
+        if isinstance(action, DropLane):
+            return
         self.queue.append(self._failure(action, kind) if kind else self._answer(action))
 
     def wait(self, timeout: float) -> list[Event]:
@@ -122,8 +132,7 @@ class FakeExecutor:
                     n=action.n,
                     steps=10 * action.n,
                     metrics={"loss": 1.0},
-                    mask_version=action.mask_version,
-                    **self.counted(action),
+                    **{"mask_version": action.mask_version, **self.counted(action)},
                     seconds=0.1,
                 )
                 return IntervalDone(**common, report=report)
@@ -150,6 +159,20 @@ class FakeExecutor:
     def counted(self, action: RunInterval) -> dict[str, Any]:
         """Usage counts of an interval; here none, a test may give some."""
         return {}
+
+    def _hold(self, action: Any, fails: bool) -> None:
+        """Keep count of the workers, as a cluster does."""
+        if isinstance(action, Evaluate):
+            return
+        if isinstance(action, DropLane):
+            return self.held.discard(action.lane)
+        if isinstance(action, OpenLane):
+            self.held.add(action.spec.lane)
+            assert len(self.held) <= self.room, f"no room for {action.spec.lane}: {self.held}"
+        lane = action.spec.lane if isinstance(action, OpenLane) else action.lane
+        assert lane in self.held, f"{lane} has no worker for {action}"
+        if fails or isinstance(action, CloseLane):
+            self.held.remove(lane)
 
     def _failure(self, action: Any, kind: FailureKind) -> WorkFailed:
         lane = getattr(action, "lane", None) or action.spec.lane

@@ -13,6 +13,7 @@ from orchestrator.events import (
     Action,
     ApplyEdit,
     CloseLane,
+    DropLane,
     Evaluate,
     Event,
     OpenLane,
@@ -45,6 +46,8 @@ class LocalExecutor:
     def perform(self, action: Action) -> None:
         self.at += 1.0
         self.performed.append(action)
+        if isinstance(action, DropLane):
+            return self._drop(action.lane)
         moment = self.lose(action)
         if moment == "before":
             return self._lost(action)
@@ -72,6 +75,9 @@ class LocalExecutor:
             case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
                 return self.workers[action.lane].execute(action, str(self.folder))
         raise AssertionError(action)
+
+    def _drop(self, lane: str) -> None:
+        self.workers.pop(lane, None)
 
     def _lost(self, action: Any) -> None:
         self.workers.pop(action.lane, None)

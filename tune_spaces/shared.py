@@ -21,6 +21,7 @@ from orchestrator.events import (
     CheckpointSaved,
     CloseLane,
     Command,
+    DropLane,
     EditApplied,
     Evaluate,
     EvaluationDone,
@@ -74,7 +75,7 @@ class SharingExecutor:
         """Seq of an edit answered from the store -> the fingerprint it must give."""
         self._waiting: tuple[Command, str] | None = None
         self._worker = False
-        """Whether a worker was placed."""
+        """Whether a worker was placed since the lane was last opened."""
         self._level = False
         """Whether that worker stands at the last checkpoint and the commands since, but those
         it is behind."""
@@ -91,6 +92,9 @@ class SharingExecutor:
                 self._ready.append(
                     LaneClosed(at=time.time(), lane=action.lane, attempt=action.attempt)
                 )
+            case DropLane():
+                self._waiting = None
+                self._inner.perform(action)
             case Evaluate():
                 self._evaluate(action)
             case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
@@ -126,9 +130,10 @@ class SharingExecutor:
         self._lane = action
         self._base = action.checkpoint
         self._history, self._stage = (), None
-        self._waiting, self._level = None, False
+        self._waiting = None
+        self._worker = self._level = False
         self._behind.clear()
-        self._keys.clear()
+        self._keys = {name: key for name, key in self._keys.items() if _is_row(name)}
         self._silent.clear()
         key = self._key("open")
         reply = self._store.peek(key)
@@ -264,6 +269,11 @@ def _name(event: Event) -> Any:
         case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
             return event.seq
     return None
+
+
+def _is_row(name: Any) -> bool:
+    """Whether an evaluation is expected under the name: it needs no worker of the lane."""
+    return isinstance(name, tuple) and name[0] == "row"
 
 
 def _seq(ref: CheckpointRef | None) -> int:

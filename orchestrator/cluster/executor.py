@@ -26,6 +26,7 @@ from orchestrator.events import (
     ApplyEdit,
     CloseLane,
     ClusterChanged,
+    DropLane,
     Evaluate,
     Event,
     FailureKind,
@@ -89,6 +90,8 @@ class RayExecutor:
                 self._open(action)
             case CloseLane():
                 self._all(action, lambda worker: worker.close.remote())
+            case DropLane():
+                self._drop(action.lane)
             case Evaluate():
                 evaluator = self._evaluator(action.spec)
                 ref = evaluator.evaluate.remote(action.spec, action.checkpoint, action.tasks)

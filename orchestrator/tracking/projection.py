@@ -103,6 +103,7 @@ class Projection:
                 self.dirty.run = True
                 return [CloseRun(key=self.key(lane), status="FINISHED", at=milliseconds(event.at))]
             case WorkFailed():
+                self.dirty.lanes.add(lane.name)
                 points = (point("failures", lane.failures, lane.failures, event.at),)
                 return [LogPoints(key=self.key(lane), points=points)] if lane.attempt else []
         raise AssertionError(f"unknown event {event!r}")

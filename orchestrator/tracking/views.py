@@ -64,9 +64,19 @@ def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) ->
     learnt = sum(stage["status"] == "done" for stage in lane["stages"])
     grown = sum(len(stage["edits"]) for stage in lane["stages"])
     head = f"{shown or 'not measured yet'} · stages learnt: {learnt} · edits: {grown}"
+    why = [failure_text(lane)] if lane["status"] == "failed" else []
     images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
     body = ["Score on each task (column) after each stage (row):", _matrix_table(lane)]
-    return _fit([head, *images, *body, f"```\ngrowstage show {shlex.quote(str(run_dir))}\n```"])
+    return _fit(
+        [head, *why, *images, *body, f"```\ngrowstage show {shlex.quote(str(run_dir))}\n```"]
+    )
+
+
+def failure_text(lane: Json) -> str:
+    """Why a lane failed, in one line."""
+    failure = lane["last_failure"]
+    first = failure["message"].partition("\n")[0]
+    return f"failed: {failure['kind']}: {first}"
 
 
 def stage_note(stage: Json) -> str:

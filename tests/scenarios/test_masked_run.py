@@ -163,6 +163,9 @@ def test_report_of_an_old_version_stops_the_run(tmp_path: Path) -> None:
     driver = Driver(config(), Journal(tmp_path / "journal.jsonl"), executor)
     assert driver.run(begin(config(), "run", 2, 0)) == "failed"
     driver.journal.close()
+    (lane,) = report(records(tmp_path))["lanes"]
+    assert lane["last_failure"]["kind"] == "diverged"
+    assert "under mask version 7, it had to be 0" in lane["last_failure"]["message"]
 
 
 def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> None:

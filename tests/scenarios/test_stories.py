@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.controller import Controller, fold
+from orchestrator.display import print_report
 from orchestrator.driver import Driver, begin, takeover
 from orchestrator.events import (
     ApplyEdit,
@@ -19,8 +20,10 @@ from orchestrator.events import (
     RunStarted,
     SaveCheckpoint,
     StartStage,
+    WorkFailed,
 )
 from orchestrator.journal import Journal, read
+from orchestrator.report import report
 from tests.fakes import FakeExecutor, tiny
 
 GROWING = {"growth": {"kind": "periodic"}}
@@ -160,7 +163,9 @@ def test_skipped_stage_continues_from_the_last_complete_model(tmp_path: Path) ->
     assert [action.edit.experts for action in actions(executor, ApplyEdit)] == [2, 3, 4]
 
 
-def test_diverging_rerun_of_an_edit_aborts_the_run(tmp_path: Path) -> None:
+def test_diverging_rerun_of_an_edit_aborts_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny(**GROWING)
 
     class Diverging(FakeExecutor):
@@ -177,8 +182,21 @@ def test_diverging_rerun_of_an_edit_aborts_the_run(tmp_path: Path) -> None:
         lost = isinstance(action, RunInterval) and action.n == 1 and seen == 2
         return "worker_lost" if lost else None
 
-    driver = start(tmp_path / "journal.jsonl", config, Diverging(fail))
+    path = tmp_path / "journal.jsonl"
+    driver = start(path, config, Diverging(fail))
     assert driver.state.status == "failed"
+    events = [record.event for record in records(path)]
+    assert [type(event) for event in events[-3:]] == [EditApplied, WorkFailed, RunFinished]
+    (told,) = (e for e in events if isinstance(e, WorkFailed) and e.kind == "diverged")
+    assert "fingerprint other, before it was fp-" in told.message
+    (lane,) = report(records(path))["lanes"]
+    assert lane["last_failure"] == {"kind": "diverged", "index": 1, "message": told.message}
+    assert (lane["status"], lane["failures"]) == ("failed", 2)
+    print_report(report(records(path)))
+    assert "finetune-s0 failed: diverged: edit" in capsys.readouterr().out
+    assert fold(Controller(config), records(path))[0] == driver.state
+    old = [record for record in records(path) if record.event != told]
+    assert fold(Controller(config), old)[0] == driver.state, "as older journals have it"
 
 
 def test_failed_evaluation_is_retried_and_its_row_asked_for_again_on_resume(

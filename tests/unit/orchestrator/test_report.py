@@ -52,6 +52,8 @@ def test_a_worker_loss_changes_nothing_but_the_counts() -> None:
     lost, calm = lane(report(story(lose_at=1))), lane(report(story(lose_at=None)))
     assert (lost.pop("attempts"), lost.pop("failures")) == (2, 1)
     assert (calm.pop("attempts"), calm.pop("failures")) == (1, 0)
+    assert lost.pop("last_failure") == {"kind": "worker_lost", "index": 1, "message": "x"}
+    assert calm.pop("last_failure") is None
     assert lost == calm
 
 

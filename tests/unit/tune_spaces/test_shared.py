@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import Action, CheckpointSaved, OpenLane, RunInterval, SaveCheckpoint
+from orchestrator.events import (
+    Action,
+    CheckpointSaved,
+    CloseLane,
+    Evaluate,
+    OpenLane,
+    RunInterval,
+    SaveCheckpoint,
+    StartStage,
+)
 from orchestrator.journal import Journal, read
 from orchestrator.report import report
 from tests.fakes import FakeExecutor, tiny
@@ -95,6 +105,33 @@ def test_a_lost_worker_is_caught_up_from_the_last_checkpoint(
         [edit["fingerprint"] for edit in stage["edits"]] for stage in whole["lanes"][0]["stages"]
     ]
     assert count(inner, RunInterval) > count(undisturbed, RunInterval)
+
+
+def test_a_trial_whose_lost_worker_is_not_needed_again_has_none_to_close(tmp_path: Path) -> None:
+    """While its worker is lost, another trial finds all the answers that it still needs."""
+    store = StageStore(str(tmp_path), clock=count_up(step=2 * LEASE_S).__next__)  # no claim holds
+
+    def overtaken(action: Action, seen: int) -> Any:
+        if not isinstance(action, SaveCheckpoint) or action.index >= 0:
+            return None
+        run(tmp_path, store, "a")
+        return "worker_lost"
+
+    inner, told = run(tmp_path, store, "b", fail=overtaken)
+    assert adopted(told) == ["a"] * 5
+    assert (count(inner, OpenLane), count(inner, CloseLane)) == (1, 0)
+
+
+def test_a_row_under_way_when_the_worker_is_lost_is_kept(tmp_path: Path, store: StageStore) -> None:
+    def fail(action: Action, seen: int) -> Any:
+        """The row is asked for again just before the loss is heard of."""
+        if isinstance(action, Evaluate) and action.index < 0 and seen == 1:
+            return "evaluation"
+        return "worker_lost" if isinstance(action, StartStage) and seen == 1 else None
+
+    run(tmp_path, store, "a", fail=fail)
+    second, _ = run(tmp_path, store, "b")
+    assert second.performed == []
 
 
 def test_a_resumed_trial_goes_on_at_its_journal(tmp_path: Path, store: StageStore) -> None:
