@@ -90,7 +90,8 @@ def load(folder: Path) -> Plan:
 def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
     """Run the sweep, or go on with it, on the connected cluster; whether all trials ended well.
 
-    Ray must be initialised. ``callbacks`` are Tune's.
+    Ray must be initialised. ``callbacks`` are Tune's. Raises KeyboardInterrupt upon SIGINT, in
+    the middle of whatever Tune does: what it wrote down before is enough to go on from.
     """
     import numpy
     import ray
@@ -218,7 +219,11 @@ def _mutation(domain: Domain) -> Any:
 
 
 def _quiet() -> None:
-    """Tune's own table and files repeat what the sweep shows and journals."""
+    """Tune's own table and files repeat what the sweep shows and journals.
+
+    Its handler of SIGINT would end an interrupted search as if nothing were left of it.
+    """
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
