@@ -183,6 +183,7 @@ def _scheduler(plan: Plan, stages: int) -> Any:
                 perturbation_interval=1,
                 burn_in_period=max(0, plan.grace - 1),
                 hyperparam_mutations={k: _mutation(d) for k, d in plan.parameters().items()},
+                custom_explore_fn=partial(within, parameters=plan.parameters()),
                 quantile_fraction=0.34,
                 synch=True,  # scores fall along a stream: only those after the same stage compare
             )
@@ -216,6 +217,16 @@ def _mutation(domain: Domain) -> Any:
             return list(range(low, high + 1))
         case LogUniform():
             return _tune_domain(domain)
+
+
+def within(settings: Json, parameters: Mapping[str, Domain]) -> Json:
+    """``settings`` with numbers brought back into their domains.
+
+    PBT multiplies by 0.8 or 1.2 past the ends, which a space states and its figures rely on.
+    """
+    bounds = {key: d for key, d in parameters.items() if isinstance(d, LogUniform)}
+    kept = {key: min(max(settings[key], d.low), d.high) for key, d in bounds.items()}
+    return {**settings, **kept}
 
 
 def _quiet() -> None:

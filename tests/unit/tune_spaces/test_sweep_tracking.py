@@ -12,6 +12,7 @@ from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import LogPoints, Write
 from tests.journals import TASKS, story, write
+from tests.streams import OPTIONS
 from tune_spaces.sweep import make_plan
 from tune_spaces.tracking import SweepTracker
 
@@ -36,18 +37,7 @@ class Store:
 
 
 def test_an_objective_that_was_refused_is_written_later_and_once(tmp_path: Path) -> None:
-    plan = make_plan(
-        "growth",
-        None,
-        None,
-        objective=None,
-        num_samples=1,
-        max_concurrent=0,
-        scheduler="none",
-        search="random",
-        grace=1,
-        seed=0,
-    )
+    plan = make_plan("growth", None, None, **OPTIONS)
     attempt = tmp_path / "trials" / "t" / "0"
     records = story(lanes=(("replay", 0),))
     write(attempt, records)
