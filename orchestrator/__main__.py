@@ -156,6 +156,7 @@ def trace(
     """What an agent's routers do in one episode: a figure, and the numbers as JSON."""
     from orchestrator import traces
 
+    traces.check_writable(out)
     episode = traces.trace(run_dir, lane, stage, task)
     traces.save(episode, out)
     if as_json:
