@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -66,13 +67,18 @@ def save(plan: Plan, folder: Path) -> None:
             json.dump(asdict(plan), file, indent=1)
     except FileExistsError as error:
         raise InputError(
-            f"{folder}: a sweep is there already; go on with it by --resume {folder}, or give "
-            "another --sweep-dir"
+            f"{folder}: a sweep is there already; go on with it by {resume_option(folder)}, or "
+            "give another --sweep-dir"
         ) from error
     except OSError as error:
         raise InputError(
             f"{folder}: cannot write there ({error.strerror}); give a writable --sweep-dir"
         ) from error
+
+
+def resume_option(folder: Path) -> str:
+    """What to type to go on with the sweep in ``folder``."""
+    return f"--resume {shlex.quote(str(folder))}"
 
 
 def load(folder: Path) -> Plan:

@@ -103,3 +103,10 @@ def test_integers_include_both_ends() -> None:
     from tune_spaces.search import _mutation
 
     assert _mutation(Integer(1, 3)) == [1, 2, 3]
+
+
+def test_keys_that_toml_takes_in_quotes_alone_come_back() -> None:
+    raw = {"näme": 1, "resources": {"custom": {"größe": 1.0, "a b": 2.0, "tpu-v4": 3.0}, "é": 0}}
+    text = to_toml(raw)
+    assert tomllib.loads(text) == raw
+    assert "tpu-v4 = " in text
