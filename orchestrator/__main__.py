@@ -156,6 +156,7 @@ def trace(
     """What an agent's routers do in one episode: a figure, and the numbers as JSON."""
     from orchestrator import traces
 
+    traces.check_writable(out)
     episode = traces.trace(run_dir, lane, stage, task)
     traces.save(episode, out)
     if as_json:
@@ -258,9 +259,6 @@ def main() -> None:
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """One TOML file -> one frozen RunConfig, or every mistake in it at once.
 
-The sections ``stream``, ``model``, ``training``, ``growth``, ``method`` and ``resources`` at the
-top of the file are defaults; each ``[[lanes]]`` entry may give its own. A lane's section is laid
-over the default key by key, or replaces it where its ``kind`` differs.
+The sections ``stream``, ``model``, ``training``, ``growth``, ``masks``, ``phases``, ``method`` and
+``resources`` at the top of the file are defaults; each ``[[lanes]]`` entry may give its own. A
+lane's section is laid over the default key by key, or replaces it where its ``kind`` differs.
 """
 
 from __future__ import annotations

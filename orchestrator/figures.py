@@ -148,12 +148,12 @@ def methods(report: Json) -> bytes:
 
 def _growth(axes: Axes, lane: Json) -> None:
     """Dashed lines where the model grew: at the share of the stage's intervals done by then."""
-    for index, stage in enumerate(lane["stages"]):
+    for stage in lane["stages"]:
         for edit in stage["edits"]:
             share = edit["after_interval"] / max(stage["intervals"], edit["after_interval"], 1)
             if edit["kind"] != "grow":
                 continue
-            at = stage.get("index", index) + share
+            at = stage["index"] + share
             axes.axvline(at, color="grey", ls="--", lw=1)
             text = f"{edit['experts']} exp."
             above = axes.get_xaxis_transform()

@@ -1,4 +1,8 @@
-"""How a lane's sections must fit together: every mismatch, found before anything runs."""
+"""How a lane's sections must fit together, found before anything runs.
+
+What rests on other sections' fit is looked at once these do: the first group of checks with a
+mismatch is told alone.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.events import RECORD, Record
-from orchestrator.journal import JOURNAL_FILE, Journal
+from orchestrator.journal import JOURNAL_FILE, Journal, refresh
 from workers.contract import InputError, digest
 from workers.storage import RemoteFolder, is_remote, join, local_path
 
@@ -93,10 +93,8 @@ def open_folder(place: str | os.PathLike[str]) -> RunFolder:
         return RunFolder(place=str(path), path=path)
     path = _cache() / digest(text)
     whole = Segments(text).pull()
-    file = path / JOURNAL_FILE
-    if whole and (not file.is_file() or file.read_bytes() != whole):
-        path.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(whole)
+    if whole:
+        refresh(path / JOURNAL_FILE, whole)
     return RunFolder(place=text, path=path)
 
 

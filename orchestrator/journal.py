@@ -83,6 +83,23 @@ class Journal:
         self._file.close()
 
 
+def refresh(path: Path, data: bytes) -> None:
+    """Make the copy of a journal at ``path`` hold ``data``.
+
+    One that a driver holds is left alone: nothing is newer, and it would be cut under its hands.
+    """
+    if path.is_file() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        file.truncate(0)
+        file.write(data)
+
+
 def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
     """Records from byte ``offset`` on, each with the offset after it; stops at a torn last line.
 

@@ -45,9 +45,23 @@ def trace(run_dir: str | Path, lane: str | None, stage: int | None, task: str | 
     return {"lane": found.name, "stage": index, "task": played.name, **asdict(seen)}
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place that no figure can be written to, before an episode is played for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        open(path, "ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--out {path}: cannot write there ({error.strerror}); give a PNG file in a folder "
+            "that can be written to"
+        ) from error
+
+
 def save(episode: Json, path: Path) -> None:
-    """Draw the episode into a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Draw the episode into a PNG file; its folder is there."""
     path.write_bytes(figures.episode(episode))
 
 

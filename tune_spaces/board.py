@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,4 +96,5 @@ def print_summary(
     for key, share in shares.items():
         console.print(f"importance of {key}: {share:.2f}", markup=False)
     if summary["best"] is not None:
-        console.print(f"best: growstage run {folder / 'best.toml'}", markup=False, soft_wrap=True)
+        file = shlex.quote(str(folder / "best.toml"))
+        console.print(f"best: growstage run {file}", markup=False, soft_wrap=True)

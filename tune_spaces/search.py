@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -66,13 +67,18 @@ def save(plan: Plan, folder: Path) -> None:
             json.dump(asdict(plan), file, indent=1)
     except FileExistsError as error:
         raise InputError(
-            f"{folder}: a sweep is there already; go on with it by --resume {folder}, or give "
-            "another --sweep-dir"
+            f"{folder}: a sweep is there already; go on with it by {resume_option(folder)}, or "
+            "give another --sweep-dir"
         ) from error
     except OSError as error:
         raise InputError(
             f"{folder}: cannot write there ({error.strerror}); give a writable --sweep-dir"
         ) from error
+
+
+def resume_option(folder: Path) -> str:
+    """What to type to go on with the sweep in ``folder``."""
+    return f"--resume {shlex.quote(str(folder))}"
 
 
 def load(folder: Path) -> Plan:
@@ -90,7 +96,8 @@ def load(folder: Path) -> Plan:
 def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
     """Run the sweep, or go on with it, on the connected cluster; whether all trials ended well.
 
-    Ray must be initialised. ``callbacks`` are Tune's.
+    Ray must be initialised. ``callbacks`` are Tune's. Raises KeyboardInterrupt upon SIGINT, in
+    the middle of whatever Tune does: what it wrote down before is enough to go on from.
     """
     import numpy
     import ray
@@ -182,6 +189,7 @@ def _scheduler(plan: Plan, stages: int) -> Any:
                 perturbation_interval=1,
                 burn_in_period=max(0, plan.grace - 1),
                 hyperparam_mutations={k: _mutation(d) for k, d in plan.parameters().items()},
+                custom_explore_fn=partial(within, parameters=plan.parameters()),
                 quantile_fraction=0.34,
                 synch=True,  # scores fall along a stream: only those after the same stage compare
             )
@@ -217,8 +225,22 @@ def _mutation(domain: Domain) -> Any:
             return _tune_domain(domain)
 
 
+def within(settings: Json, parameters: Mapping[str, Domain]) -> Json:
+    """``settings`` with numbers brought back into their domains.
+
+    PBT multiplies by 0.8 or 1.2 past the ends, which a space states and its figures rely on.
+    """
+    bounds = {key: d for key, d in parameters.items() if isinstance(d, LogUniform)}
+    kept = {key: min(max(settings[key], d.low), d.high) for key, d in bounds.items()}
+    return {**settings, **kept}
+
+
 def _quiet() -> None:
-    """Tune's own table and files repeat what the sweep shows and journals."""
+    """Tune's own table and files repeat what the sweep shows and journals.
+
+    Its handler of SIGINT would end an interrupted search as if nothing were left of it.
+    """
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)

@@ -85,17 +85,17 @@ def base_of(space: type[Space], base: Path | None, lane: str | None, name: str) 
 
 def to_toml(raw: Json) -> str:
     """A raw stream file as TOML text: plain keys first, then a table for each section."""
-    plain = [f"{key} = {_value(value)}" for key, value in raw.items() if not _table(value)]
+    plain = [f"{_key(key)} = {_value(value)}" for key, value in raw.items() if not _table(value)]
     tables = [text for key, value in raw.items() for text in _tables(key, value) if _table(value)]
     return "\n".join(plain) + "\n" + "".join(tables)
 
 
 def _tables(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        body = "\n".join(f"{name} = {_value(item)}" for name, item in value.items())
-        return [f"\n[{key}]\n{body}\n"]
+        body = "\n".join(f"{_key(name)} = {_value(item)}" for name, item in value.items())
+        return [f"\n[{_key(key)}]\n{body}\n"]
     if _table(value):
-        return [f"\n[[{key}]]\n" + _tables("", item)[0].split("\n", 2)[2] for item in value]
+        return [f"\n[[{_key(key)}]]\n" + _tables("", item)[0].split("\n", 2)[2] for item in value]
     return []
 
 
@@ -115,7 +115,9 @@ def _value(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+    """A key as TOML takes it: bare where it holds ASCII letters, digits, _ and - alone."""
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else json.dumps(name, ensure_ascii=False)
 
 
 def _name(entry: Json) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import plan as planning
-from orchestrator.driver import check_resources
 from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
 from tune_spaces.objective import parse
-from tune_spaces.search import Plan
+from tune_spaces.placement import check_placeable
+from tune_spaces.search import Plan, resume_option
 from tune_spaces.stream_file import base_of, to_toml, with_settings
 from tune_spaces.summary import Attempt, as_json, attempts, best
+from tune_spaces.trial import bundles
 from workers.contract import InputError, Json
 from workers.storage import is_remote
 from workers.tables import Problem, lookup
@@ -75,12 +76,12 @@ def run(
         connection.connect_beside(prepare, address)
         from tune_spaces.board import Board
 
-        check_resources(config, connection.nodes())
+        check_placeable(bundles(config), connection.nodes())
         with BackgroundTracker(tracker, every=2.0), Board(console) as board:
             try:
                 status = "done" if search.run(plan, folder, [board]) else "failed"
             except KeyboardInterrupt:
-                print(f"interrupted; go on with --resume {folder}", file=sys.stderr)
+                print(f"interrupted; go on with {resume_option(folder)}", file=sys.stderr)
             connection.disconnect()
             reason = "the end of the sweep" if status == "done" else "an interrupt of the sweep"
             close_journals(attempts(folder, objective, stages), reason)
@@ -117,7 +118,8 @@ def _show(
     try:
         tracker.finish(summary["status"] == "done", found, sweep_page(summary, texts, images))
     except TrackingAway as error:
-        print(f"MLflow takes no writes; --resume {folder} catches up ({error})", file=sys.stderr)
+        cure = resume_option(folder)
+        print(f"MLflow takes no writes; {cure} catches up ({error})", file=sys.stderr)
     if not console.stderr:
         print_summary(console, summary, found, shares, folder)
         display.print_links(tracker.links(), folder, ("tree", "trials"))

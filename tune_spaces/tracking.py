@@ -52,7 +52,9 @@ class SweepTracker:
             attempt = path.parent
             tracker = self._trials.setdefault(attempt, Tracker(attempt, self.sweep.store.uri))
             tracker.project()
-            tracker.publish(self._objectives(attempt), {})
+            writes, rows = self._objectives(attempt)
+            tracker.publish(writes, {})
+            self._told[attempt] = rows  # only now: what a store refused is written next time
         return len(self._trials)
 
     def finish(self, done: bool, found: list[Attempt], page: Page) -> None:
@@ -91,16 +93,15 @@ class SweepTracker:
             params={**{name: str(getattr(plan, name)) for name in names}, **parameters},
         )
 
-    def _objectives(self, attempt: Path) -> list[Write]:
-        """The objective after every row that was not written yet."""
+    def _objectives(self, attempt: Path) -> tuple[list[Write], int]:
+        """The objective after every row that was not written yet, and how many rows there are."""
         fold = RunFold()
         for record, _ in read(attempt / JOURNAL_FILE):
             fold.add(record)
         if fold.started is None:
-            return []
+            return [], 0
         (lane,) = fold.lanes.values()
         rows, told = lane.complete(), self._told.get(attempt, 0)
-        self._told[attempt] = len(rows)
         points = tuple(
             Point(
                 name="objective",
@@ -111,7 +112,8 @@ class SweepTracker:
             for count in range(told + 1, len(rows) + 1)
             if count - 1 in lane.rows
         )
-        return [LogPoints(key=fold.started.run_id, points=points)] if points else []
+        key = fold.started.run_id
+        return [LogPoints(key=key, points=points)] if points else [], len(rows)
 
 
 def close_journals(found: list[Attempt], reason: str) -> None:

@@ -8,6 +8,7 @@ begins a new attempt with that trial's stages as its history.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -126,7 +127,9 @@ def run_trial(settings: Mapping[str, Any], sweep: Sweep, store: Any) -> None:
     if stopped:
         sys.exit(0)
     if status != "done":
-        raise RunError(f"{folder.place}: {status}; see `growstage show {folder.place}`")
+        raise RunError(
+            f"{folder.place}: {status}; see `growstage show {shlex.quote(folder.place)}`"
+        )
 
 
 def drive(

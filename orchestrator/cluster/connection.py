@@ -35,7 +35,8 @@ def connect(address: str | None) -> tuple[float, float]:
 
     Returns its CPUs and GPUs. Raises InputError where the cluster does not answer.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    given = address
+    address = given or os.environ.get("RAY_ADDRESS") or None
     paths = os.pathsep.join(dict.fromkeys([str(ROOT), os.getcwd(), *_user_path()]))
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
@@ -46,14 +47,15 @@ def connect(address: str | None) -> tuple[float, float]:
     if address is None:
         _start(options | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"})
         return cluster_size()
-    _check_listening(address)
+    source = "--address" if given else "RAY_ADDRESS"
+    _check_listening(address, source)
     options["address"] = address
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise _away(address, error) from error
+        raise _away(address, source, error) from error
     return cluster_size()
 
 
@@ -107,7 +109,7 @@ def ask_for_nodes(needs: Iterable[Mapping[str, float]]) -> None:
     request_resources(bundles=[dict(need) for need in needs])
 
 
-def _check_listening(address: str) -> None:
+def _check_listening(address: str, source: str) -> None:
     """Ask host:port for a connection first: Ray ends the process where nothing answers."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
@@ -115,13 +117,15 @@ def _check_listening(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise _away(address, error) from error
+        raise _away(address, source, error) from error
 
 
-def _away(address: str | None, error: Exception) -> InputError:
+def _away(address: str, source: str, error: Exception) -> InputError:
+    """``source``: the option or the variable of the environment that gave the address."""
+    without = "leave --address out" if source == "--address" else f"unset {source}"
     return InputError(
-        f"--address {address}: the Ray cluster does not answer ({error}); start one with "
-        "`ray start --head`, or leave --address out for a local Ray"
+        f"{source} {address}: the Ray cluster does not answer ({error}); start one with "
+        f"`ray start --head`, or {without} for a local Ray"
     )
 
 
@@ -132,6 +136,8 @@ def disconnect() -> None:
     thread, it would reach for a core worker that is gone, and Ray ends the process upon that.
     """
     gc.collect()
+    # Ray first asks the head to end a subscription (``PythonGcsSubscriber::Close``): where that
+    # is not answered in time there is nothing left to leave.
     with suppress(GetTimeoutError):
         ray.shutdown()
 

@@ -97,8 +97,13 @@ def submit(job: Submission) -> tuple[Any, str]:
 
 
 def follow(client: Any, job_id: str) -> str:
-    """Print the job's output as it comes; returns its final status."""
+    """Print the job's output as it comes; returns its final status.
+
+    Raises RunError where the head is gone before the job has ended.
+    """
     import asyncio
+
+    from aiohttp import ClientError
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job_id):
@@ -106,10 +111,16 @@ def follow(client: Any, job_id: str) -> str:
 
     try:
         asyncio.run(tail())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ClientError) as error:
         print(f"the log broke off ({error}); waiting for the job's end", file=sys.stderr)
-    while (status := str(client.get_job_status(job_id))) not in FINAL:
-        time.sleep(1.0)
+    try:
+        while (status := str(client.get_job_status(job_id))) not in FINAL:
+            time.sleep(1.0)
+    except (OSError, RuntimeError) as error:
+        raise RunError(
+            f"job {job_id}: the head does not answer any more ({error}); the job may go on "
+            f"without this command: once the head answers, `ray job logs -f {job_id}` shows it"
+        ) from error
     return status
 
 

@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from workers.contract import RunError
+
 LONGEST_PAUSE_S = 15.0
 """Between two tries to reach a store that is away."""
 
 
-class TrackingAway(Exception):  # noqa: N818  (a state, not a fault of the run)
+class TrackingAway(RunError):  # noqa: N818  (a state, not a fault of the run)
     """The store does not answer or refuses; the offset stays where it was."""
 
 
@@ -40,6 +42,8 @@ class BackgroundTracker:
         self._every, self._pause, self._patience = every, every, patience
         self._stop = threading.Event()
         self._away = False
+        self._current = False
+        """Whether the last projection showed all that the journal held."""
         self._thread = threading.Thread(target=self._loop, name="growstage-tracking", daemon=True)
 
     def __enter__(self) -> BackgroundTracker:
@@ -53,17 +57,24 @@ class BackgroundTracker:
         """Flush a last time, within ``patience``; whether the store shows all of the journal."""
         self._stop.set()
         self._thread.join(self._patience)
-        behind = self._away or self._thread.is_alive()
-        if behind:
+        shown = self._current and not self._thread.is_alive()
+        if not shown:
             self._say("MLflow is behind the journal; resuming the run lets it catch up")
-        return not behind
+        return shown
 
     def _loop(self) -> None:
-        while not self._stop.wait(self._pause):
+        try:
+            while not self._stop.wait(self._pause):
+                self._project()
             self._project()
-        self._project()
+        except Exception as error:  # this thread's end: nobody else would tell the user
+            self._say(
+                f"tracking has failed, training goes on without it ({type(error).__name__}: "
+                f"{error})"
+            )
 
     def _project(self) -> None:
+        self._current = False
         try:
             self._tracker.project()
         except TrackingAway as error:
@@ -75,7 +86,7 @@ class BackgroundTracker:
             return
         if self._away:
             self._say("MLflow answers again and has caught up")
-        self._away, self._pause = False, self._every
+        self._current, self._away, self._pause = True, False, self._every
 
 
 def _to_stderr(text: str) -> None:

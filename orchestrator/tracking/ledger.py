@@ -64,10 +64,13 @@ class Ledger:
 
 def tracked_offset(run_dir: Path) -> int:
     """Bytes of the run's journal that a store shows (the store written to last); 0 = none."""
-    offset = 0
+    offsets: dict[str, int] = {}
+    last = ""
     for line in _lines(run_dir / LEDGER_FILE):
-        offset = line.get("offset", offset)
-    return offset
+        last = line["store"]
+        known = 0 if line.get("forget") else offsets.get(last, 0)
+        offsets[last] = line.get("offset", known)
+    return offsets.get(last, 0)
 
 
 def _lines(path: Path) -> list[Json]:

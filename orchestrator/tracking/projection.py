@@ -392,7 +392,6 @@ class Projection:
         measured = tuple(
             point(f"routing/{name}", value, event.index + 1, event.at)
             for name, value in lane.routing(event.index).items()
-            if event.index in lane.stages
         )
         return [
             LogPoints(key=key, points=details + measured),

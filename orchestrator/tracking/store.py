@@ -303,7 +303,7 @@ def answering() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first = str(error).strip().split("\n")[0]
-        raise TrackingAway(f"{type(error).__name__}: {first[:300]}") from error
+        raise TrackingAway(f"MLflow raised {type(error).__name__}: {first[:300]}") from error
 
 
 def _key(key: str) -> str:

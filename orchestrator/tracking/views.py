@@ -326,7 +326,8 @@ def ui_command(uri: str, port: int = UI_PORT) -> str:
     """The light way to serve the UI of a file store: one worker, no job runner."""
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true "
-        f"mlflow ui --workers 1 --host 127.0.0.1 --port {port} --backend-store-uri {uri}"
+        f"mlflow ui --workers 1 --host 127.0.0.1 --port {port} --backend-store-uri "
+        f"{shlex.quote(uri)}"
     )
 
 

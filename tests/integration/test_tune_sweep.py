@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -108,6 +110,29 @@ def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
     runs = mlflow_runs(folder)
     assert known.items() <= runs.items(), "a resumed sweep goes on with its runs"
     check_tree(folder, told)
+
+
+def test_an_interrupted_sweep_says_so_and_goes_on(cluster: str, runs: Path) -> None:
+    folder, env = runs / "sweep", {"RAY_ADDRESS": cluster}
+    base = runs.parent / "base.toml"
+    base.write_text(split_digits("interrupted", epochs=4))
+    options = ("--num-samples", 1, "--scheduler", "none", "--sweep-dir", folder)
+    sweep = Command("tune_spaces", "growth", "--base", base, *options, "--json", env=env)
+    sweep.until(lambda: finished_stages(folder))
+    sweep.signal(signal.SIGINT)
+    assert sweep.wait(60) == 130, sweep.out + sweep.err
+    assert json.loads(sweep.out.strip().splitlines()[-1])["status"] == "interrupted"
+    assert f"--resume {folder}" in sweep.err
+    assert "Traceback" not in sweep.err
+    status = {run.data.tags["level"]: run.info.status for run in all_runs(folder)}
+    assert status["sweep"] == "KILLED"
+    before = finished_stages(folder)
+    assert 0 < len(before) < 5
+
+    told = Command("tune_spaces", "--resume", folder, "--json", env=env).json(120)
+    assert told["status"] == "done"
+    assert before < finished_stages(folder)
+    assert len(finished_stages(folder)) == 5
 
 
 def mlflow_runs(folder: Path) -> dict[str, str]:

@@ -68,3 +68,15 @@ def test_a_local_ray_that_does_not_come_up_is_started_once_more(
     monkeypatch.setattr(ray, "init", wrong)
     with pytest.raises(TypeError):
         connect(None)
+
+
+@pytest.mark.parametrize(
+    ("address", "source", "cure"),
+    [("127.0.0.1:1", "--address", "leave --address out"), (None, "RAY_ADDRESS", "unset RAY_ADD")],
+)
+def test_a_cluster_that_is_away_is_told_by_where_its_address_came_from(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, source: str, cure: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=f"^{source} 127.0.0.1:1: .*{cure}"):
+        connect(address)

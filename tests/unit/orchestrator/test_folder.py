@@ -66,6 +66,21 @@ def test_a_copy_that_is_behind_or_ahead_is_replaced(place: str) -> None:
         assert file.read_bytes() == whole
 
 
+def test_looking_at_a_run_leaves_its_live_driver_s_copy_alone(place: str) -> None:
+    records = list(story())[:3]
+    journal = open_folder(place).journal()
+    journal.append(*records)
+    with open(journal.path, "ab") as file:  # what writing it anew would cut
+        file.write(b"{")
+    newest = journal.path.read_bytes()
+    open_folder(place)
+    assert journal.path.read_bytes() == newest
+    journal.close()
+    open_folder(place)
+    assert len(list(read(journal.path))) == len(records)
+    assert journal.path.read_bytes() == newest[:-1]
+
+
 def test_a_second_driver_is_refused_before_it_writes(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

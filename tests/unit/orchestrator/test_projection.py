@@ -1,5 +1,6 @@
 """What is written per record: keys, names, step axes, and nothing twice."""
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 
@@ -150,3 +151,6 @@ def test_saved_views_and_links_agree_on_keys() -> None:
         assert "workflowType=machine_learning" in link
     assert found.command is not None
     assert links("http://host:1/", "3").command is None
+    spaced = links("sqlite:////my runs/mlflow.db", "3").command
+    assert spaced is not None
+    assert shlex.split(spaced)[-1] == "sqlite:////my runs/mlflow.db"

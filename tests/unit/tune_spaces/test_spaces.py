@@ -12,6 +12,7 @@ import pytest
 from orchestrator import config as configuration
 from orchestrator.plan import plan
 from tests.commands import ROOT
+from tests.streams import OPTIONS
 from tune_spaces import SPACES
 from tune_spaces.search import Plan, load, save
 from tune_spaces.space import Choice, Domain, Integer
@@ -19,16 +20,6 @@ from tune_spaces.stream_file import single_lane, to_toml, trial_config, with_set
 from tune_spaces.sweep import make_plan
 from workers.contract import InputError
 from workers.tables import first_line
-
-OPTIONS: dict[str, Any] = {
-    "objective": None,
-    "num_samples": 2,
-    "max_concurrent": 0,
-    "scheduler": "asha",
-    "search": "random",
-    "grace": 2,
-    "seed": 0,
-}
 
 
 def ends(domain: Domain) -> list[Any]:
@@ -112,3 +103,10 @@ def test_integers_include_both_ends() -> None:
     from tune_spaces.search import _mutation
 
     assert _mutation(Integer(1, 3)) == [1, 2, 3]
+
+
+def test_keys_that_toml_takes_in_quotes_alone_come_back() -> None:
+    raw = {"näme": 1, "resources": {"custom": {"größe": 1.0, "a b": 2.0, "tpu-v4": 3.0}, "é": 0}}
+    text = to_toml(raw)
+    assert tomllib.loads(text) == raw
+    assert "tpu-v4 = " in text

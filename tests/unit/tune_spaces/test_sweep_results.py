@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.streams import OPTIONS
+from tune_spaces import SPACES
 from tune_spaces.figures import (
     common_stage,
     comparable,
@@ -14,8 +17,10 @@ from tune_spaces.figures import (
     importance_bars,
     parallel_coordinates,
 )
+from tune_spaces.search import _scheduler, first, within
 from tune_spaces.space import Choice, LogUniform
 from tune_spaces.summary import Attempt, as_json, best, latest
+from tune_spaces.sweep import make_plan
 
 SPACE = {"growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
 
@@ -86,6 +91,28 @@ def test_importance_needs_enough_trials_that_differ() -> None:
     assert importance(many, SPACE) == {"growth.add": pytest.approx(1.0)}
     same = [attempt(f"t{i}", 0.5, add=add) for i, add in enumerate((1, 2, 4, 1))]
     assert importance(same, SPACE) == {}
+
+
+def test_numbers_that_pbt_moved_past_their_ends_are_brought_back() -> None:
+    moved = [
+        {"growth.add": add, "training.lr": lr}
+        for add, lr in ((1, 8e-5), (2, 1.2e-2), (4, 1e-3), (1, 1e-2))
+    ]
+    kept = [within(settings, SPACE) for settings in moved]
+    assert [settings["training.lr"] for settings in kept] == [1e-4, 1e-2, 1e-3, 1e-2]
+    assert [settings["growth.add"] for settings in kept] == [1, 2, 4, 1]
+    found = [attempt(f"t{i}", 0.1 * i, settings=settings) for i, settings in enumerate(kept)]
+    assert set(importance(found, SPACE)) == set(SPACE)
+
+
+def test_pbt_stays_within_the_space() -> None:
+    scheduler = _scheduler(make_plan("ppo", None, None, **OPTIONS | {"scheduler": "pbt"}), stages=3)
+    domains = SPACES["ppo"].parameters
+    at = SimpleNamespace(config={key: first(domain) for key, domain in domains.items()})
+    for _ in range(40):
+        new, _ = scheduler._get_new_config(None, at)
+        for key in ("training.lr", "training.entropy"):
+            assert domains[key].low <= new[key] <= domains[key].high
 
 
 @pytest.mark.parametrize("found", [FOUND, FOUND[:1], []])

@@ -1,0 +1,49 @@
+"""The tracker beside a run: what it says and answers where the store, or it itself, fails."""
+
+from __future__ import annotations
+
+from orchestrator.tracking.background import BackgroundTracker, TrackingAway
+from workers.contract import RunError
+
+
+class Projects:
+    """Raises what it is given, in order; then projects."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def project(self) -> int:
+        if self.errors:
+            raise self.errors.pop(0)
+        return 0
+
+
+def said(*errors: Exception) -> tuple[bool, list[str]]:
+    """(whether all is shown, what was said) of a tracker that is finished at once."""
+    told: list[str] = []
+    background = BackgroundTracker(Projects(*errors), told.append, every=60.0, patience=5.0)
+    return background.__enter__().finish(), told
+
+
+def test_all_is_shown_where_the_last_projection_succeeded() -> None:
+    assert said() == (True, [])
+
+
+def test_a_store_that_is_away_leaves_it_behind() -> None:
+    shown, told = said(TrackingAway("refused"))
+    assert not shown
+    assert [text.partition(";")[0] for text in told] == [
+        "MLflow takes no writes",
+        "MLflow is behind the journal",
+    ]
+
+
+def test_an_error_nobody_thought_of_is_told_and_counts_as_behind() -> None:
+    shown, told = said(KeyError("lane"))
+    assert not shown
+    assert "KeyError: 'lane'" in told[0]
+    assert told[1].startswith("MLflow is behind the journal")
+
+
+def test_a_store_that_is_away_ends_a_command_with_a_message() -> None:
+    assert issubclass(TrackingAway, RunError), "commands end with a traceback upon anything else"
