@@ -121,7 +121,7 @@ class RunFold:
                 lane.attempt = event.attempt
                 lane.backend, lane.shape = event.report.backend, event.report.shape
                 for name, layer in event.report.shape.layers.items():
-                    lane.births.setdefault(name, [-1] * layer.experts)
+                    lane.founders.setdefault(name, layer.experts)
                 return True
             case LaneClosed():
                 lane.closed = True
