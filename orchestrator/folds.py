@@ -219,6 +219,21 @@ def measured(lane: LaneFold, event: EvaluationDone) -> bool:
     return True
 
 
+def tried(lane: LaneFold, event: WorkFailed) -> int:
+    """How often this kind of work has failed now, within what shares a budget; 0 where the failure
+    no longer counts: the row is known, or the worker was given up before."""
+    if event.kind == "evaluation":
+        if event.index in lane.rows:
+            return 0
+        lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
+        return lane.row_retries[event.index]
+    if lane.failed or event.attempt <= lane.lost:
+        return 0
+    lane.lost = event.attempt
+    lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
+    return lane.retries[event.kind]
+
+
 def _count(stage: StageFold, counts: dict[str, dict[str, list[int]]]) -> None:
     """Add an interval's counts to the stage's."""
     for layer, rows in counts.items():
