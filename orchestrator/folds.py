@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -92,8 +93,8 @@ class LaneFold:
     rows: dict[int, Row] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     """Task index -> name, as stages and evaluations tell them."""
-    births: dict[str, list[int]] = field(default_factory=dict)
-    """Layer -> stage in which each expert was born; -1 = there from the start."""
+    founders: dict[str, int] = field(default_factory=dict)
+    """Layer -> experts that were there from the start."""
 
     @property
     def label(self) -> str:
@@ -143,13 +144,28 @@ class LaneFold:
     def tasks(self) -> list[str]:
         return [self.names.get(index, f"task {index}") for index in range(self.width)]
 
+    @property
+    def births(self) -> dict[str, list[int]]:
+        """Layer -> stage in which each expert was born; -1 = there from the start."""
+        births = {layer: [-1] * experts for layer, experts in self.founders.items()}
+        for index, _, report in self._kept():
+            for layer, parents in report.parents.items():
+                births.setdefault(layer, []).extend([index] * len(parents))
+        return births
+
+    def _kept(self) -> Iterator[tuple[int, Edit, EditReport]]:
+        """Stage index and edit, in order, without those of stages that were given up."""
+        indices = {s.spec.id: index for index, s in self.stages.items() if not self.skipped(index)}
+        for edit, report in self.edits.values():
+            if edit.stage in indices:
+                yield indices[edit.stage], edit, report
+
     def mask(self, index: int) -> RefreshMask | None:
         """The mask in force at the end of a stage."""
-        stages = [stage.spec.id for i, stage in sorted(self.stages.items()) if i <= index]
         masks = [
             edit
-            for edit, _ in self.edits.values()
-            if isinstance(edit, RefreshMask) and edit.stage in stages
+            for born, edit, _ in self._kept()
+            if isinstance(edit, RefreshMask) and born <= index
         ]
         return max(masks, key=lambda edit: edit.version, default=None)
 
@@ -159,9 +175,10 @@ class LaneFold:
         figures = routing.of_counts(stage.counts)
         if mask is not None:
             figures |= routing.of_mask(mask.masks, mask.usage, mask.domains)
-        if len({birth for births in self.births.values() for birth in births}) > 1:
+        births = self.births
+        if len({born for layer in births.values() for born in layer}) > 1:
             for layer, usage in stage.usage.items():
-                shares = routing.age_share(usage, self.births.get(layer, ()))
+                shares = routing.age_share(usage, births.get(layer, ()))
                 figures |= {f"{layer}/age/{born:02d}": x for born, x in sorted(shares.items())}
         for task, layers in {} if row is None else row.probes.items():
             then = self._learnt(task, index)
@@ -202,6 +219,21 @@ def measured(lane: LaneFold, event: EvaluationDone) -> bool:
     return True
 
 
+def tried(lane: LaneFold, event: WorkFailed) -> int:
+    """How often this kind of work has failed now, within what shares a budget; 0 where the failure
+    no longer counts: the row is known, or the worker was given up before."""
+    if event.kind == "evaluation":
+        if event.index in lane.rows:
+            return 0
+        lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
+        return lane.row_retries[event.index]
+    if lane.failed or event.attempt <= lane.lost:
+        return 0
+    lane.lost = event.attempt
+    lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
+    return lane.retries[event.kind]
+
+
 def _count(stage: StageFold, counts: dict[str, dict[str, list[int]]]) -> None:
     """Add an interval's counts to the stage's."""
     for layer, rows in counts.items():
@@ -219,9 +251,6 @@ def answered(lane: LaneFold, event: Answer) -> bool:
         case EditApplied():
             lane.edits[event.edit.id] = (event.edit, event.report)
             lane.shape = event.report.after
-            if first:
-                for layer, parents in event.report.parents.items():
-                    lane.births.setdefault(layer, []).extend([max(lane.stages)] * len(parents))
         case _ if not first:
             return False
         case StageStarted():

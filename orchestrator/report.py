@@ -26,7 +26,7 @@ from orchestrator.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.folds import LaneFold, answered, measured
+from orchestrator.folds import LaneFold, answered, measured, tried
 from orchestrator.metrics import summarise
 from workers.contract import (
     Edit,
@@ -121,7 +121,7 @@ class RunFold:
                 lane.attempt = event.attempt
                 lane.backend, lane.shape = event.report.backend, event.report.shape
                 for name, layer in event.report.shape.layers.items():
-                    lane.births.setdefault(name, [-1] * layer.experts)
+                    lane.founders.setdefault(name, layer.experts)
                 return True
             case LaneClosed():
                 lane.closed = True
@@ -133,18 +133,14 @@ class RunFold:
     def _work_failed(self, lane: LaneFold, event: WorkFailed) -> bool:
         """Count it against the config's budget, as the controller does."""
         assert self.started is not None
-        row = event.kind == "evaluation"
-        if event.index in lane.rows if row else lane.failed or event.attempt <= lane.lost:
+        count = tried(lane, event)
+        if not count:
             return False
         lane.failures, lane.failure = lane.failures + 1, event
         budget = self.started.config.get("failures", {}).get(event.kind)
-        if row:
-            count = lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
-        else:
-            lane.lost = event.attempt
-            count = lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
         if budget is None or count <= budget["retries"]:
             return True
+        row = event.kind == "evaluation"
         if budget["then"] != "skip_stage" or not (row or lane.saved):
             lane.failed, lane.closed = True, False
         elif not row:

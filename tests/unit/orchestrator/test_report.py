@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.events import (
+    EditApplied,
     EvaluationDone,
+    Event,
     Record,
     RunFinished,
     RunInterrupted,
@@ -14,7 +16,8 @@ from orchestrator.events import (
 )
 from orchestrator.metrics import summarise
 from orchestrator.report import RunFold, report
-from tests.journals import RUN_ID, START, TASKS, score, story
+from tests.journals import RUN_ID, START, TASKS, LaneStory, score, story
+from workers.contract import RefreshMask, StageSpec
 
 
 def resumed(at: float) -> Record:
@@ -114,6 +117,53 @@ def test_a_stage_given_up_leaves_the_model_and_so_the_row_as_they_were() -> None
     assert [stage["status"] for stage in told["stages"]] == ["done", "skipped", "done"]
     assert told["matrix"][1] == told["matrix"][0]
     assert "forgetting.max" in told["metrics"]
+
+
+def masked(after: LaneStory, spec: StageSpec, version: int, share: float) -> EditApplied:
+    """The stage's grown model, and masks on top of it, as one imagined edit."""
+    grown = after.grown(spec, after=1)
+    mask = RefreshMask(
+        id=f"{spec.id}-e2",
+        stage=spec.id,
+        after_interval=1,
+        version=version,
+        domains=("clothes",),
+        masks={"body": [[1, 1]]},
+        usage={"body": [[share, 1 - share]]},
+        seed=1,
+        cause=grown.edit.cause,
+    )
+    return replace(grown, edit=mask, report=replace(grown.report, edit=mask.id))
+
+
+def test_edits_of_a_stage_given_up_are_not_in_the_model() -> None:
+    """Stage 1 grows and masks and is given up; stage 2 begins with one expert and version 1."""
+    records = story(lanes=(("replay", 0),), lose_at=None)
+    told = LaneStory("replay", 0, TASKS, START + 100)
+    fold = RunFold()
+    for record in records:
+        if record.event.type == "StageStarted" and record.event.stage.index == 1:
+            break
+        fold.add(record)
+    told.seq = fold.lanes["replay-s0"].answered
+    events: list[Event] = []
+    for index, share in ((1, 0.25), (2, 0.75)):
+        spec = told.spec(index)
+        events += [told.started(spec), told.interval(spec, 1), masked(told, spec, 1, share)]
+        told.experts = 1
+    for event in events[:-1]:
+        fold.add(Record(event=event))
+    first = fold.lanes["replay-s0"]
+    assert first.skipped(1)
+    assert first.births == {"body": [-1]}
+    assert first.mask(1) is first.mask(2) is None
+    fold.add(Record(event=events[-1]))
+    assert first.births == {"body": [-1, 2]}
+    mask = first.mask(2)
+    assert mask is not None
+    assert mask.usage == {"body": [[0.75, 0.25]]}
+    assert first.mask(1) is None
+    assert len(fold.json()["lanes"][0]["stages"][1]["edits"]) == 1, "it did happen"
 
 
 def test_interrupted_and_resumed() -> None:
