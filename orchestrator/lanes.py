@@ -225,13 +225,11 @@ def commanded_mask(lane: LaneState, event: IntervalDone) -> int:
 
 
 def stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
-    return WorkFailed(
-        at=event.at,
-        lane=event.lane,
-        attempt=event.attempt,
-        kind="diverged",
-        index=lane.index,
-        message=f"interval {event.report.n} was trained under mask version "
+    """An interval trained under other masks than commanded."""
+    return _refusal(
+        event,
+        lane,
+        f"interval {event.report.n} was trained under mask version "
         f"{event.report.mask_version}, it had to be {commanded_mask(lane, event)}",
     )
 
@@ -247,12 +245,21 @@ def contradicts(lane: LaneState, event: EditApplied) -> bool:
 
 
 def diverged(event: EditApplied, lane: LaneState) -> WorkFailed:
+    """An edit whose rerun gave another model than the first time."""
+    return _refusal(
+        event,
+        lane,
+        f"edit {event.edit.id}: fingerprint {event.report.fingerprint}, before it was "
+        f"{lane.fingerprints[event.seq]}",
+    )
+
+
+def _refusal(event: IntervalDone | EditApplied, lane: LaneState, message: str) -> WorkFailed:
     return WorkFailed(
         at=event.at,
         lane=event.lane,
         attempt=event.attempt,
         kind="diverged",
         index=lane.index,
-        message=f"edit {event.edit.id}: fingerprint {event.report.fingerprint}, before it was "
-        f"{lane.fingerprints[event.seq]}",
+        message=message,
     )
