@@ -197,11 +197,13 @@ class Controller:
         if event.attempt != lane.attempt or not lane.active:
             return state, ()
         budget = getattr(self.failures, event.kind)
+        skips = budget.then == "skip_stage" and lane.parent is not None
+        skips = skips and lane.status != "opening"  # it would not open for the next stage either
         count = lane.retries.get(event.kind, 0) + 1
         lane = replace(lane, retries={**lane.retries, event.kind: count}, status="waiting")
         if count <= budget.retries:
             return self._settle(_with(state, lane), ())
-        if budget.then == "skip_stage" and lane.parent is not None:
+        if skips:
             return self._settle(_with(state, skipped(lane)), ())
         state = _with(state, replace(lane, status="failed"))
         return self._settle(state, (), abort=budget.then == "abort_run")

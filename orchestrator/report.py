@@ -141,7 +141,8 @@ class RunFold:
         if budget is None or count <= budget["retries"]:
             return True
         row = event.kind == "evaluation"
-        if budget["then"] != "skip_stage" or not (row or lane.saved):
+        opening = lane.attempt < event.attempt
+        if budget["then"] != "skip_stage" or not (row or (lane.saved and not opening)):
             lane.failed, lane.closed = True, False
         elif not row:
             lane.retries = {}

@@ -100,6 +100,19 @@ def test_nothing_to_skip_to_before_the_first_checkpoint(tmp_path: Path) -> None:
     assert told["finetune-s0"]["failures"] == 2
 
 
+def test_a_lane_that_opens_no_more_is_not_skipped_for_ever(tmp_path: Path) -> None:
+    def fail(action: Action, seen: int) -> Any:
+        if isinstance(action, OpenLane) and action.checkpoint is not None:
+            return "stage_error"
+        lost = isinstance(action, StartStage) and action.stage.index == 1
+        return "worker_lost" if lost else None
+
+    config = tiny(failures={"stage_error": {"retries": 1, "then": "skip_stage"}})
+    lanes, told = run(tmp_path, config, FakeExecutor(fail))
+    assert lanes["finetune-s0"].status == "failed"
+    assert told["finetune-s0"]["failures"] == 3
+
+
 def test_a_skipped_stage_leaves_the_next_its_whole_budget(tmp_path: Path) -> None:
     def fail(action: Action, seen: int) -> Any:
         bad = isinstance(action, StartStage) and action.stage.index in (1, 2)
