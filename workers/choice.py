@@ -18,7 +18,7 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
     """
     assert is_dataclass(cls), f"{cls!r} is not a dataclass"
     if not hasattr(cls, "__pydantic_config__"):
-        with_config(ConfigDict(extra="forbid"))(cls)
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     values, problems = dict(raw), []
     for item in fields(cls):
         table = item.metadata.get("table")
@@ -46,6 +46,9 @@ def choose(
     found = lookup(table, raw["kind"], _join(path, "kind"))
     if isinstance(found, Problem):
         return None, None, [found]
+    if not is_dataclass(getattr(found, "Config", None)):
+        allowed = "the class needs a nested frozen dataclass Config"
+        return None, None, [Problem(_join(path, "kind"), f"{raw['kind']!r} has none", allowed)]
     config, problems = parse(found.Config, raw, path)  # type: ignore[attr-defined]
     return found, config, problems
 

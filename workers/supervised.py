@@ -262,7 +262,7 @@ class SupervisedTrainer:
         if len(y) == 0:
             raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
         config = self.config
-        domain = self._domains_of(spec, data)
+        domain = self._domains_of(spec, data, len(y))
         order = derive_seed(spec.seed, "order")
         batches = Batches(len(y), config.batch, order, domain, config.batches == "domain")
         epochs = 1.0 if config.epochs is None else config.epochs
@@ -276,12 +276,18 @@ class SupervisedTrainer:
         self.stage = _Stage(spec=spec, x=x, y=y, batches=batches, total_steps=total)
         return data
 
-    def _domains_of(self, spec: StageSpec, data: TaskData) -> Tensor | None:
+    def _domains_of(self, spec: StageSpec, data: TaskData, samples: int) -> Tensor | None:
         """Domain of each training sample, as its place in the stream's domains."""
         wanted = len(self.domains) > 1 or self.method.specialises
         if not wanted or not self.banks or self.method.mixes:
             return None
         places = torch.tensor([self.domains.index(name) for name in spec.task.domains])
+        if samples != len(data.train_y):
+            raise InputError(
+                f"method {self.lane.method}: training_data gives {samples} samples, the task has "
+                f"{len(data.train_y)}, so their domains are unknown; its class must say "
+                "`mixes = True`"
+            )
         if data.train_domain is None:
             return places[0].repeat(len(data.train_y))
         return places[data.train_domain]

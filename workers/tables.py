@@ -46,7 +46,7 @@ def lookup(table: Mapping[str, type], kind: Any, path: str) -> type | Problem:
         module, _, name = kind.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             return Problem(
                 path, f"cannot import {kind!r} ({error})", "give module:Class on the path"
             )

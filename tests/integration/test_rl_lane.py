@@ -78,6 +78,19 @@ def grow(spec: LaneSpec, experts: int, index: int = 0, **settings: object) -> Gr
     )
 
 
+def test_each_task_is_played_in_its_own_environment(trainer):
+    spec = lane({"kind": "tests.unit.workers.rl.toy:TwoEnginesStream"}, num_env_runners=1)
+    trainer.open(spec, None)
+    played = []
+    for index in (0, 1):
+        trainer.start(stage(spec, index))
+        assert trainer.run_interval(1).steps == 128
+        played += trainer._open_algorithm._each_runner(
+            lambda runner: type(runner.env.engine).__name__, None
+        )
+    assert played == ["ToyEngine", "RecallEngine"]
+
+
 def fingerprint(trainer: RLTrainer) -> str:
     return trainer._open_algorithm.ask(lambda learner: learner.fingerprint())
 

@@ -115,7 +115,7 @@ def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
 def test_an_interrupted_sweep_says_so_and_goes_on(cluster: str, runs: Path) -> None:
     folder, env = runs / "sweep", {"RAY_ADDRESS": cluster}
     base = runs.parent / "base.toml"
-    base.write_text(split_digits("interrupted", epochs=4))
+    base.write_text(split_digits("interrupted", epochs=60))
     options = ("--num-samples", 1, "--scheduler", "none", "--sweep-dir", folder)
     sweep = Command("tune_spaces", "growth", "--base", base, *options, "--json", env=env)
     sweep.until(lambda: finished_stages(folder))

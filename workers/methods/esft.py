@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, StageSpec
+from workers.contract import InputError, StageSpec, derive_seed
 from workers.methods.base import Method
 from workers.moe import specialise
 from workers.moe.masks import Mask
@@ -59,8 +59,10 @@ class _Esft(Method):
                 f"method {self.config.kind} chooses experts, and the model has none; use head moe"
             )
         chosen: dict[str, set[int]] = {name: set() for name in banks}
+        generator = torch.Generator().manual_seed(derive_seed(stage.seed, "esft"))
         for part in _by_domain(current, len(stage.task.domains)):
-            for name, gates_TE in _gates(model, part[: self.config.samples]).items():
+            drawn = torch.randperm(len(part), generator=generator)[: self.config.samples]
+            for name, gates_TE in _gates(model, part[drawn.sort().values]).items():
                 chosen[name] |= set(cumulative(self.score(gates_TE), self.config.share))
         for name, bank in banks.items():
             row = tuple(int(expert in chosen[name]) for expert in range(bank.live))

@@ -51,11 +51,10 @@ class BatchEnvRunner(SingleAgentEnvRunner):
 
     def make_env(self) -> None:
         """Build the batch of environments of this runner."""
-        context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
-        self.env = build_environment(context)
-        self.num_envs = self.env.num_envs
+        context = self.config.env_config
+        self.num_envs = self.config.num_envs_per_env_runner
         self._stream = build_stream(context["stream"], context["seed"])
-        self._log = EpisodeLog(self.num_envs)
+        self._build(self._stream.tasks()[0])
         self._generator = torch.Generator()
         # RLlib leaves the runner inside the worker on the CPU, whatever the learner beside it has.
         self._shares = not self.worker_index and self.config.num_learners == 0
@@ -63,10 +62,17 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             self._device = pick_device()
         self._needs_initial_reset = True
 
+    def _build(self, task: TaskSpec) -> None:
+        self.env = VectorEnvironment(self._stream.environment(task, self.num_envs))
+        self._plays = task.settings.get("environment")
+        self._log = EpisodeLog(self.num_envs)
+
     def point_at(self, setting: Setting) -> None:
         """Play this task with these seeds; running episodes are dropped."""
         self.setting = setting
         seed = derive_seed(setting.seed, self.worker_index or 0)
+        if setting.task.settings.get("environment") != self._plays:
+            self._build(setting.task)
         self.env.engine.set_task(self._stream.setting(setting.task))
         self.env.engine.seed(seed)
         self._generator.manual_seed(seed)

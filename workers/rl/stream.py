@@ -136,6 +136,10 @@ class CraftaxStream:
         )
 
 
+MOST_STEPS = 2**31 - 1
+"""Craftax counts in int32."""
+
+
 def _known(name: str) -> type[Environment]:
     found = lookup(ENVIRONMENTS, name, "environment")
     assert not isinstance(found, Problem), str(found)
@@ -200,8 +204,12 @@ def _param_problems(
         fits = (int, float) if wanted is float else (wanted,)
         if not isinstance(value, fits) or (wanted is not bool and isinstance(value, bool)):
             found.append(Problem(f"{path}.{name}", f"got {value!r}", f"must be {wanted.__name__}"))
-    if params.get("max_timesteps", 1) <= 0:
-        found.append(Problem(f"{path}.max_timesteps", "not positive", "must be at least 1"))
+    if found:
+        return found
+    for name in ("max_timesteps", "day_length"):
+        if not 1 <= params.get(name, 1) <= MOST_STEPS:
+            allowed = f"must be between 1 and {MOST_STEPS}"
+            found.append(Problem(f"{path}.{name}", f"got {params[name]!r}", allowed))
     return found
 
 

@@ -75,6 +75,10 @@ class PPOTraining:
             for name in positive:
                 if getattr(self, name) <= 0:
                     raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+            for name, least in (("num_env_runners", 0), ("num_learners", 0), ("eval_envs", 1)):
+                value = getattr(self, name)
+                if value is not None and value < least:
+                    raise ValueError(f"{name} = {value} must be at least {least}")
             if self.advantages not in ("batch", "minibatch"):
                 raise ValueError(f"advantages = {self.advantages!r} must be batch or minibatch")
             if self.lr_end is not None and not 0.0 <= self.lr_end <= self.lr:

@@ -174,13 +174,20 @@ class Domains(SampledStream):
 
     def _shape_problems(self) -> list[Problem]:
         _, height, width = self.input_shape
-        shapes = {self.dataset(view).label: self.dataset(view).shape for view in self.views}
-        large = [name for name, shape in shapes.items() if shape[1] > height or shape[2] > width]
+        views = (*self.base, *self.views)
+        shapes = [(self.dataset(view).label, *self.dataset(view).shape[1:]) for view in views]
+        large = dict.fromkeys(name for name, h, w in shapes if h > height or w > width)
+        found = []
         if self.config.fit == "pad" and large:
             allowed = "give a larger size, or fit = 'resize'"
             what = f"{self.config.size} is smaller than images of {', '.join(large)}"
-            return [Problem("stream.size", what, allowed)]
-        return []
+            found.append(Problem("stream.size", what, allowed))
+        turned = [view.name for view in views if view.rotate % 180 == 90]
+        if turned and height != width:
+            allowed = "a quarter turn needs square images: set stream.size"
+            what = f"images of {height} x {width} in {', '.join(turned)}"
+            found.append(Problem("stream.domains.rotate", what, allowed))
+        return found
 
     def _chosen(self, view: View, part: Part) -> np.ndarray:
         """Indices of a view's samples: drawn for each view, so that capped views differ."""

@@ -83,7 +83,7 @@ def _intact(name: str, paths: dict[str, Path]) -> bool:
 
 
 def _install(name: str, unpacked: Path, target: Path) -> None:
-    """Check the files in ``unpacked`` and move them to ``target`` in one rename."""
+    """Check the files in ``unpacked`` and move them to ``target``, in one rename if it is new."""
     paths = files_in(name, unpacked)
     wrong = "its files are missing" if paths is None else mismatch(name, paths)
     if paths is None or wrong is not None:
@@ -96,7 +96,9 @@ def _install(name: str, unpacked: Path, target: Path) -> None:
     for path in paths.values():
         shutil.move(path, ready / path.name)
     if target.exists():
-        os.rename(target, unpacked / f".{name}-old")
+        for path in ready.iterdir():  # what else the user keeps there stays
+            shutil.move(path, target / path.name)
+        return
     try:
         os.rename(ready, target)
     except OSError:

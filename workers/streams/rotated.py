@@ -47,8 +47,6 @@ class Rotated(DatasetStream):
         found, angles = super().problems(), self.config.angles
         if not angles:
             found.append(Problem("stream.angles", "got none", "give at least one angle"))
-        if not all(math.isfinite(angle) for angle in angles):
-            found.append(Problem("stream.angles", f"got {list(angles)}", "must be finite degrees"))
         if found or self.input_shape[1] == self.input_shape[2]:
             return found
         quarter = [angle for angle in angles if angle % 180 == 90]

@@ -58,12 +58,36 @@ def test_every_problem_is_reported_with_its_path() -> None:
     assert {problem.path for problem in problems} == {"o.inner.size", "o.sizes.1", "o.z"}
 
 
-@pytest.mark.parametrize("raw", [3, {}, {"kind": 3}, {"kind": "no"}, {"kind": "no.module:X"}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        3,
+        {},
+        {"kind": 3},
+        {"kind": "no"},
+        {"kind": "no.module:X"},
+        {"kind": ".relative:X"},
+        {"kind": ":X"},
+        {"kind": "json:dumps"},
+    ],
+)
 def test_wrong_choices(raw: object) -> None:
     cls, config, problems = choose(OUTER, raw, "o")
     assert cls is None
     assert config is None
     assert len(problems) == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    share: float = 0.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_none_are_refused(value: float) -> None:
+    config, problems = parse(Share, {"share": value}, "o")
+    assert config is None
+    assert problems[0].path == "o.share"
 
 
 def test_import_path() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.fakes import tiny
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, StageSpec
 from workers.evaluation import SupervisedEvaluator
+from workers.methods import Method
 from workers.supervised import SupervisedTrainer
 
 GROWING = {
@@ -131,3 +133,26 @@ def test_strict_ops_refuses_to_train_on_the_reference(strict: bool) -> None:
         assert "InputError: strict_ops = true" in done.stderr
     else:
         assert done.stdout.strip() == "reference", done.stderr
+
+
+class Doubling(Method):
+    """Trains on every sample twice, and does not say that samples are not the task's own."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = "doubling"
+
+    def training_data(self, current, past):
+        return current.train_x.repeat(2, 1, 1, 1), current.train_y.repeat(2)
+
+
+def test_samples_whose_domain_is_unknown_are_refused() -> None:
+    config = tiny(
+        model={"head": {"kind": "moe", "hidden": [8]}},
+        lanes=[{"method": {"kind": f"{__name__}:Doubling"}}],
+        stream={"kind": "permuted", "dataset": "digits", "tasks": 2},
+    )
+    trainer = SupervisedTrainer()
+    trainer.open(config.lanes[0].spec(), None)
+    with pytest.raises(InputError, match="mixes = True"):
+        trainer.start(stages(config)[0])

@@ -89,8 +89,9 @@ class AdaptiveRouter(Router):
         with torch.no_grad():
             teacher_TE = self.linear(x_TD)
         student_TE = self._second(x_TD, 1.0)
-        if self.config.start == "residual":
-            student_TE = student_TE + teacher_TE
+        # both sides as they act, what is held back of new experts included
+        held = teacher_TE if self.config.start == "residual" else self.linear.offset
+        student_TE = student_TE + held
         wanted_TE = functional.log_softmax(teacher_TE[:, known] / tau, -1)
         found_TE = functional.log_softmax(student_TE[:, known] / tau, -1)
         return functional.kl_div(found_TE, wanted_TE, reduction="batchmean", log_target=True)

@@ -72,6 +72,8 @@ def test_unknown_names_are_all_reported_with_what_is_allowed():
     [
         ({"max_timesteps": True}, "max_timesteps"),
         ({"max_timesteps": 0}, "max_timesteps"),
+        ({"max_timesteps": 2**31}, "max_timesteps"),
+        ({"day_length": 0}, "day_length"),
         ({"spawn_cow_chance": "x"}, "spawn_cow_chance"),
         ({"always_diamond": 1}, "always_diamond"),
     ],

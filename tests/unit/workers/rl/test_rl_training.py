@@ -28,6 +28,9 @@ def test_an_interval_is_a_whole_number_of_updates():
         ({"num_envs": 64, "num_env_runners": 3, "steps_per_stage": 4096}, "num_env_runners"),
         ({"gamma": 1.5, "steps_per_stage": 4096}, "gamma"),
         ({"lr": 0.0, "steps_per_stage": 4096}, "lr"),
+        ({"eval_envs": -4, "steps_per_stage": 4096}, "eval_envs"),
+        ({"num_learners": -1, "steps_per_stage": 4096}, "num_learners"),
+        ({"num_env_runners": -1, "steps_per_stage": 4096}, "num_env_runners"),
         ({"eval_episodes": 65, "steps_per_stage": 4096}, "eval_episodes"),
     ],
 )

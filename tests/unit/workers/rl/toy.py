@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -110,6 +110,20 @@ class ToyStream:
 
     def largest_return(self, task: TaskSpec) -> float:
         return 1.0
+
+
+class TwoEnginesStream(ToyStream):
+    """The second task is played in another environment than the first."""
+
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        first, second = super().tasks()
+        other = {**second.settings, "environment": "recall"}
+        return first, replace(second, settings=other)
+
+    def environment(self, task: TaskSpec, num_envs: int) -> ToyEngine:
+        engine = (RecallEngine if task.settings["environment"] == "recall" else ToyEngine)(num_envs)
+        engine.set_task(self.setting(task))
+        return engine
 
 
 class RecallEngine(ToyEngine):

@@ -118,6 +118,8 @@ def test_fashion_mnist_from_debian(data, monkeypatch):
     assert fetching.fetch("fashion_mnist") == folder
     assert (folder / "train-labels-idx1-ubyte.gz").stat().st_mtime_ns == before
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"damaged")
+    (folder / "notes.txt").write_text("kept")
     assert fetching.fetch("fashion_mnist") == folder
     assert places.mismatch("fashion_mnist", places.find("fashion_mnist")) is None
+    assert (folder / "notes.txt").read_text() == "kept"
     assert leftovers(data) == ["fashion_mnist"]

@@ -155,3 +155,25 @@ def test_rotating_pictures_that_are_not_square_is_refused(tmp_path):
     _, config, _ = choose(STREAMS, {"kind": "rotated", "dataset": dataset}, "stream")
     (problem,) = STREAMS["rotated"](config, 0).problems()
     assert "got [90.0, 270.0]" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "path"),
+    [
+        ((12, 12), {"size": 8, "fit": "pad"}, "stream.size"),
+        ((6, 8), {}, "stream.domains.rotate"),
+    ],
+)
+def test_all_views_of_domains_must_fit_the_frame(tmp_path, size, settings, path):
+    for part in ("train", "test"):
+        for name in ("airplane", "bird"):
+            picture(tmp_path / part / name / "0.png", 7, size)
+    images = {"kind": "image_folder", "path": str(tmp_path)}
+    domain = "digits" if "size" in settings else images
+    views = {
+        "base": [{"name": "photographs", "dataset": images}],
+        "domains": [{"name": "turned", "dataset": domain, "rotate": 90.0}],
+    }
+    _, config, problems = choose(STREAMS, {"kind": "domains", **views, **settings}, "stream")
+    assert not problems
+    assert [problem.path for problem in STREAMS["domains"](config, 0).problems()] == [path]
