@@ -48,7 +48,8 @@ def test_what_they_name_is_there(path: Path) -> None:
 def test_aws_has_nodes_for_lanes_and_for_environment_runners() -> None:
     types = yaml.safe_load(FILES[0].read_text())["available_node_types"]
     assert types["gpu"]["resources"]["GPU"] == 1
-    assert types["cpu"]["resources"]["env_runners"] > 0
+    assert types["cpu"]["resources"]["CPU"] > 0
+    assert "GPU" not in types["cpu"]["resources"]
     assert types["head"]["max_workers"] == 0
 
 
