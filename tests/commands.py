@@ -139,6 +139,7 @@ def _main(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start without it
     sys.argv = [package, *words]
     sys.path[:0] = known_path(env)
     _read_environment_again()
