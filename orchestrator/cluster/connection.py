@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -89,6 +90,7 @@ def _start(options: Mapping[str, Any]) -> None:
                     f"a local Ray did not come up in {STARTS} attempts ({error}); free some of the "
                     "machine's memory and cores, or give a running cluster with --address"
                 ) from error
+            print(f"a local Ray did not come up ({error}); trying once more", file=sys.stderr)
 
 
 def cluster_size() -> tuple[float, float]:
