@@ -121,8 +121,8 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
     """Settings of a lane with the peer's nets and PPO."""
     from dataclasses import asdict
 
-    from workers.choice import checked
-    from workers.moe import MODELS
+    from workers.models import MODELS
+    from workers.parsing import checked
     from workers.rl import TRAINING
 
     layer = args.layer
@@ -151,7 +151,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
 
 def _trainer(args: Any, form: str, **model: Any) -> Any:
     from workers.contract import LaneSpec, StageSpec
-    from workers.rl.lane import build_stream
+    from workers.rl.building import build_stream
     from workers.rl.trainer import RLTrainer
 
     settings = _settings(args, form, **model)
@@ -177,7 +177,7 @@ def _trainer(args: Any, form: str, **model: Any) -> Any:
 def all_jax(args: Any) -> Step:
     """All of PPO in one compiled program, with optimistic resets."""
     from benchmarks.jax_ppo import Settings, initial, make_update
-    from workers.rl.environment import prepare_jax
+    from workers.rl.environments.craftax.engine import prepare_jax
 
     jax = prepare_jax()
     settings = Settings(

@@ -25,18 +25,18 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from orchestrator.config import RunConfig, check, load  # noqa: E402
-from orchestrator.driver import Driver, begin  # noqa: E402
-from orchestrator.events import (  # noqa: E402
+from orchestrator.config.file import RunConfig, check, load  # noqa: E402
+from orchestrator.core.events import (  # noqa: E402
     CheckpointSaved,
     EditApplied,
     IntervalDone,
     StageStarted,
 )
-from orchestrator.journal import Journal, read  # noqa: E402
-from orchestrator.lanes import stage_spec  # noqa: E402
+from orchestrator.core.journal import Journal, read  # noqa: E402
+from orchestrator.core.transitions import stage_spec  # noqa: E402
+from orchestrator.driver import Driver, begin  # noqa: E402
 from tests.fakes import FakeExecutor  # noqa: E402
-from workers.supervised import SupervisedTrainer  # noqa: E402
+from workers.supervised.trainer import SupervisedTrainer  # noqa: E402
 
 ROUNDS = 9
 
@@ -143,7 +143,7 @@ def our_loop(config: RunConfig) -> float:
     lane = config.lanes[0]
     trainer = SupervisedTrainer()
     trainer.open(lane.spec(), None)
-    from orchestrator.controller import Controller
+    from orchestrator.core.controller import Controller
 
     state = Controller(config).start().lanes[lane.name]
     seconds = 0.0

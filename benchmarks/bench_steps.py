@@ -63,16 +63,16 @@ CASES = {
 
 def _open(case: Case) -> Any:
     """The lane's trainer at the start of its first stage."""
-    from orchestrator import config
+    from orchestrator.config import file
     from workers.contract import StageSpec
 
-    run = config.load(ROOT / "configs" / case.config, case.settings)
+    run = file.load(ROOT / "configs" / case.config, case.settings)
     lane = next(lane for lane in run.lanes if lane.name.startswith(case.lane))
     spec = lane.spec()
     if spec.engine == "rl":
         from workers.rl.trainer import RLTrainer as Trainer
     else:
-        from workers.supervised import SupervisedTrainer as Trainer  # type: ignore[assignment]
+        from workers.supervised.trainer import SupervisedTrainer as Trainer  # type: ignore[assignment]
     trainer = Trainer()
     trainer.open(spec, None)
     trainer.start(

@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from orchestrator.config import load  # noqa: E402
-from orchestrator.controller import Controller  # noqa: E402
-from orchestrator.events import ApplyEdit, RunInterval, StartStage  # noqa: E402
-from orchestrator.lanes import stage_spec  # noqa: E402
+from orchestrator.config.file import load  # noqa: E402
+from orchestrator.core.controller import Controller  # noqa: E402
+from orchestrator.core.events import ApplyEdit, RunInterval, StartStage  # noqa: E402
+from orchestrator.core.transitions import stage_spec  # noqa: E402
 from tests.pairs import Pair  # noqa: E402
 from workers.contract import Cause, Grow  # noqa: E402
 

@@ -39,7 +39,7 @@ class Settings:
 
 def initial(settings: Settings, seed: int) -> tuple[Any, Any]:
     """Environment and the state of training: parameters, Adam's moments, worlds, key."""
-    from workers.rl.environment import shared_environment
+    from workers.rl.environments.craftax.engine import shared_environment
 
     environment = shared_environment(settings.environment)
     inputs = int(np.prod(environment.observation_space(environment.default_params).shape))

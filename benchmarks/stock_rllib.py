@@ -17,7 +17,7 @@ def stock(args: Any, *, vectorised: bool) -> Callable[[], int]:
     from ray.tune.registry import register_env
 
     from workers.rl import ENVIRONMENTS
-    from workers.rl.vector import VectorEnvironment
+    from workers.rl.environments.gymnasium_vector import VectorEnvironment
 
     def create(context: Any) -> Any:
         if not vectorised:
@@ -71,7 +71,7 @@ def single(name: str) -> Any:
     import gymnasium as gym
     import numpy as np
 
-    from workers.rl.environment import prepare_jax, shared_environment
+    from workers.rl.environments.craftax.engine import prepare_jax, shared_environment
 
     jax, environment = prepare_jax(), shared_environment(name)
     params = environment.default_params

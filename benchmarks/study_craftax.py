@@ -42,7 +42,7 @@ def ours(args: Any) -> Curve:
 def all_jax(args: Any) -> Curve:
     """The peer."""
     from benchmarks.jax_ppo import Settings, initial, make_update
-    from workers.rl.environment import prepare_jax
+    from workers.rl.environments.craftax.engine import prepare_jax
 
     prepare_jax()
     settings = Settings(

@@ -1,8 +1,8 @@
 """``row_sum``: a linear map of compact observations, as a sum of rows of its weight.
 
 The observation is mostly zeros and ones, so the product with a dense matrix is a sum of the rows
-its ones pick; ``workers.compact.Compact`` is the layout. Letters: B observations, W entries of
-the short form, V ones and S scalars (D = V + S inputs), U usual places, J derived codes,
+its ones pick; ``workers.compact_layout.Compact`` is the layout. Letters: B observations, W
+entries of the short form, V ones and S scalars (D = V + S inputs), U usual places, J derived codes,
 K slots, L outputs.
 """
 

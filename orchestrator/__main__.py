@@ -60,7 +60,7 @@ def run(
 ) -> None:
     """Run a stream file to its end."""
     from orchestrator import session
-    from orchestrator.config import load
+    from orchestrator.config.file import load
 
     checked = load(config, set_ or ())
     folder = run_dir or session.default_run_dir(checked)
@@ -100,7 +100,7 @@ def submit(
 ) -> None:
     """Hand a stream file to a Ray cluster as a job; made again, it goes on where it stopped."""
     from orchestrator.cluster import jobs
-    from orchestrator.config import load
+    from orchestrator.config.file import load
 
     load(config, set_ or ())
     job = jobs.submission(config, set_ or (), run_dir, tracking_uri, address, wait_for_nodes)
@@ -120,28 +120,29 @@ def submit(
 @app.command()
 def plan(config: Config, set_: Set = None, as_json: AsJson = False) -> None:
     """Dry run: stages, ids, what waits for what, resources, parameters."""
-    from orchestrator import display
-    from orchestrator import plan as planning
-    from orchestrator.config import load
+    from orchestrator.config.file import load
+    from orchestrator.core import plan as planning
+    from orchestrator.report import terminal
 
     checked = load(config, set_ or ())
     lanes = planning.plan(checked)
     if as_json:
         _print_json(planning.as_json(checked, lanes))
     else:
-        display.print_plan(checked, lanes)
+        terminal.print_plan(checked, lanes)
 
 
 @app.command()
 def show(run_dir: RunDir, as_json: AsJson = False) -> None:
     """What a run did: stages, edits, accuracy matrix, metrics."""
-    from orchestrator import display, session
+    from orchestrator import session
+    from orchestrator.report import terminal
 
     result = session.report_of(run_dir)
     if as_json:
         _print_json(result)
     else:
-        display.print_report(result)
+        terminal.print_report(result)
 
 
 @app.command()
@@ -154,7 +155,7 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """What an agent's routers do in one episode: a figure, and the numbers as JSON."""
-    from orchestrator import traces
+    from orchestrator.report import traces
 
     traces.check_writable(out)
     episode = traces.trace(run_dir, lane, stage, task)
@@ -172,13 +173,14 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """What can be named in a config or to a search, each with one line of explanation."""
-    from orchestrator import catalogue, display
+    from orchestrator.config import catalogue
+    from orchestrator.report import terminal
 
     tables = catalogue.tables(table)
     if as_json:
         _print_json(tables)
     else:
-        display.print_tables(tables)
+        terminal.print_tables(tables)
 
 
 @app.command()
@@ -208,13 +210,14 @@ def ops_(as_json: AsJson = False) -> None:
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
     """Data sets, whether they are here, and how to get them."""
-    from orchestrator import catalogue, display
+    from orchestrator.config import catalogue
+    from orchestrator.report import terminal
 
     rows = catalogue.data_status()
     if as_json:
         _print_json(rows)
     else:
-        display.print_data(rows)
+        terminal.print_data(rows)
 
 
 @data_app.command("fetch")

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from orchestrator.config import LaneConfig, Resources, RunConfig
-from orchestrator.controller import Controller, Policies, fold
-from orchestrator.events import (
+from orchestrator.config.file import LaneConfig, Resources, RunConfig
+from orchestrator.core.controller import Controller, Policies, fold
+from orchestrator.core.events import (
     Action,
     Event,
     FinishRun,
@@ -29,10 +29,10 @@ from orchestrator.events import (
     RunStarted,
     TrialRef,
 )
-from orchestrator.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.state import RunState
 from orchestrator.policies import GROWTH, MASKS, PHASES
 from orchestrator.policies.growth import Progress
-from orchestrator.state import RunState
 from workers.contract import Edit, InputError
 from workers.tables import construct
 

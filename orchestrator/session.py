@@ -7,8 +7,11 @@ import time
 import uuid
 from pathlib import Path
 
-from orchestrator import config as configuration
-from orchestrator.config import RunConfig
+from orchestrator.config import file as configuration
+from orchestrator.config.file import RunConfig
+from orchestrator.core.events import RunResumed, RunStarted
+from orchestrator.core.folder import RunFolder, open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
 from orchestrator.driver import (
     Driver,
     begin,
@@ -19,9 +22,6 @@ from orchestrator.driver import (
     takeover,
     unplaceable,
 )
-from orchestrator.events import RunResumed, RunStarted
-from orchestrator.folder import RunFolder, open_folder
-from orchestrator.journal import JOURNAL_FILE, read
 from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json
 
@@ -80,13 +80,13 @@ def _drive(
     wait_for_nodes: float,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
-    from orchestrator import display
     from orchestrator.cluster import connection, executor
+    from orchestrator.report import terminal
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     journal = folder.journal()
     tracker = Tracker(folder.path, tracking_uri)
-    progress = display.make_progress(config, quiet)
+    progress = terminal.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = executor.RayExecutor(folder.checkpoints, resources)
@@ -112,8 +112,8 @@ def _drive(
         connection.disconnect()
         journal.close()
     if not quiet:
-        display.print_report(report_of(folder.path))
-        display.print_links(tracker.links(display.free_port(UI_PORT)), folder.place)
+        terminal.print_report(report_of(folder.path))
+        terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)
     return status
 
 
@@ -136,7 +136,7 @@ def make_room(config: RunConfig, seconds: float) -> None:
 
 def report_of(run_dir: Place) -> Json:
     """The contract of ``growstage show --json`` for the run in ``run_dir``."""
-    from orchestrator.report import report
+    from orchestrator.report.history import report
     from orchestrator.tracking.tracker import tracked_offset
 
     path = open_folder(run_dir).path

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.config import RunConfig, check
-from orchestrator.events import (
+from orchestrator.config.file import RunConfig, check
+from orchestrator.core.events import (
     Action,
     ApplyEdit,
     CheckpointSaved,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import (
+from orchestrator.core.events import (
     CheckpointSaved,
     EditApplied,
     EvaluationDone,
@@ -23,7 +23,7 @@ from orchestrator.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.journal import JOURNAL_FILE, Journal
+from orchestrator.core.journal import JOURNAL_FILE, Journal
 from workers.contract import (
     Cause,
     CheckpointRef,

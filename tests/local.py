@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.answers import ANSWER
-from orchestrator.cluster.shells import EvaluationWorker, LaneWorker
-from orchestrator.events import (
+from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
+from orchestrator.cluster.answer_events import ANSWER
+from orchestrator.core.events import (
     Action,
     ApplyEdit,
     CloseLane,

@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.shells import LaneWorker
-from orchestrator.events import Action, CloseLane, Evaluate, OpenLane
-from orchestrator.replicas import agreed
+from orchestrator.cluster.actors import LaneWorker
+from orchestrator.cluster.agreement import agreed
+from orchestrator.core.events import Action, CloseLane, Evaluate, OpenLane
 from tests.commands import FORKS
 from tests.local import LocalExecutor
 from workers.contract import RunError
@@ -72,7 +72,7 @@ class _Worker(LaneWorker):
     def call(self, function: Any, rank: int, size: int, address: str, *args: Any) -> Any:
         import torch
 
-        from workers.replicas import join
+        from workers.supervised.data_parallel import join
 
         device = torch.device("cpu")
         group = join(rank, size, address, self.own_address(), device, self.meeting)

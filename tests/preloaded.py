@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import torch
 
-import workers.supervised  # noqa: F401
+import workers.supervised.trainer  # noqa: F401
 
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first one imports the compiler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.events import CheckpointSaved, EditApplied, EvaluationDone
+from orchestrator.core.events import CheckpointSaved, EditApplied, EvaluationDone
 
 MASKED: dict[str, Any] = {
     "seed": 3,

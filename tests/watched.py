@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import EditApplied, LaneOpened
-from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.core.events import EditApplied, LaneOpened
+from orchestrator.core.journal import JOURNAL_FILE, read
 from workers.contract import Edit
 
 

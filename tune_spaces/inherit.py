@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from orchestrator.events import (
+from orchestrator.core.events import (
     CheckpointSaved,
     EditApplied,
     EvaluationDone,

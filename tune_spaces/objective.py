@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.metrics import METRICS, summarise
+from orchestrator.report.metrics import METRICS, summarise
 from workers.contract import InputError
 
 ALIASES = {"return": "acc.final"}

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import RunConfig
+from orchestrator.config.file import RunConfig
 from tune_spaces import SPACES
 from tune_spaces.space import Choice, Domain, Integer, LogUniform
 from tune_spaces.store import StageStore

@@ -13,8 +13,7 @@ from collections import deque
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from orchestrator.driver import Executor
-from orchestrator.events import (
+from orchestrator.core.events import (
     RECORD,
     Action,
     ApplyEdit,
@@ -36,6 +35,7 @@ from orchestrator.events import (
     StageStarted,
     StartStage,
 )
+from orchestrator.driver import Executor
 from tune_spaces.store import Reply
 from workers.contract import CheckpointRef, Json, LaneSpec, digest
 

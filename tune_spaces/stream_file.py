@@ -9,8 +9,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from orchestrator import config as configuration
-from orchestrator.config import DEFAULT_KINDS, SECTIONS, RunConfig, merge
+from orchestrator.config import file as configuration
+from orchestrator.config.file import DEFAULT_KINDS, SECTIONS, RunConfig, merge
 from tune_spaces.space import Space
 from workers.contract import InputError, Json
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.events import CheckpointSaved, RunResumed, RunStarted, StageStarted
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import RunFold
+from orchestrator.core.events import CheckpointSaved, RunResumed, RunStarted, StageStarted
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.report.history import RunFold
 from tune_spaces.objective import Objective
 from workers.contract import Json
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from orchestrator import plan as planning
+from orchestrator.core import plan as planning
 from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
 from tune_spaces.objective import parse
@@ -97,7 +97,7 @@ def _show(
     plan: Plan, folder: Path, tracker: Any, found: list[Attempt], summary: Json, console: Any
 ) -> None:
     """Best configuration, figures, importance: on disk, in MLflow and on the terminal."""
-    from orchestrator import display
+    from orchestrator.report import terminal
     from tune_spaces.board import print_summary
     from tune_spaces.figures import importance, importance_bars, parallel_coordinates
     from tune_spaces.tracking import sweep_page
@@ -122,7 +122,7 @@ def _show(
         print(f"MLflow takes no writes; {cure} catches up ({error})", file=sys.stderr)
     if not console.stderr:
         print_summary(console, summary, found, shares, folder)
-        display.print_links(tracker.links(), folder, ("tree", "trials"))
+        terminal.print_links(tracker.links(), folder, ("tree", "trials"))
 
 
 def best_toml(plan: Plan, winner: Attempt) -> str:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.events import Record, RunInterrupted
-from orchestrator.folder import open_folder
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import RunFold
+from orchestrator.core.events import Record, RunInterrupted
+from orchestrator.core.folder import open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.report.history import RunFold
 from orchestrator.tracking import views
 from orchestrator.tracking.pages import NOTE, Page
 from orchestrator.tracking.tracker import Tracker

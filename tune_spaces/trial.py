@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
+from orchestrator.config.file import RunConfig
+from orchestrator.core.events import Record, RunStarted, TrialRef
+from orchestrator.core.folder import RunFolder, open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
 from orchestrator.driver import Driver, Executor, Interrupted, begin, first_record, needs, takeover
-from orchestrator.events import Record, RunStarted, TrialRef
-from orchestrator.folder import RunFolder, open_folder
-from orchestrator.folds import LaneFold
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import RunFold
+from orchestrator.report.history import RunFold
+from orchestrator.report.lane_history import LaneFold
 from tune_spaces.inherit import inherited
 from tune_spaces.objective import Objective, parse
 from tune_spaces.shared import SharingExecutor, Store

@@ -77,7 +77,7 @@ class LaneSpec:
 
     lane: str
     engine: str
-    """Key of ``workers.engines.ENGINES``: ``supervised`` or ``rl``."""
+    """Key of ``workers.trainers.ENGINES``: ``supervised`` or ``rl``."""
     method: str
     seed: int
     settings: dict[str, Json]

@@ -16,12 +16,12 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.cluster.answers import ANSWER
+from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
+from orchestrator.cluster.agreement import agreed
+from orchestrator.cluster.answer_events import ANSWER
 from orchestrator.cluster.connection import cluster_size, own_address
-from orchestrator.cluster.shells import EvaluationWorker, LaneWorker
-from orchestrator.config import Resources
-from orchestrator.driver import needs
-from orchestrator.events import (
+from orchestrator.config.file import Resources
+from orchestrator.core.events import (
     Action,
     ApplyEdit,
     CloseLane,
@@ -36,7 +36,7 @@ from orchestrator.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.replicas import agreed
+from orchestrator.driver import needs
 from workers.contract import (
     DivergedError,
     InputError,

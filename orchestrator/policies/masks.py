@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from orchestrator.policies.growth import Progress
-from orchestrator.routing import jaccard, mean_pairs
+from orchestrator.report.specialisation import jaccard, mean_pairs
 from workers.contract import Cause, Duplicate, RefreshMask, derive_seed
 
 Matrix = list[list[float]]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import figures, mask_figures
-from orchestrator.folds import LaneFold
-from orchestrator.report import RunFold, edit_json
+from orchestrator.report import domain_figures, figures
+from orchestrator.report.history import RunFold, edit_json
+from orchestrator.report.lane_history import LaneFold
 from orchestrator.tracking import views
 from orchestrator.tracking.lineage import TASKS_FILE
 from orchestrator.tracking.naming import task_keys
@@ -66,10 +66,10 @@ def lane_figures(fold: RunFold, name: str) -> Page:
         images["figures/gate_weights.png"] = figures.gate_weights(told, usage)
     mask = lane.mask(max(lane.stages, default=-1))
     if mask is not None:
-        images["figures/domain_usage.png"] = mask_figures.domain_usage(lane.name, mask)
-        images["figures/domain_overlap.png"] = mask_figures.domain_overlap(lane.name, mask)
+        images["figures/domain_usage.png"] = domain_figures.domain_usage(lane.name, mask)
+        images["figures/domain_overlap.png"] = domain_figures.domain_overlap(lane.name, mask)
         masks = [edit for edit, _ in lane.edits.values() if isinstance(edit, RefreshMask)]
-        images["figures/mask_versions.png"] = mask_figures.mask_versions(lane.name, masks)
+        images["figures/mask_versions.png"] = domain_figures.mask_versions(lane.name, masks)
     return Page(images=images)
 
 

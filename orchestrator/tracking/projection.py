@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from orchestrator.events import (
+from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
     EditApplied,
@@ -26,9 +26,9 @@ from orchestrator.events import (
     TrialRef,
     WorkFailed,
 )
-from orchestrator.folds import LaneFold
-from orchestrator.metrics import summarise
-from orchestrator.report import RunFold
+from orchestrator.report.history import RunFold
+from orchestrator.report.lane_history import LaneFold
+from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.views import lane_colours, trial_colour
 from orchestrator.tracking.writes import (

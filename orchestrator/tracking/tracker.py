@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, read
 from orchestrator.tracking import lineage, pages, views
 from orchestrator.tracking.background import BackgroundTracker as BackgroundTracker
 from orchestrator.tracking.background import TrackingAway as TrackingAway

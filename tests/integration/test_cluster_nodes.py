@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import (
+from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
     LaneClosed,
@@ -22,7 +22,7 @@ from orchestrator.events import (
     RunFinished,
     WorkFailed,
 )
-from orchestrator.journal import read
+from orchestrator.core.journal import read
 from tests.commands import Command
 
 pytestmark = pytest.mark.ray

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import EditApplied, LaneOpened
-from orchestrator.journal import read
+from orchestrator.core.events import EditApplied, LaneOpened
+from orchestrator.core.journal import read
 from tests.commands import Command
 
 KILLS = int(os.environ.get("GROWSTAGE_CHAOS", "3"))

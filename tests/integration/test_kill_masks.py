@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import EditApplied, IntervalDone, LaneOpened
+from orchestrator.core.events import EditApplied, IntervalDone, LaneOpened
 from tests.commands import Command
 from tests.watched import Watched
 

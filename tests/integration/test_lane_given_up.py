@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.events import EvaluationDone, Event, WorkFailed
+from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver, begin
-from orchestrator.events import EvaluationDone, Event, WorkFailed
-from orchestrator.journal import Journal
 from tests.fakes import tiny
 from tests.integration.conftest import CPUS
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.events import LaneOpened, Record, WorkFailed
+from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver, begin
-from orchestrator.events import LaneOpened, Record, WorkFailed
-from orchestrator.journal import Journal, read
 from tests.fakes import tiny
 from tests.two_workers import MASKED, essence, of
 from workers.contract import RefreshMask

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import report
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.report.history import report
 from orchestrator.tracking.lineage import as_json, lineage
 from orchestrator.tracking.tracker import Tracker, default_uri, print_lineage
 from tests.journals import TASKS, story, write

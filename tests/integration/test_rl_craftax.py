@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workers.rl import ENVIRONMENTS
-from workers.rl.batched import EnvironmentTask
+from workers.rl.environments.base import EnvironmentTask
 
 pytestmark = pytest.mark.craftax
 
@@ -34,7 +34,7 @@ def play(engine, steps: int, seed: int = 0):
 @pytest.mark.parametrize("name", [CLASSIC.name, FULL.name])
 def test_the_catalogue_is_what_craftax_says(name):
     facts = ENVIRONMENTS[name]
-    from workers.rl.environment import shared_environment
+    from workers.rl.environments.craftax.engine import shared_environment
 
     environment = shared_environment(name)
     params = environment.default_params
@@ -66,7 +66,7 @@ def test_the_same_seed_plays_the_same_games_and_another_does_not(engine):
 def test_the_engines_reward_is_craftaxs_own(engine):
     import jax
 
-    from workers.rl.environment import shared_environment
+    from workers.rl.environments.craftax.engine import shared_environment
 
     environment = shared_environment(CLASSIC.name)
     params = environment.default_params
@@ -99,7 +99,7 @@ def test_only_ended_environments_begin_anew(engine):
 
 
 def test_switching_the_task_compiles_nothing_and_rewards_only_what_it_lists(engine):
-    from workers.rl.environment import programs
+    from workers.rl.environments.craftax.engine import programs
 
     known = programs.cache_info().misses
     task = EnvironmentTask(achievements=("collect_wood",), params={"day_length": 10})
@@ -116,7 +116,7 @@ def test_a_start_on_a_deeper_floor_is_a_state_the_game_can_reach():
     """Moving an agent is a pure function of a world: no need to compile the whole game."""
     import jax
 
-    from workers.rl.environment import _placed, shared_environment, task_arguments
+    from workers.rl.environments.craftax.engine import _placed, shared_environment, task_arguments
 
     environment = shared_environment(FULL.name)
     task = task_arguments(FULL, EnvironmentTask(start_floor=3))

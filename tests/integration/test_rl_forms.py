@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.rl import ENVIRONMENTS, compact_observation
-from workers.rl.batched import EnvironmentTask
+from workers.rl import ENVIRONMENTS
+from workers.rl.environments.base import EnvironmentTask
+from workers.rl.environments.craftax import compact
 
 pytestmark = pytest.mark.craftax
 
@@ -53,11 +54,11 @@ def shaken(state, floor: int, rng):
 def test_compact_observations_are_the_dense_ones_in_random_states_on_every_floor(name):
     import jax
 
-    from workers.rl.environment import shared_environment
+    from workers.rl.environments.craftax.engine import shared_environment
 
     facts, environment = ENVIRONMENTS[name], shared_environment(name)
     full = len(facts.floors) > 1
-    encode = (compact_observation.full if full else compact_observation.classic)(environment)
+    encode = (compact.full if full else compact.classic)(environment)
     seen = jax.jit(jax.vmap(lambda state: (encode(state), environment.get_obs(state))))
     blank = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
@@ -86,8 +87,8 @@ def test_both_forms_of_one_game_are_played_alike():
                 observations = engine.renew(np.flatnonzero(done))
             trace += [np.array(observations), rewards]
         played.append(trace)
-    for compact, dense in zip(*played, strict=True):
-        long = facts.layout.dense(compact) if compact.dtype == np.int16 else compact
+    for short, dense in zip(*played, strict=True):
+        long = facts.layout.dense(short) if short.dtype == np.int16 else short
         assert np.array_equal(long, dense)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import EditApplied, EvaluationDone, IntervalDone, LaneOpened
+from orchestrator.core.events import EditApplied, EvaluationDone, IntervalDone, LaneOpened
 from tests.commands import Command
 from tests.watched import Watched
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from workers import checkpoint as checkpoints
-from workers.choice import checked
 from workers.contract import Cause, Grow, InputError, LaneSpec, StageSpec, TaskSpec
-from workers.moe.actor_critic import ActorCritic
+from workers.models.actor_critic import ActorCritic
+from workers.parsing import checked
 from workers.rl import TRAINING
+from workers.rl.building import build_stream
 from workers.rl.evaluator import RLEvaluator
-from workers.rl.lane import build_stream
 from workers.rl.tracing import trace_checkpoint
 from workers.rl.trainer import RLTrainer
 
@@ -188,7 +188,7 @@ def test_frozen_parameters_do_not_move_and_stay_frozen_after_a_restore(trainer, 
     trainer.run_interval(1)
     learner = trainer._open_algorithm.learner_group._learner
     frozen = [n for n, _ in learner._net.named_parameters() if n.startswith("layers.0.")]
-    from workers.rl.lane import freeze, frozen_names
+    from workers.rl.building import freeze, frozen_names
 
     freeze(learner._net, frozen)
     trainer._open_algorithm.push_weights()

@@ -12,9 +12,9 @@ import torch
 
 from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_fingerprints, stage
 from workers.contract import Cause, DivergedError, LaneSpec, RefreshMask, SetPhase
-from workers.moe import specialise
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import GRU
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import GRU
+from workers.moe.domains import specialise
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

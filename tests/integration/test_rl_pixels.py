@@ -17,11 +17,11 @@ import pytest
 
 from tests.commands import ROOT
 from tests.integration.test_rl_lane import stage, tasks
-from workers.choice import checked
 from workers.contract import LaneSpec
-from workers.moe.actor_critic import ActorCritic
+from workers.models.actor_critic import ActorCritic
+from workers.parsing import checked
 from workers.rl import ENVIRONMENTS, TRAINING
-from workers.rl.batched import EnvironmentTask
+from workers.rl.environments.base import EnvironmentTask
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.trainer import RLTrainer
 
@@ -39,7 +39,7 @@ def counted(size):
     calls.append(size)
     return prepare(size)
 constants.load_all_textures_given_size = counted
-from workers.rl.textures import keep_textures
+from workers.rl.environments.craftax.textures import keep_textures
 assert keep_textures("Craftax-Classic-Pixels-v1").exists()
 print(len(calls))
 """
@@ -102,7 +102,7 @@ def test_images_are_bytes_and_only_ended_worlds_are_shown_anew(name):
 def test_images_are_craftaxs_own_rounded(name):
     import jax
 
-    from workers.rl.environment import shared_environment
+    from workers.rl.environments.craftax.engine import shared_environment
 
     engine = ENVIRONMENTS[name].build(ENVS, "pixels")
     engine.seed(2)

@@ -18,12 +18,12 @@ from tests.integration.test_rl_lane import (
     stage,
     tasks,
 )
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import GRU
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import GRU
+from workers.rl.building import build_stream
 from workers.rl.evaluator import RLEvaluator, load_model
-from workers.rl.lane import build_stream
+from workers.rl.floor_routing import trace
 from workers.rl.module import BEGINS, past_of
-from workers.rl.routing import trace
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

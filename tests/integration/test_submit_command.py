@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import CheckpointSaved, RunFinished, RunInterrupted, RunResumed
-from orchestrator.journal import read
+from orchestrator.core.events import CheckpointSaved, RunFinished, RunInterrupted, RunResumed
+from orchestrator.core.journal import read
 from tests.commands import ROOT, Command
 from tests.heads import Head, running_head
 

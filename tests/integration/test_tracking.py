@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.report import report
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.report.history import report
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
 from orchestrator.tracking.lineage import matrix
 from orchestrator.tracking.tracker import (

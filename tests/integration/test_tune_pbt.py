@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import check
-from orchestrator.events import CheckpointSaved, LaneOpened, RunResumed
-from orchestrator.journal import JOURNAL_FILE, read
-from orchestrator.plan import plan
+from orchestrator.config.file import check
+from orchestrator.core.events import CheckpointSaved, LaneOpened, RunResumed
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.plan import plan
 from tests.commands import Command
 from tests.streams import split_digits
 from tune_spaces.search import load
@@ -59,7 +59,7 @@ def history(attempt: Any) -> tuple[int, ModelShape | None]:
 
 def experts_after(attempt: Any, stages: int) -> int | None:
     """Experts an attempt itself had after so many stages; None where it did not get there."""
-    from orchestrator.report import RunFold
+    from orchestrator.report.history import RunFold
 
     fold = RunFold()
     for record, _ in read(Path(attempt["folder"]) / JOURNAL_FILE):

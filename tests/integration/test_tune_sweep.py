@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import load
-from orchestrator.events import CheckpointSaved
-from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.config.file import load
+from orchestrator.core.events import CheckpointSaved
+from orchestrator.core.journal import JOURNAL_FILE, read
 from tests.commands import ROOT, Command
 from tests.streams import split_digits
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig
-from orchestrator.controller import Controller, fold
-from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import (
+from orchestrator.config.file import RunConfig
+from orchestrator.core.controller import Controller, fold
+from orchestrator.core.events import (
     Action,
     CloseLane,
     Evaluate,
@@ -18,9 +17,10 @@ from orchestrator.events import (
     SaveCheckpoint,
     StartStage,
 )
-from orchestrator.journal import Journal, read
-from orchestrator.report import RunFold, report
-from orchestrator.state import LaneState
+from orchestrator.core.journal import Journal, read
+from orchestrator.core.state import LaneState
+from orchestrator.driver import Driver, begin, takeover
+from orchestrator.report.history import RunFold, report
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import CloseRun
 from tests.fakes import FakeExecutor, tiny

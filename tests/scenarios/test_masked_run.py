@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller import Controller, fold
-from orchestrator.display import print_report
+from orchestrator.core.controller import Controller, fold
+from orchestrator.core.events import ApplyEdit, EditApplied, IntervalDone, RunInterval
+from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import ApplyEdit, EditApplied, IntervalDone, RunInterval
-from orchestrator.journal import Journal, read
-from orchestrator.report import report
+from orchestrator.report.history import report
+from orchestrator.report.terminal import print_report
 from tests.fakes import tiny
 from tests.local import LocalExecutor
 from workers import checkpoint
 from workers.contract import DivergedError, RefreshMask, SetPhase
-from workers.supervised import SupervisedTrainer
+from workers.supervised.trainer import SupervisedTrainer
 
 DOMAINS = {
     "kind": "domains",

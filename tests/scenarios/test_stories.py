@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller import Controller, fold
-from orchestrator.display import print_report
-from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import (
+from orchestrator.core.controller import Controller, fold
+from orchestrator.core.events import (
     ApplyEdit,
     EditApplied,
     Evaluate,
@@ -22,8 +20,10 @@ from orchestrator.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.journal import Journal, read
-from orchestrator.report import report
+from orchestrator.core.journal import Journal, read
+from orchestrator.driver import Driver, begin, takeover
+from orchestrator.report.history import report
+from orchestrator.report.terminal import print_report
 from tests.fakes import FakeExecutor, tiny
 
 GROWING = {"growth": {"kind": "periodic"}}
@@ -250,6 +250,6 @@ def test_run_of_a_finished_journal_has_nothing_to_do(tmp_path: Path) -> None:
 
 
 def _nobody():  # type: ignore[no-untyped-def]
-    from orchestrator.controller import Recorded
+    from orchestrator.core.controller import Recorded
 
     return Recorded(())

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.driver import Driver, begin
-from orchestrator.events import (
+from orchestrator.core.events import (
     Action,
     ApplyEdit,
     EditApplied,
@@ -20,7 +19,8 @@ from orchestrator.events import (
     LaneOpened,
     RunInterval,
 )
-from orchestrator.journal import Journal, read
+from orchestrator.core.journal import Journal, read
+from orchestrator.driver import Driver, begin
 from tests.fakes import tiny
 from tests.pairs import PairExecutor
 from tests.two_workers import MASKED, essence, of

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from workers.contract import InputError, StageSpec, derive_seed
 from workers.methods.base import Method
-from workers.moe import specialise
-from workers.moe.masks import Mask
+from workers.moe.domains import specialise
+from workers.moe.domains.masks import Mask
 from workers.moe.telemetry import keeping
 from workers.streams import TaskData
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError, Json, LayerShape, Role, derive_seed
-from workers.moe.growable import (
+from workers.moe.domains.masks import DomainGuide, Mask
+from workers.moe.growth.growable import (
     Growable,
     Grown,
     Growth,
@@ -23,9 +24,8 @@ from workers.moe.growable import (
     like,
     with_zero,
 )
-from workers.moe.masks import DomainGuide, Mask
+from workers.moe.growth.schedules import Place
 from workers.moe.routers import ROUTERS
-from workers.moe.schedules import Place
 from workers.moe.seeding import seeded
 from workers.moe.selectors import SELECTORS
 from workers.moe.selectors.base import largest

@@ -11,9 +11,9 @@ import ops
 from workers.contract import InputError, Json
 from workers.moe.bank import ExpertBank
 from workers.moe.experts import EXPERTS
-from workers.moe.growable import Grown, Growth
+from workers.moe.growth.growable import Grown, Growth
+from workers.moe.growth.schedules import EVERYWHERE, Place
 from workers.moe.mixture import ExpertWeights, dense_mixture
-from workers.moe.schedules import EVERYWHERE, Place
 from workers.tables import choice, construct, lookup
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from workers.moe.growable import Routed
+from workers.moe.growth.growable import Routed
 
 Total = Callable[[Tensor], Tensor]
 """Adds counts up over the workers that train one model."""

@@ -3,8 +3,8 @@
 Importing this package imports neither Ray nor JAX; ``trainer`` and ``evaluator`` do.
 """
 
+from workers.rl.settings import PPOTraining
 from workers.rl.stream import ENVIRONMENTS, CraftaxStream
-from workers.rl.training import PPOTraining
 
 STREAM = {"craftax": CraftaxStream}
 TRAINING = {"ppo": PPOTraining}

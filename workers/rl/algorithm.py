@@ -34,14 +34,14 @@ from workers.contract import (
     LostError,
     RunError,
 )
-from workers.rl.batched import Episode
-from workers.rl.lane import build_stream
+from workers.rl.building import build_stream
+from workers.rl.environments.base import Episode
+from workers.rl.environments.gymnasium_vector import spaces
 from workers.rl.learner import GrowableLearner, LearnerState
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
-from workers.rl.training import PPOTraining
-from workers.rl.vector import spaces
+from workers.rl.settings import PPOTraining
 
 ENVIRONMENT = "growstage"
 PUSH_TIMEOUT = 120.0

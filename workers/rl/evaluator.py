@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.choice import checked
 from workers.contract import (
     CheckpointRef,
     EvaluationReport,
@@ -20,14 +19,15 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
-from workers.lane import pick_device
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.surgery import ensure_arch
+from workers.models.actor_critic import ActorCritic
+from workers.moe.growth.surgery import ensure_arch
+from workers.parsing import checked
 from workers.rl import TRAINING
-from workers.rl.batched import BatchedEnvironment, Episode, summary
-from workers.rl.exchange import as_tensor
-from workers.rl.lane import build_model, build_stream, read, sample_actions
-from workers.rl.routing import NOWHERE, Routing
+from workers.rl.building import build_model, build_stream, read, sample_actions
+from workers.rl.dlpack import as_tensor
+from workers.rl.environments.base import BatchedEnvironment, Episode, summary
+from workers.rl.floor_routing import NOWHERE, Routing
+from workers.supervised.building import pick_device
 
 
 class RLEvaluator:

@@ -28,12 +28,13 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
 from workers.contract import Edit, EditReport, Json, ModelShape
-from workers.moe import specialise, surgery
-from workers.moe.actor_critic import ActorCritic
+from workers.models.actor_critic import ActorCritic
 from workers.moe.bank import ExpertBank
-from workers.moe.optimizer import load_named_state, named_state
+from workers.moe.domains import specialise
+from workers.moe.growth import surgery
+from workers.moe.growth.optimizer_state import load_named_state, named_state
 from workers.moe.telemetry import routed, take_auxiliary, usage
-from workers.rl.lane import freeze, frozen_names
+from workers.rl.building import freeze, frozen_names
 from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
 from workers.rl.module import NOT_ACTING, past_of
 from workers.rl.rollout import standardised

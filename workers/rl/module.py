@@ -18,10 +18,10 @@ from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
 from workers.contract import RunError
-from workers.moe import surgery
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import Past
-from workers.rl.lane import build_model, freeze, frozen_names
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import Past
+from workers.moe.growth import surgery
+from workers.rl.building import build_model, freeze, frozen_names
 
 NOT_ACTING = ("critic",)
 """Parts of the model that a copy which only acts does not have."""

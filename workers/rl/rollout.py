@@ -18,9 +18,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from workers.moe.cores import Past
-from workers.rl.batched import Episode
-from workers.rl.exchange import as_tensor
+from workers.models.cores import Past
+from workers.rl.dlpack import as_tensor
+from workers.rl.environments.base import Episode
 from workers.rl.module import BEGINS
 
 

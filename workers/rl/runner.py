@@ -16,13 +16,13 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 
 from workers.contract import RunError, TaskSpec, derive_seed
-from workers.lane import pick_device
-from workers.moe import surgery
-from workers.rl.batched import Episode, EpisodeLog, Observations
-from workers.rl.exchange import as_tensor, torch_type
-from workers.rl.lane import build_stream, sample_actions
+from workers.moe.growth import surgery
+from workers.rl.building import build_stream, sample_actions
+from workers.rl.dlpack import as_tensor, torch_type
+from workers.rl.environments.base import Episode, EpisodeLog, Observations
+from workers.rl.environments.gymnasium_vector import VectorEnvironment
 from workers.rl.rollout import Rollout
-from workers.rl.vector import VectorEnvironment
+from workers.supervised.building import pick_device
 
 
 @dataclass(frozen=True, slots=True)

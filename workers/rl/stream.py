@@ -9,10 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
-from workers.compact import Compact
+from workers.compact_layout import Compact
 from workers.contract import Json, TaskSpec
-from workers.rl.batched import BatchedEnvironment, EnvironmentTask
-from workers.rl.catalog import ENVIRONMENTS, CraftaxClassicSymbolic, Environment
+from workers.rl.environments.base import BatchedEnvironment, EnvironmentTask
+from workers.rl.environments.craftax.catalog import (
+    ENVIRONMENTS,
+    CraftaxClassicSymbolic,
+    Environment,
+)
 from workers.tables import Problem, lookup
 
 

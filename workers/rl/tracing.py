@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from workers.choice import checked
 from workers.contract import CheckpointRef, InputError, LaneSpec, TaskSpec, derive_seed
+from workers.parsing import checked
 from workers.rl import TRAINING
+from workers.rl.building import build_stream
 from workers.rl.evaluator import load_model
-from workers.rl.lane import build_stream
-from workers.rl.routing import Trace, trace
+from workers.rl.floor_routing import Trace, trace
 
 
 def trace_checkpoint(lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec) -> Trace:

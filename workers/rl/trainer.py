@@ -17,7 +17,6 @@ import torch
 from ray.exceptions import RayError
 
 from workers import checkpoint as checkpoints
-from workers.choice import checked, parse
 from workers.contract import (
     CheckpointRef,
     DivergedError,
@@ -32,13 +31,14 @@ from workers.contract import (
     derive_seed,
     digest,
 )
-from workers.engines import kernels
+from workers.parsing import checked, parse
 from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
-from workers.rl.batched import ACHIEVEMENT, summary
-from workers.rl.lane import build_stream, read
+from workers.rl.building import build_stream, read
+from workers.rl.environments.base import ACHIEVEMENT, summary
 from workers.rl.learner import LearnerState
 from workers.rl.runner import Setting
+from workers.trainers import kernels
 
 PATIENCE = 120.0
 """Seconds without a single environment step before the runners count as dead."""

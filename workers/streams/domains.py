@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.choice import parse
 from workers.contract import TaskSpec
+from workers.parsing import parse
 from workers.streams.base import SampledStream, TaskData, at_least_one
 from workers.streams.datasets import DATASETS, Dataset, Part
 from workers.streams.rotated import rotate

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from workers.choice import choose
 from workers.contract import TaskSpec
+from workers.parsing import choose
 from workers.streams.base import SampledStream, at_least_one, unique
 from workers.streams.datasets import DATASETS, Dataset
 from workers.tables import Problem

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import ops
 from ops.registry import compiled, reference
-from workers.compact import Compact
+from workers.compact_layout import Compact
 
 NAME = "growstage::row_sum"
 LAYOUT = Compact(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster.jobs import follow
-from orchestrator.traces import check_writable
+from orchestrator.report.traces import check_writable
 from workers.contract import InputError, RunError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.config import ConfigError, check, merge, override, restore
+from orchestrator.config.file import ConfigError, check, merge, override, restore
 from tests.fakes import TINY, tiny
 from workers.contract import InputError
 

@@ -8,10 +8,10 @@ import socket
 import pytest
 from rich.console import Console
 
-from orchestrator.display import LineProgress, LiveProgress, figures, free_port, line
+from orchestrator.core.events import Record
+from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver, begin
-from orchestrator.events import Record
-from orchestrator.journal import Journal
+from orchestrator.report.terminal import LineProgress, LiveProgress, figures, free_port, line
 from orchestrator.tracking.views import links
 from tests.fakes import FakeExecutor, tiny
 from workers.contract import InputError

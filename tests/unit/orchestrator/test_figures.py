@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from orchestrator import figures
-from orchestrator.report import report
+from orchestrator.report import figures
+from orchestrator.report.history import report
 from tests.journals import story
 
 

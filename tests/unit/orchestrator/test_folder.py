@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import RunInterrupted
-from orchestrator.folder import MANY, Segments, open_folder
-from orchestrator.journal import JOURNAL_FILE, read
+from orchestrator.core.events import RunInterrupted
+from orchestrator.core.folder import MANY, Segments, open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
 from tests.journals import story
 from workers.contract import InputError
 

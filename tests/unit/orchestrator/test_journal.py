@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.events import Record, RunFinished, RunInterrupted
-from orchestrator.journal import Journal, read
+from orchestrator.core.events import Record, RunFinished, RunInterrupted
+from orchestrator.core.journal import Journal, read
 from workers.contract import InputError
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ConfigError, restore
-from orchestrator.controller import Controller, schedule
+from orchestrator.cluster.agreement import agreed
+from orchestrator.config.file import ConfigError, restore
+from orchestrator.core.controller import Controller, schedule
+from orchestrator.core.events import ApplyEdit, OpenLane, RunInterval, SaveCheckpoint
+from orchestrator.core.plan import as_json, plan
 from orchestrator.driver import check_resources, unplaceable
-from orchestrator.events import ApplyEdit, OpenLane, RunInterval, SaveCheckpoint
-from orchestrator.plan import as_json, plan
-from orchestrator.replicas import agreed
 from tests.fakes import shape, tiny
 from tune_spaces.trial import bundles
 from workers.contract import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ConfigError, check
+from orchestrator.config.file import ConfigError, check
 from orchestrator.policies.growth import Periodic, Progress
 from orchestrator.policies.masks import FixedMasks, UsageMasks, fold_row, masked, row_entropy
 from orchestrator.policies.phases import ThreePhases

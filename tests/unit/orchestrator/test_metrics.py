@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.metrics import METRICS, summarise
+from orchestrator.report.metrics import METRICS, summarise
 
 G1 = [
     [0.976, 0.0, 0.0, 0.0, 0.0],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.events import Record
+from orchestrator.core.events import Record
 from orchestrator.tracking.naming import flatten, metric_name, task_keys
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.views import HEADLINES, lane_colours, links, saved_views

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.events import (
+from orchestrator.core.events import (
     EditApplied,
     EvaluationDone,
     Event,
@@ -14,8 +14,8 @@ from orchestrator.events import (
     RunResumed,
     WorkFailed,
 )
-from orchestrator.metrics import summarise
-from orchestrator.report import RunFold, report
+from orchestrator.report.history import RunFold, report
+from orchestrator.report.metrics import summarise
 from tests.journals import RUN_ID, START, TASKS, LaneStory, score, story
 from workers.contract import RefreshMask, StageSpec
 

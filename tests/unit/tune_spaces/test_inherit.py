@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller import Controller, fold
+from orchestrator.core.controller import Controller, fold
+from orchestrator.core.events import CheckpointSaved, OpenLane, RunInterval
+from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import CheckpointSaved, OpenLane, RunInterval
-from orchestrator.journal import Journal, read
-from orchestrator.report import report
+from orchestrator.report.history import report
 from tests.fakes import FakeExecutor
 from tests.unit.tune_spaces.test_shared import config
 from tune_spaces.inherit import inherited

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.metrics import METRICS
+from orchestrator.report.metrics import METRICS
 from tune_spaces.objective import parse
 from workers.contract import InputError
 

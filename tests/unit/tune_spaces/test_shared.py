@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.driver import Driver, begin, takeover
-from orchestrator.events import (
+from orchestrator.core.events import (
     Action,
     CheckpointSaved,
     CloseLane,
@@ -20,8 +19,9 @@ from orchestrator.events import (
     SaveCheckpoint,
     StartStage,
 )
-from orchestrator.journal import Journal, read
-from orchestrator.report import report
+from orchestrator.core.journal import Journal, read
+from orchestrator.driver import Driver, begin, takeover
+from orchestrator.report.history import report
 from tests.fakes import FakeExecutor, tiny
 from tune_spaces.shared import SharingExecutor
 from tune_spaces.store import LEASE_S, StageStore

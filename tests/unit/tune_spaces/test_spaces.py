@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import config as configuration
-from orchestrator.plan import plan
+from orchestrator.config import file as configuration
+from orchestrator.core.plan import plan
 from tests.commands import ROOT
 from tests.streams import OPTIONS
 from tune_spaces import SPACES

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workers.choice import checked, choose, parse
+from workers.parsing import checked, choose, parse
 from workers.tables import Problem, choice, construct, first_line, lookup
 
 

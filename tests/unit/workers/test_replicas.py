@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.pairs import Pair
 from workers.contract import LostError
-from workers.replicas import ALONE, Group, Replicas
+from workers.supervised.data_parallel import ALONE, Group, Replicas
 
 
 @pytest.fixture(scope="module")

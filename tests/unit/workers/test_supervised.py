@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import RunConfig
-from orchestrator.controller import Controller
-from orchestrator.lanes import stage_spec
+from orchestrator.config.file import RunConfig
+from orchestrator.core.controller import Controller
+from orchestrator.core.transitions import stage_spec
 from orchestrator.policies.growth import Periodic, Progress
 from tests.commands import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, StageSpec
-from workers.evaluation import SupervisedEvaluator
 from workers.methods import Method
-from workers.supervised import SupervisedTrainer
+from workers.supervised.evaluator import SupervisedEvaluator
+from workers.supervised.trainer import SupervisedTrainer
 
 GROWING = {
     "growth": {"kind": "periodic"},
@@ -122,7 +122,7 @@ def test_more_intervals_than_steps_is_refused() -> None:
 def test_strict_ops_refuses_to_train_on_the_reference(strict: bool) -> None:
     """In a process of its own, where the compiled kernels are switched off."""
     program = (
-        "from tests.fakes import tiny; from workers.supervised import SupervisedTrainer; "
+        "from tests.fakes import tiny; from workers.supervised.trainer import SupervisedTrainer; "
         f"lane = tiny(strict_ops={strict}).lanes[0].spec(); "
         "print(SupervisedTrainer().open(lane, None).backend)"
     )

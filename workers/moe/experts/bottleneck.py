@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workers.moe.budget import width_for_budget
+from workers.moe.growth.budget import width_for_budget
 
 
 class Bottleneck(nn.Module):

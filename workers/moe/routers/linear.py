@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.moe.growable import with_zero
+from workers.moe.growth.growable import with_zero
 from workers.moe.routers.base import Router
 
 

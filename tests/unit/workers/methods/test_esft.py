@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.controller import Controller
-from orchestrator.lanes import stage_spec
+from orchestrator.core.controller import Controller
+from orchestrator.core.transitions import stage_spec
 from tests.fakes import tiny
 from workers import checkpoint
 from workers.methods import METHODS
 from workers.methods.esft import cumulative
-from workers.supervised import SupervisedTrainer
+from workers.supervised.trainer import SupervisedTrainer
 
 CONFIG = {
     "stream": {"kind": "domains", "train_samples": 80, "test_samples": 20},

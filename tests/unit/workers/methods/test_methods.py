@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workers.choice import choose
 from workers.methods import METHODS
+from workers.parsing import choose
 from workers.streams import TaskData
 
 

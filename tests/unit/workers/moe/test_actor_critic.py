@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from workers.compact import Compact
+from workers.compact_layout import Compact
 from workers.contract import Cause, Grow, InputError
-from workers.moe import surgery
-from workers.moe.actor_critic import ActorCritic
+from workers.models.actor_critic import ActorCritic
+from workers.moe.growth import surgery
 
 
 def model(shape=(12,), actions=5, seed=0, **settings) -> ActorCritic:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.unit.workers.moe.test_actor_critic import LAYOUT, grow, short_observations
-from workers.choice import checked
-from workers.moe import CORES, MODELS, surgery
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import Past
+from workers.models import CORES, MODELS
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import Past
+from workers.moe.growth import surgery
+from workers.parsing import checked
 
 B, T = 3, 9
 

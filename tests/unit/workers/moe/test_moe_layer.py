@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.contract import InputError
-from workers.moe.budget import width_for_budget
-from workers.moe.classifier import Classifier
-from workers.moe.estimate import estimate, estimate_of
+from workers.models.classifier import Classifier
+from workers.models.estimate import estimate, estimate_of
+from workers.models.heads import MLP, MoEHead
 from workers.moe.experts import Bottleneck, LinearExpert
-from workers.moe.growable import shape
-from workers.moe.heads import MLP, MoEHead
+from workers.moe.growth.budget import width_for_budget
+from workers.moe.growth.growable import shape
 from workers.moe.layer import MoELayer
 from workers.moe.selectors import Dense, TopK
 from workers.moe.telemetry import recording, take_auxiliary, usage

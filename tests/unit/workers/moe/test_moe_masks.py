@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional
 
 from workers.contract import Cause, Duplicate, Grow, InputError, RefreshMask, SetPhase
-from workers.moe import HEADS, specialise, surgery
-from workers.moe.classifier import Classifier
+from workers.models import HEADS
+from workers.models.classifier import Classifier
+from workers.moe.domains import specialise
+from workers.moe.growth import surgery
 
 CAUSE = Cause(policy="test", trigger="test")
 DOMAINS = ("north", "south")

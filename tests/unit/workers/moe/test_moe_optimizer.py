@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from workers.contract import InputError
-from workers.moe.classifier import Classifier
-from workers.moe.optimizer import load_named_state, named_state, rebind
+from workers.models.classifier import Classifier
+from workers.moe.growth.optimizer_state import load_named_state, named_state, rebind
 
 MAKERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from workers.moe.plasticity import (
+from workers.diagnostics.plasticity import (
     activations,
     dormant_ratio,
     effective_rank,

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from workers.contract import Cause, Grow, InputError
-from workers.moe import HEADS, INITIALISERS, surgery
-from workers.moe.classifier import Classifier
+from workers.models import HEADS
+from workers.models.classifier import Classifier
+from workers.models.heads import MoEHead
+from workers.moe import INITIALISERS
 from workers.moe.experts import LinearExpert
-from workers.moe.heads import MoEHead
+from workers.moe.growth import surgery
+from workers.moe.growth.schedules import Descending
 from workers.moe.layer import MoELayer
-from workers.moe.schedules import Descending
 from workers.moe.selectors import Dense, TopK
 
 GROWING = [kind for kind in HEADS if kind != "mlp"]

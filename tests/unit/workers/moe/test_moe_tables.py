@@ -7,22 +7,22 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from workers import moe
-from workers.choice import checked
+from workers import models, moe
 from workers.contract import InputError
-from workers.moe.classifier import Classifier
-from workers.moe.schedules import SCHEDULES, Place
+from workers.models.classifier import Classifier
+from workers.moe.growth.schedules import SCHEDULES, Place
+from workers.parsing import checked
 from workers.tables import construct, first_line
 
 TABLES = {
-    "backbones": moe.BACKBONES,
-    "heads": moe.HEADS,
+    "backbones": models.BACKBONES,
+    "heads": models.HEADS,
     "routers": moe.ROUTERS,
     "selectors": moe.SELECTORS,
     "experts": moe.EXPERTS,
     "schedules": moe.SCHEDULES,
     "initialisers": moe.INITIALISERS,
-    "models": moe.MODELS,
+    "models": models.MODELS,
 }
 ENTRIES = [(table, kind) for table, entries in TABLES.items() for kind in entries]
 ARGUMENTS = {
@@ -49,14 +49,14 @@ def test_entry_builds_from_its_default_config(table: str, kind: str) -> None:
     assert (found, again) == (cls, config)
 
 
-@pytest.mark.parametrize("head", moe.HEADS)
-@pytest.mark.parametrize("backbone", moe.BACKBONES)
+@pytest.mark.parametrize("head", models.HEADS)
+@pytest.mark.parametrize("backbone", models.BACKBONES)
 def test_classifier_with_every_head_and_backbone(head: str, backbone: str) -> None:
     config = Classifier.Config(
         experts=2,
         max_experts=4,
-        head=moe.HEADS[head].Config(),
-        backbone=moe.BACKBONES[backbone].Config(),
+        head=models.HEADS[head].Config(),
+        backbone=models.BACKBONES[backbone].Config(),
     )
     model = Classifier(config, (3, 16, 16), 5, seed=1)
     y = model(torch.ones(2, 3, 16, 16))
@@ -65,9 +65,9 @@ def test_classifier_with_every_head_and_backbone(head: str, backbone: str) -> No
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("head", moe.HEADS)
+@pytest.mark.parametrize("head", models.HEADS)
 def test_parameters_depend_on_the_seed_alone(head: str) -> None:
-    config = Classifier.Config(experts=2, head=moe.HEADS[head].Config())
+    config = Classifier.Config(experts=2, head=models.HEADS[head].Config())
 
     def state(seed: int, noise: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(noise)
@@ -113,9 +113,9 @@ def test_descending_over_six_layers_and_with_a_minimum() -> None:
     [
         lambda: moe.SELECTORS["topk"].Config(k=0),
         lambda: moe.SELECTORS["dense"].Config(temperature=0.0),
-        lambda: moe.HEADS["moe"].Config(grad_max_k=0),
-        lambda: moe.HEADS["moe"].Config(hidden=(0,)),
-        lambda: moe.HEADS["big_moe"].Config(balance_weight=-1.0),
+        lambda: models.HEADS["moe"].Config(grad_max_k=0),
+        lambda: models.HEADS["moe"].Config(hidden=(0,)),
+        lambda: models.HEADS["big_moe"].Config(balance_weight=-1.0),
         lambda: moe.EXPERTS["bottleneck"].Config(width=0),
         lambda: moe.INITIALISERS["logit_offset"].Config(steps=0),
         lambda: Classifier.Config(experts=0),
@@ -128,7 +128,7 @@ def test_impossible_settings_are_refused(build) -> None:
 
 
 def test_image_too_small_for_the_convolutions() -> None:
-    cls = moe.BACKBONES["nature_cnn"]
+    cls = models.BACKBONES["nature_cnn"]
     with pytest.raises(InputError, match=r"1x1.*use backbone mlp"):
         cls(cls.Config(), (3, 1, 1), 0)
     assert cls(cls.Config(), (3, 64, 64), 0).outputs == 5184

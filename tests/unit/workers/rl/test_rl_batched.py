@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from tests.unit.workers.rl.toy import LENGTH, ToyEngine
-from workers.rl.batched import EpisodeLog, summary
+from workers.rl.environments.base import EpisodeLog, summary
+from workers.rl.environments.gymnasium_vector import VectorEnvironment
 from workers.rl.rollout import Rollout, advantages
-from workers.rl.vector import VectorEnvironment
 
 
 def test_the_log_closes_each_episode_once_with_its_own_sum():

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from workers.rl.environment import _has_gpu, prepare_jax
-from workers.rl.exchange import as_tensor, torch_type
+from workers.rl.dlpack import as_tensor, torch_type
+from workers.rl.environments.craftax.engine import _has_gpu, prepare_jax
 
 TYPES = [np.float32, np.int16, np.uint8, np.bool_, np.int32, np.uint32]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.unit.workers.rl.toy import CUES, LENGTH, ToyEngine
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import GRU
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import GRU
 from workers.rl.evaluator import play
-from workers.rl.routing import Routing, trace
+from workers.rl.floor_routing import Routing, trace
 
 
 @pytest.fixture

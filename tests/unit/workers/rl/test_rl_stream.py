@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from workers.choice import choose
+from workers.parsing import choose
 from workers.rl import ENVIRONMENTS, STREAM
 from workers.rl.stream import CraftaxStream
 from workers.tables import first_line

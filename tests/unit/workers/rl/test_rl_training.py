@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from workers.choice import choose
-from workers.moe.actor_critic import ActorCritic
-from workers.moe.cores import GRU
+from workers.models.actor_critic import ActorCritic
+from workers.models.cores import GRU
+from workers.parsing import choose
 from workers.rl import TRAINING
-from workers.rl.training import PPOTraining
+from workers.rl.settings import PPOTraining
 
 
 def test_an_interval_is_a_whole_number_of_updates():

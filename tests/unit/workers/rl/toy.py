@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from workers.contract import TaskSpec
-from workers.rl.batched import EnvironmentTask
+from workers.rl.environments.base import EnvironmentTask
 from workers.tables import Problem
 
 LENGTH = 10

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from workers.choice import choose
 from workers.contract import derive_seed
 from workers.methods import METHODS
+from workers.parsing import choose
 from workers.streams import STREAMS
 
 DOCS = Path(__file__).parents[4] / "docs"

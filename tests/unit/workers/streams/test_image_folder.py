@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.choice import choose
 from workers.contract import InputError
+from workers.parsing import choose
 from workers.streams import DATASETS, STREAMS
 
 

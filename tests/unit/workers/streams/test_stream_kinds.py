@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.choice import choose
+from workers.parsing import choose
 from workers.streams import STREAMS
 from workers.streams.rotated import rotate
 from workers.streams.sequence import padded, resized

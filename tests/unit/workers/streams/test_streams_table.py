@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from workers.choice import choose
 from workers.contract import InputError, TaskSpec
+from workers.parsing import choose
 from workers.streams import DATASETS, STREAMS, Stream, TaskData
 from workers.streams.base import unique
 

@@ -1,0 +1,1 @@
+"""A TOML file becomes frozen values; what can be named in it; how its sections must fit."""

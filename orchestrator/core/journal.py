@@ -1,0 +1,137 @@
+"""The journal: the append-only file that is the truth of a run; state is a fold of it.
+
+One JSON record a line. A record is durable (fsync) before anything acts on it; a torn last line
+is what a crash leaves and is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from orchestrator.core.events import RECORD, Record
+from workers.contract import InputError
+
+JOURNAL_FILE = "journal.jsonl"
+
+
+class Mirror(Protocol):
+    """A second place that holds the journal and is written first."""
+
+    def put(self, offset: int, data: bytes) -> None: ...
+
+
+class Journal:
+    """Writer of one run's journal. Only one process may hold it at a time."""
+
+    def __init__(self, path: Path, mirror: Mirror | None = None, patience: float = 0.0) -> None:
+        """Open for appending, cutting off a torn last line.
+
+        ``patience``: seconds to wait for a driver that is just ending to let go.
+
+        Raises InputError where the folder cannot be written or another driver holds the journal.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115  (held open for the life of the run)
+        except OSError as error:
+            raise InputError(
+                f"run folder {path.parent}: cannot write there ({error.strerror}); give a "
+                "writable folder with --run-dir"
+            ) from error
+        self._mirror = mirror
+        self._lock(time.monotonic() + patience)
+        self._file.truncate(_whole_length(path))
+        self._file.seek(0, os.SEEK_END)
+
+    def _lock(self, deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                self._file.close()
+                raise InputError(
+                    f"run folder {self.path.parent}: another driver is running it; wait for it "
+                    "or stop it"
+                ) from error
+
+    @property
+    def offset(self) -> int:
+        """Length of the journal in bytes: everything before it is durable."""
+        return self._file.tell()
+
+    def append(self, *records: Record) -> None:
+        """Append and fsync: returns when the records are durable."""
+        data = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
+        if self._mirror is not None:
+            self._mirror.put(self.offset, data)
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def refresh(path: Path, data: bytes) -> None:
+    """Make the copy of a journal at ``path`` hold ``data``.
+
+    One that a driver holds is left alone: nothing is newer, and it would be cut under its hands.
+    """
+    if path.is_file() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        file.truncate(0)
+        file.write(data)
+
+
+def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
+    """Records from byte ``offset`` on, each with the offset after it; stops at a torn last line.
+
+    Raises InputError naming the byte where a whole line is not a record.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no journal there; give the folder of a run")
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = RECORD.validate_json(line)
+            except ValidationError as error:
+                raise InputError(
+                    f"{path}: byte {offset} is not a journal record "
+                    f"({error.errors()[0]['msg']}); it was written by another version or damaged"
+                ) from error
+            offset += len(line)
+            yield record, offset
+
+
+def _whole_length(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            cut = file.read(end - start).rfind(b"\n")
+            if cut >= 0:
+                return start + cut + 1
+            end = start
+    return 0

@@ -1,0 +1,1 @@
+"""What a run has come to, for people: history, metrics, text and figures. Knows no MLflow."""

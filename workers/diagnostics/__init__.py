@@ -1,0 +1,1 @@
+"""Measures of models: routing and plasticity."""

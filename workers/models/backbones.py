@@ -1,0 +1,91 @@
+"""Backbones: images -> features. Dense, never grown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from workers.contract import InputError
+from workers.models.heads.mlp import check_hidden
+from workers.moe.seeding import seeded
+
+InputShape = tuple[int, int, int]
+"""Channels, height, width of one sample."""
+
+
+class MLPBackbone(nn.Module):
+    """Flattens the input; hidden layers with ReLU after each, if any."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of the flattening backbone."""
+
+        kind: str = "mlp"
+        hidden: tuple[int, ...] = ()
+        """Widths of its layers; empty = flatten only."""
+
+        def __post_init__(self) -> None:
+            check_hidden(self.hidden)
+
+    def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        sizes = [channels * height * width, *config.hidden]
+        self.outputs = sizes[-1]
+        with seeded(seed):
+            self.layers = nn.ModuleList(
+                nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
+            )
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+
+class NatureCNN(nn.Module):
+    """Three convolutions of the DQN paper, padded (kernels 8/4/3, strides 4/2/1, padding 3/2/1)."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of the convolutional backbone."""
+
+        kind: str = "nature_cnn"
+        channels: tuple[int, int, int] = (32, 64, 64)
+        """Output channels of the three convolutions."""
+
+        def __post_init__(self) -> None:
+            check_hidden(self.channels)
+
+    _FORM = ((8, 4, 3), (4, 2, 2), (3, 1, 1))
+    """Kernel, stride, padding of each convolution."""
+
+    def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
+        super().__init__()
+        channels, *size = input_shape
+        if min(size) < 2:
+            raise InputError(
+                f"backbone nature_cnn cannot read images of {input_shape[1]}x{input_shape[2]}: "
+                "both sides must be at least 2 pixels; use backbone mlp"
+            )
+        layers: list[nn.Module] = []
+        with seeded(seed):
+            for outputs, (kernel, stride, padding) in zip(config.channels, self._FORM, strict=True):
+                layers += [nn.Conv2d(channels, outputs, kernel, stride, padding), nn.ReLU()]
+                size = [(side + 2 * padding - kernel) // stride + 1 for side in size]
+                channels = outputs
+        self.layers = nn.Sequential(*layers)
+        self.outputs = channels * size[0] * size[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs]."""
+        y: Tensor = self.layers(x).flatten(1)
+        return y
+
+
+BACKBONES: dict[str, type] = {"mlp": MLPBackbone, "nature_cnn": NatureCNN}

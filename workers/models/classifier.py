@@ -1,0 +1,69 @@
+"""Classifier: backbone + head. Knows no data and no optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from workers.contract import derive_seed
+from workers.models.backbones import BACKBONES, InputShape
+from workers.models.heads import HEADS
+from workers.moe.telemetry import routed, take_auxiliary
+from workers.tables import choice, construct
+
+
+class Classifier(nn.Module):
+    """Image or vector classifier: a dense backbone and a head that may grow.
+
+    The parameters depend on (config, input_shape, outputs, seed) only.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of a classifier."""
+
+        kind: str = "classifier"
+        experts: int = 1
+        """Experts at the start (the granularity g)."""
+        max_experts: int | None = None
+        """Final number of experts, which sets their width; None = those at the start."""
+        backbone: Any = choice(BACKBONES, "mlp")
+        """What turns a sample into features; never grown."""
+        head: Any = choice(HEADS, "moe")
+        """What turns features into class scores."""
+
+        def __post_init__(self) -> None:
+            if self.experts < 1:
+                raise ValueError(f"experts must be at least 1, got {self.experts}")
+            if self.max_experts is not None and self.max_experts < self.experts:
+                raise ValueError(
+                    f"max_experts must be at least experts ({self.experts}), got {self.max_experts}"
+                )
+
+    def __init__(self, config: Config, input_shape: InputShape, outputs: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = construct(
+            BACKBONES, config.backbone, input_shape, derive_seed(seed, "backbone")
+        )
+        self.head = construct(
+            HEADS,
+            config.head,
+            self.backbone.outputs,
+            outputs,
+            experts=config.experts,
+            max_experts=config.max_experts,
+            seed=derive_seed(seed, "head"),
+        )
+        self._routed = routed(self)  # found once: a walk over all modules costs as much as a layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] float -> class scores [B, outputs]."""
+        y: Tensor = self.head(self.backbone(x))
+        return y
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Weighted balance loss of the last training forward, a scalar; None if there is none."""
+        return take_auxiliary(self._routed)

@@ -1,0 +1,1 @@
+"""Experts specialised by domain: gradient masks and phases."""

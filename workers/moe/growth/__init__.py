@@ -1,0 +1,1 @@
+"""How a model changes its shape: growable parts, surgery, initialisers, budgets, schedules."""

@@ -1,0 +1,246 @@
+"""Surgery: apply an edit to any module that contains growable parts, and prove what it did.
+
+Seeded and deterministic: replicas that hold the same parameters and apply the same edit end with
+the same fingerprint. Knows no model by name and no cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import (
+    Edit,
+    EditReport,
+    Grow,
+    InputError,
+    Json,
+    RefreshMask,
+    SetPhase,
+    derive_seed,
+)
+from workers.moe.domains.specialise import Parents, enforce, plan_mask, plan_phase
+from workers.moe.growth import growable
+from workers.moe.growth.growable import Growable, Grown, Growth, arch, growables, shape
+from workers.moe.growth.initialisers import INITIALISERS, Initialiser
+from workers.moe.growth.optimizer_state import rebind
+from workers.tables import Problem, lookup
+
+__all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What an edit did to the parameters, as far as the optimizer must follow."""
+
+    parents: Parents = field(default_factory=dict)
+    narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = field(default_factory=dict)
+    rebind: bool = True
+    keep: bool = True
+    """Whether the optimizer keeps what it knows of old parameters."""
+
+
+Planned = Callable[[], _Change]
+"""A checked edit: calling it changes the module."""
+
+
+def apply(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    edit: Edit,
+    probe: Tensor | None,
+    forward: Forward | None = None,
+) -> EditReport:
+    """Change the module as the edit says, with its optimizer; applying an edit twice is harmless.
+
+    Growth gives every growable part ``edit.experts`` experts; a part under a schedule takes its
+    share. The optimizer keeps the state of old parameters bit for bit, or drops all state, as the
+    edit says; a module without growable parts only has its optimizer reset, so that static
+    baselines get the same resets. Masks and phases never touch the optimizer's state.
+    ``probe`` is passed through ``forward`` (default: the module) in evaluation mode, to measure
+    how far the output moved and, for the reading ``rescale``, to refit the experts. Parts with a
+    rule of their own (the baselines) pay no heed to the initialiser. Raises InputError, with
+    nothing changed, where the edit cannot be done.
+    """
+    began = time.perf_counter()
+    run = forward or module
+    before = shape(module)
+    planned = PLAN[type(edit)](module, edit, probe, run)
+    output = None if probe is None else _answer(module, run, probe)
+    change = planned()
+    enforce(module)
+    if optimizer is not None and change.rebind:
+        rebind(optimizer, module, keep=change.keep, narrowed=change.narrowed)
+    moved = None
+    if output is not None and probe is not None:
+        moved = float((_answer(module, run, probe) - output).abs().max())
+    return EditReport(
+        edit=edit.id,
+        fingerprint=fingerprint(module),
+        before=before,
+        after=shape(module),
+        probe_change=moved,
+        parents=change.parents,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def ensure_arch(module: nn.Module, arch: Mapping[str, Json]) -> None:
+    """Give the module a saved architecture (see ``growable.ensure_arch``), masks and phase too."""
+    growable.ensure_arch(module, arch)
+    enforce(module)
+
+
+def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
+    """SHA-256 (16 hex digits) of architecture, frozen set, parameters and persistent buffers.
+
+    ``without``: names of parts that do not count, because another replica does not have them.
+    """
+    left_out = tuple(f"{name}." for name in without)
+
+    def counts(name: str) -> bool:
+        return not f"{name}.".startswith(left_out)
+
+    frozen = sorted(
+        name for name, p in module.named_parameters() if not p.requires_grad and counts(name)
+    )
+    state = {name: value for name, value in module.state_dict().items() if counts(name)}
+    parts = {name: part for name, part in arch(module).items() if counts(name)}
+    head = [parts, frozen, [[k, str(v.dtype), list(v.shape)] for k, v in state.items()]]
+    sha = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for tensor in state.values():
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        sha.update(data.numpy())
+    return sha.hexdigest()[:16]
+
+
+def initialiser(name: str) -> Initialiser:
+    """The initialiser of this name with its default settings."""
+    found: Any = lookup(INITIALISERS, name, "edit.initialiser")
+    if isinstance(found, Problem):
+        raise InputError(str(found))
+    made: Initialiser = found(found.Config())
+    return made
+
+
+def _plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward) -> Planned:
+    growths = _growths(module, edit, probe, run)
+    routed = bool(growables(module))
+
+    def change() -> _Change:
+        parents: Parents = {}
+        narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = {}
+        old = dict(module.named_parameters()) if edit.reading == "rescale" else {}
+        for name, (part, growth) in growths.items():
+            grown = part.grow(growth)
+            parents[name] = grown.parents
+            narrowed.update(_absolute(name, grown, old))
+        return _Change(
+            parents=parents,
+            narrowed=narrowed,
+            rebind=bool(growths) or not routed,
+            keep=edit.optimizer == "keep",
+        )
+
+    return change
+
+
+def _plan_mask(module: nn.Module, edit: RefreshMask, probe: Tensor | None, run: Forward) -> Planned:
+    change = plan_mask(module, edit)
+    return lambda: _Change(parents=change())
+
+
+def _plan_phase(module: nn.Module, edit: SetPhase, probe: Tensor | None, run: Forward) -> Planned:
+    change = plan_phase(module, edit)
+    return lambda: _Change(parents=change())
+
+
+PLAN: Mapping[type, Callable[[nn.Module, Any, Tensor | None, Forward], Planned]] = {
+    Grow: _plan_growth,
+    RefreshMask: _plan_mask,
+    SetPhase: _plan_phase,
+}
+"""Edit -> what checks it against a module, which stays as it is."""
+
+
+def _growths(
+    module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward
+) -> dict[str, tuple[Growable, Growth]]:
+    """The checked growth of every part that is to change; the module stays as it is."""
+    first = initialiser(edit.initialiser)
+    growths: dict[str, tuple[Growable, Growth]] = {}
+    for name, part in growables(module).items():
+        if part.target(edit.experts) == part.live:
+            continue
+        growth = Growth(
+            experts=edit.experts,
+            initialiser=first,
+            seed=derive_seed(edit.seed, name),
+            stage=edit.stage,
+            reading=edit.reading,
+        )
+        growths[name] = (part, growth)
+    if edit.reading == "rescale" and probe is not None:
+        inputs = _inputs({name: part for name, (part, _) in growths.items()}, module, run, probe)
+        growths = {
+            name: (part, replace(growth, inputs=inputs.get(name)))
+            for name, (part, growth) in growths.items()
+        }
+    for part, growth in growths.values():
+        part.check(growth)
+    return growths
+
+
+def _absolute(
+    name: str, grown: Grown, old: dict[str, nn.Parameter]
+) -> dict[str, tuple[nn.Parameter, int, Tensor]]:
+    prefix = f"{name}." if name else ""
+    return {
+        f"{prefix}{local}": (old[f"{prefix}{local}"], dim, kept)
+        for local, (dim, kept) in grown.narrowed.items()
+    }
+
+
+def _inputs(
+    parts: dict[str, Growable], module: nn.Module, run: Forward, probe: Tensor
+) -> dict[str, Tensor]:
+    """What each part reads when the probe passes through the module."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        part.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
+        for name, part in parts.items()
+    ]
+    try:
+        _answer(module, run, probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def _answer(module: nn.Module, run: Forward, probe: Tensor) -> Tensor:
+    with _evaluating(module):
+        return run(probe).detach().clone()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every part gets its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,79 @@
+"""What training and evaluation both build from a lane's settings, and how actions are drawn.
+
+Knows torch but neither Ray nor RLlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers import checkpoint as checkpoints
+from workers.checkpoint import Checkpoint
+from workers.compact_layout import Compact
+from workers.contract import CheckpointRef, InputError, Json, LaneSpec
+from workers.models import MODELS
+from workers.models.actor_critic import ActorCritic
+from workers.parsing import checked
+from workers.rl import STREAM
+
+
+def build_stream(settings: Json, seed: int) -> Any:
+    """The stream behind a lane's ``stream`` section."""
+    cls, config = checked(STREAM, settings)
+    return cls(config, seed)
+
+
+def build_model(
+    settings: Json,
+    observation_shape: tuple[int, ...],
+    actions: int,
+    seed: int,
+    layout: Compact | None = None,
+) -> ActorCritic:
+    """The untrained model behind a lane's ``model`` section."""
+    cls, config = checked(MODELS, settings)
+    model = cls(config, observation_shape, actions, seed, layout)
+    assert isinstance(model, ActorCritic)
+    return model
+
+
+def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
+    """A checkpoint of this lane; raises InputError where it is another's."""
+    saved = checkpoints.read(checkpoint)
+    if saved.state.get("engine") != "rl":
+        raise InputError(
+            f"checkpoint {checkpoint.uri}: written by engine {saved.state.get('engine')!r}, the "
+            "lane's is 'rl'; give a checkpoint of this lane"
+        )
+    if saved.state["settings_digest"] != lane.built_from:
+        raise InputError(
+            f"checkpoint {checkpoint.uri}: written by a lane with other settings than "
+            f"{lane.lane!r}; restore with the config it was made with"
+        )
+    return saved
+
+
+def frozen_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that are not trained."""
+    return tuple(name for name, p in module.named_parameters() if not p.requires_grad)
+
+
+def freeze(module: nn.Module, names: Collection[str]) -> None:
+    """Train all parameters but these; a frozen one has no gradient, so that nothing moves it."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in names)
+        if name in names:
+            parameter.grad = None
+
+
+def sample_actions(logits_NA: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Actions drawn from the logits (Gumbel-max), and their log probabilities: [N], [N]."""
+    logits_NA = logits_NA.cpu()
+    uniform_NA = torch.rand(logits_NA.shape, generator=generator).clamp_(1e-10, 1.0 - 1e-7)
+    actions_N = (logits_NA - torch.log(-torch.log(uniform_NA))).argmax(-1)
+    chances_NA = torch.log_softmax(logits_NA, -1)
+    return actions_N, chances_NA.gather(-1, actions_N[:, None]).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Environments as an RL lane sees them: batches stepped together."""

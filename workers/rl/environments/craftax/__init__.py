@@ -1,0 +1,1 @@
+"""Craftax: what is known of each environment, and the JAX engine that plays it."""

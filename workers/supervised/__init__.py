@@ -1,0 +1,1 @@
+"""Supervised lanes: one torch loop, its evaluator and what both are set by. Knows no Ray."""

@@ -1,0 +1,55 @@
+"""What ``[training]`` of a supervised lane may say. Knows no model and no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workers.supervised.augmentations import AUGMENTATIONS
+from workers.supervised.optimizers import OPTIMIZERS
+from workers.tables import choice
+
+
+class SupervisedTraining:
+    """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        kind: str = "supervised"
+        epochs: float | None = None
+        """Passes over the stage's training data; 1 where neither epochs nor steps is given."""
+        steps: int | None = None
+        """Gradient steps of a stage, whatever the size of its data."""
+        intervals: int = 4
+        """Equal parts a stage is split into: the driver may change the model between them."""
+        batch: int = 64
+        """Samples of a gradient step, over all of the lane's workers."""
+        optimizer: Any = choice(OPTIMIZERS, "adamw")
+        fresh_optimizer: bool = False
+        """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
+        warmup: float = 0.0
+        """Share of each stage over which the learning rate rises linearly from 0."""
+        clip: float | None = None
+        """Largest global gradient norm; None = no clipping."""
+        augment: Any = choice(AUGMENTATIONS, "none")
+        probe: int = 256
+        """Training samples on which an edit's output change is measured."""
+        eval_batch: int = 2048
+        batches: Literal["mixed", "domain"] = "mixed"
+        """``domain``: every batch holds samples of one domain only."""
+
+        def __post_init__(self) -> None:
+            if self.epochs is not None and self.steps is not None:
+                raise ValueError("give epochs or steps, not both")
+            for name in ("intervals", "batch", "eval_batch", "probe"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name} must be at least 1")
+            if not 0.0 <= self.warmup <= 1.0:
+                raise ValueError("warmup must lie between 0 and 1")
+            for name in ("epochs", "steps", "clip"):
+                value = getattr(self, name)
+                if value is not None and value <= 0:
+                    raise ValueError(f"{name} must be positive")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config

@@ -1,0 +1,119 @@
+"""Engines by name: who trains and who evaluates a lane, found without importing them.
+
+The tables of streams, models and trainings that belong to several rooms are put together here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workers.contract import Evaluator, InputError, LaneSpec, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """One way to train a stage: import paths of its parts and the kinds it needs."""
+
+    trainer: str
+    evaluator: str
+    training: str
+    """Kind of ``[training]`` its lanes must have."""
+    model: str
+    """Kind of ``[model]`` its lanes must have."""
+    exact: bool
+    """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+    replicas: bool
+    """Whether several workers can train one lane."""
+    instead: str = ""
+    """Setting that spreads one worker's training over processes, where several cannot."""
+    acts: bool = False
+    """Whether it learns from what the model itself does, so that a token must be able to choose
+    the same experts when it acts as when it learns."""
+
+
+ENGINES: dict[str, Engine] = {
+    "supervised": Engine(
+        trainer="workers.supervised.trainer:SupervisedTrainer",
+        evaluator="workers.supervised.evaluator:SupervisedEvaluator",
+        training="supervised",
+        model="classifier",
+        exact=True,
+        replicas=True,
+    ),
+    "rl": Engine(
+        trainer="workers.rl.trainer:RLTrainer",
+        evaluator="workers.rl.evaluator:RLEvaluator",
+        training="ppo",
+        model="actor_critic",
+        exact=False,
+        replicas=False,
+        instead="training.num_learners",
+        acts=True,
+    ),
+}
+
+
+def make_trainer(engine: str, *replicas: Any) -> Trainer:
+    """A fresh trainer of the engine; imports its (heavy) room.
+
+    ``replicas``: the worker's tie to the others (``supervised.data_parallel``), where it has some.
+    """
+    return _load(ENGINES[engine].trainer)(*replicas)
+
+
+def make_evaluator(engine: str) -> Evaluator:
+    """A fresh evaluator of the engine; imports its (heavy) room."""
+    return _load(ENGINES[engine].evaluator)()
+
+
+def streams() -> Mapping[str, type]:
+    """STREAMS of every engine."""
+    from workers.rl import STREAM
+    from workers.streams import STREAMS
+
+    return {**STREAMS, **STREAM}
+
+
+def trainings() -> Mapping[str, type]:
+    """What ``[training]`` can be, by kind."""
+    from workers.rl.settings import PPOTraining
+    from workers.supervised.settings import SupervisedTraining
+
+    return {"supervised": SupervisedTraining, "ppo": PPOTraining}
+
+
+def kernels(lane: LaneSpec, device: str) -> str:
+    """Which kernels answer the ops on ``device`` ("cpu" or "cuda"): ``compiled`` or ``reference``.
+
+    Raises InputError where the lane demands compiled ones and they are missing.
+    """
+    import ops
+
+    if lane.strict_ops:
+        try:
+            ops.require()
+        except ops.OpsUnavailableError as error:
+            raise InputError(f"strict_ops = true: {error}") from error
+    return ops.backend(device)
+
+
+def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | None:
+    """Parameters of a model for this stream with so many experts, without allocating it.
+
+    None where the model is a user's own with a config that knows no experts.
+    """
+    from workers.models.estimate import estimate
+
+    if experts is None:
+        return None
+    if getattr(model, "max_experts", None) is None:
+        model = replace(model, experts=experts)  # the present number sets the widths
+    return estimate(model, stream.input_shape, stream.outputs, experts).parameters
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
