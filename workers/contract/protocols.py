@@ -1,0 +1,35 @@
+"""The two seams between driver and worker."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from workers.contract.edits import Edit
+from workers.contract.reports import (
+    CheckpointRef,
+    EditReport,
+    EvaluationReport,
+    IntervalReport,
+    OpenReport,
+    StartReport,
+)
+from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
+
+
+class Trainer(Protocol):
+    """One lane on one machine. The Ray actor is a shell around it; tests call it in-process."""
+
+    def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport: ...
+    def start(self, stage: StageSpec) -> StartReport: ...
+    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport: ...
+    def apply(self, edit: Edit) -> EditReport: ...
+    def save(self, uri: str, seq: int) -> CheckpointRef: ...
+    def close(self) -> None: ...
+
+
+class Evaluator(Protocol):
+    """Scores checkpoints of lanes beside their training; keeps no state that matters."""
+
+    def evaluate(
+        self, lane: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
+    ) -> EvaluationReport: ...

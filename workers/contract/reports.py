@@ -1,0 +1,128 @@
+"""What a worker answers: shapes, checkpoints and reports, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """Shape of one growable layer: live experts, hidden width of each (0 = linear), parameters."""
+
+    experts: int
+    widths: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Shape of a whole model: its growable layers by name and its parameters in all."""
+
+    layers: dict[str, LayerShape]
+    parameters: int
+    active: int
+    """Parameters that one sample passes through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditReport:
+    """What a replica answers to an edit. All replicas must give the same fingerprint."""
+
+    edit: str
+    fingerprint: str
+    """Digest of architecture, frozen set and new parameters after the edit."""
+    before: ModelShape
+    after: ModelShape
+    probe_change: float | None
+    """Largest absolute output change on the probe batch; None where there was no probe."""
+    parents: dict[str, list[int | None]] = field(default_factory=dict)
+    """Layer -> parent expert id of each expert the edit added (None = not a copy)."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """A durable checkpoint: where it is and what it must hash to."""
+
+    uri: str
+    digest: str
+    seq: int
+    """Sequence number of the last command whose effect it contains."""
+    stage: str | None
+    """Stage it was taken in; None for the untrained model."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The process of one worker of several that train a lane together."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReport:
+    """What stands open after build or restore."""
+
+    shape: ModelShape
+    seq: int
+    """Last sequence number contained in what was restored (0 for a fresh model)."""
+    backend: str
+    """Which kernels answer the ops: ``compiled`` or ``reference``."""
+    host: str
+    pid: int
+    replicas: tuple[Replica, ...] = ()
+    """Where each worker of the lane runs, where it has several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartReport:
+    """The stage's data as seen by the worker that will train on it."""
+
+    source: str
+    """Human-readable origin, e.g. ``fashion_mnist train classes 0,1``."""
+    data_digest: str
+    samples: int | None
+    """Training samples; None for an environment."""
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalReport:
+    """What a worker did between two decisions."""
+
+    stage: str
+    n: int
+    """Number of the interval inside its stage, from 1."""
+    steps: int
+    """Gradient steps (supervised) or environment steps (rl) since the stage began."""
+    metrics: dict[str, float]
+    usage: dict[str, list[float]] = field(default_factory=dict)
+    """Layer -> mean gate weight of each live expert over the interval."""
+    counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Layer -> domain -> how many of its tokens chose each expert. Integers, so that sums over
+    workers and intervals are exact."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Domain -> tokens trained on, each counted once a layer."""
+    mask_version: int = 0
+    """Version of the gradient masks the interval was trained under; 0 = none yet."""
+    signals: dict[str, float] = field(default_factory=dict)
+    """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
+    seconds: float
+    rss_mb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """Scores of one checkpoint on tasks, in task order. Accuracy, or return as a share of the
+    largest possible one: always between 0 and 1 for a model that is not worse than nothing."""
+
+    scores: list[float]
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task name -> further figures (loss, episode length, achievements, ...)."""
+    usage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Task name -> layer -> mean gate weight of each expert on that task."""
+    probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
+    """Task name -> layer -> gate weights of each expert on the task's first test samples."""
+    seconds: float

@@ -1,0 +1,81 @@
+"""What is to be learnt: tasks, stages and lanes, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from workers.contract.identity import Json, digest
+
+WORKER_SECTIONS = ("stream", "model", "training", "method")
+"""Sections of a lane's settings that its worker reads; the others are the driver's policies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One task of a stream: what is learnt, named without loading its data."""
+
+    index: int
+    name: str
+    domain: str
+    """Label of tasks that share experts."""
+    settings: dict[str, Json] = field(default_factory=dict)
+    """What the stream needs to find the task's data or environment again; ``domains`` lists the
+    domains of a task that mixes several."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Every domain that the task's samples belong to."""
+        return tuple(self.settings.get("domains", (self.domain,)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec:
+    """One task learnt once. Its id hashes everything it depends on, the parent's id included."""
+
+    index: int
+    task: TaskSpec
+    intervals: int
+    seed: int
+    parent: str | None
+    """Id of the stage whose model this one starts from; None for the untrained model."""
+    settings_digest: str
+    """Digest of the lane's settings (stream, model, training, method, growth)."""
+
+    @property
+    def id(self) -> str:
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSpec:
+    """One pass over a stream (one method, one seed): all a worker needs to build it.
+
+    ``settings`` holds the checked, fully defaulted sections ``stream``, ``model``, ``training``
+    and ``method`` as plain JSON; the worker resolves their ``kind`` names through the tables.
+    """
+
+    lane: str
+    engine: str
+    """Key of ``workers.trainers.ENGINES``: ``supervised`` or ``rl``."""
+    method: str
+    seed: int
+    settings: dict[str, Json]
+    threads: int = 1
+    """CPU threads a worker of this lane may use."""
+    exact: bool = True
+    """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
+    strict_ops: bool = False
+    """Refuse to train where the compiled kernels of the ops are missing."""
+    workers: int = 1
+    """Workers that train the lane together, each with a replica of the model."""
+
+    @property
+    def built_from(self) -> str:
+        """Digest of all that decides the bits a worker builds and trains.
+
+        Several workers round sums in another order than one. Policies are not among them: they
+        act through edits only, so that lanes whose policies have not yet decided differently hold
+        the same model.
+        """
+        several = {"workers": self.workers} if self.workers > 1 else {}
+        return digest({name: self.settings.get(name) for name in WORKER_SECTIONS} | several)
