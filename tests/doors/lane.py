@@ -1,7 +1,7 @@
 """A whole lane in the test's process: run undisturbed, or with its worker and driver killed.
 
-Real driver, journal, trainer and evaluator; only Ray is left out. An entry of a table passes through
-its door where both ways end with the same bits.
+Real driver, journal, trainer and evaluator; only Ray is left out. An entry of a table passes its door
+where both ways end with the same bits.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _drive(
     kill_after_edits: int | None = None,
     resumed: bool = False,
 ) -> None:
-    config = check({"name": "door", **raw}, "door")
+    losses = {"worker_lost": {"retries": 9, "then": "fail_lane"}}
+    config = check({"name": "door", "failures": losses, **raw}, "door")
     decided = 0
 
     def listen(record: Record) -> None:
