@@ -1,7 +1,7 @@
 """A whole lane in the test's process: run undisturbed, or with its worker and driver killed.
 
-Real driver, journal, trainer and evaluator; only Ray is left out. An entry of a table passes its door
-where both ways end with the same bits.
+Real driver, journal, trainer and evaluator; only Ray is left out. An entry of a table passes its
+door where both ways end with the same bits.
 """
 
 from __future__ import annotations
