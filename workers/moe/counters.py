@@ -16,11 +16,18 @@ class Counters:
 
     def __init__(self) -> None:
         self.domains: tuple[str, ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._reset_weights()
+        self._reset_choices()
+
+    def _reset_weights(self) -> None:
         self._weights_E = torch.zeros(0)
         self._passes = 0
-        self._reset()
 
-    def _reset(self) -> None:
+    def _reset_choices(self) -> None:
         self._choices_GE = torch.zeros(len(self.domains), 0, dtype=torch.int64)
         self._tokens_G = torch.zeros(len(self.domains), dtype=torch.int64)
 
@@ -28,7 +35,7 @@ class Counters:
         """Count for these domains; counts for others are dropped."""
         if domains != self.domains:
             self.domains = domains
-            self._reset()
+            self._reset_choices()
 
     def add_weights(self, selection: Selection) -> None:
         """Add the gate weights of T tokens."""
@@ -51,14 +58,14 @@ class Counters:
         """float64 [experts + 1]: sum of each expert's gate weights, and over how many passes."""
         sums_E = _widened(self._weights_E, experts).double()
         passes = sums_E.new_tensor([self._passes])
-        self._weights_E, self._passes = torch.zeros(0), 0
+        self._reset_weights()
         return torch.cat([sums_E, passes])
 
     def take_choices(self, experts: int) -> Tensor:
         """int64 [G, experts + 1]: by domain, tokens that chose each expert, and all its tokens."""
         chosen_GE = _widened(self._choices_GE, experts)
         counted = torch.cat([chosen_GE, self._tokens_G.to(chosen_GE.device).unsqueeze(1)], 1)
-        self._reset()
+        self._reset_choices()
         return counted
 
 

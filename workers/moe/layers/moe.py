@@ -267,7 +267,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         if not self.experts.narrowing:
             raise InputError(
                 f"reading 'rescale' makes experts narrower, but experts {self.experts.kinds} "
-                "have no hidden width to give up; use expert 'bottleneck' or reading 'unmask'"
+                "have no hidden width to give up; use expert 'bottleneck', or for the reading use 'unmask'"
             )
         if growth.inputs is None:
             raise InputError(
@@ -359,7 +359,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             self.selector.ensure_arch(arch["selector"])
         self.masking.set(Mask.of(arch["mask"]) if "mask" in arch else None)
         self.phase = tuple(arch["phase"]) if "phase" in arch else None
-        self.record.counters.take_weights(self.live)
+        self.record.counters.reset()
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
