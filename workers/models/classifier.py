@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
 from workers.models.heads import HEADS
-from workers.moe.telemetry import routed, take_auxiliary
+from workers.moe.routed import routed_layers, take_losses
 from workers.tables import choice, construct
 
 
@@ -57,13 +58,17 @@ class Classifier(nn.Module):
             max_experts=config.max_experts,
             seed=derive_seed(seed, "head"),
         )
-        self._routed = routed(self)  # found once: a walk over all modules costs as much as a layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] float -> class scores [B, outputs]."""
         y: Tensor = self.head(self.backbone(x))
         return y
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """Weighted balance loss of the last training forward, a scalar; None if there is none."""
-        return take_auxiliary(self._routed)
+    @cached_property
+    def routed(self) -> dict[str, Any]:
+        """Routed layers by name. Found once: a walk over all modules costs as much as a layer."""
+        return routed_layers(self)
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; taken once."""
+        return take_losses(self.routed)

@@ -7,7 +7,7 @@ raises the number of the weights so that no runner takes the new ones for old.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -29,11 +29,17 @@ from torch import Tensor
 
 from workers.contract import Edit, EditReport, Json, ModelShape
 from workers.models.actor_critic import ActorCritic
-from workers.moe.bank import ExpertBank
 from workers.moe.domains import specialise
 from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.telemetry import routed, take_auxiliary, usage
+from workers.moe.routed import (
+    Counts,
+    StepContext,
+    drop_gradients,
+    stepping,
+    take_counts,
+    take_gate_weights,
+)
 from workers.rl.building import freeze, frozen_names
 from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
 from workers.rl.module import NOT_ACTING, past_of
@@ -57,6 +63,8 @@ class GrowableLearner(PPOTorchLearner):
     """PPO on a growable model: edits, state by name, minibatches by index."""
 
     _module: Any
+    _context = StepContext()
+    """Domains of the samples, as ``learn_for`` said."""
 
     def configure_optimizers_for_module(self, module_id: Any, config: Any = None) -> None:
         """Adam over the model's own parameter names (Adam's epsilon as in PPO baselines)."""
@@ -132,7 +140,7 @@ class GrowableLearner(PPOTorchLearner):
     def usage(self) -> dict[str, list[float]]:
         """Layer -> mean gate weight of each expert in training since the last call, in all
         learners. To be called in all of them at once."""
-        return usage(self._net, self._total)
+        return take_gate_weights(self._net, self._total)
 
     def fingerprint(self) -> str:
         """Digest of the model as it stands."""
@@ -149,16 +157,16 @@ class GrowableLearner(PPOTorchLearner):
 
         Counts begin anew.
         """
-        index = torch.tensor([domains.index(domain)], device=self._device)
-        specialise.point(self._banks, domains, index)
-        specialise.take_counts(self._net)
+        domain_B = torch.tensor([domains.index(domain)], device=self._device)
+        self._context = StepContext(domains=domains, domain_B=domain_B)
+        take_counts(self._net)
 
-    def take_counts(self) -> specialise.Counts:
+    def take_counts(self) -> Counts:
         """How many samples of each domain chose each expert since the last call, in all learners.
 
         A sample counts once in each epoch. To be called in all learners at once.
         """
-        return specialise.take_counts(self._net, self._total)
+        return take_counts(self._net, self._total)
 
     def mask_version(self) -> int:
         """Version of the masks it trains under; 0 = none yet."""
@@ -194,9 +202,10 @@ class GrowableLearner(PPOTorchLearner):
         columns = dict(batch.policy_batches[DEFAULT_MODULE_ID])
         if settings.get("lr") is not None:
             self._set_optimizer_lr(self._optimizer, settings["lr"])
-        specialise.set_progress(self._banks, settings.get("progress", 0.0))
         self._weights_seq_no += 1
-        metrics = self._learn(columns, settings["num_epochs"], settings["minibatch_size"])
+        context = replace(self._context, progress=settings.get("progress", 0.0))
+        with stepping(self._net.routed, context):
+            metrics = self._learn(columns, settings["num_epochs"], settings["minibatch_size"])
         self.metrics.log_dict(metrics, key=DEFAULT_MODULE_ID, window=1)
         steps = (ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME)
         self.metrics.log_value(steps, len(batch), reduce="lifetime_sum")
@@ -213,12 +222,12 @@ class GrowableLearner(PPOTorchLearner):
         columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
         columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
         parameters = [p for p in net.parameters() if p.requires_grad]
-        banks = self._banks
+        anywhere = self._anywhere if self.distributed else None
         step = ClippedStep(
             optimizer,
             parameters,
             config.grad_clip,
-            drop=lambda: specialise.drop_masked(banks, self._anywhere),
+            drop=lambda: drop_gradients(net.routed, anywhere),
         )
         weights = LossWeights(
             clip=config.clip_param,
@@ -230,15 +239,17 @@ class GrowableLearner(PPOTorchLearner):
             ),
             kl=float(self._kl_coefficient),
         )
-        normalise, routers = options["normalise_each_minibatch"], routed(net)
+        normalise = options["normalise_each_minibatch"]
         seen, part = [], columns
         for part in _minibatches(columns, epochs, size):
             if normalise:
                 advantages = standardised(part[Postprocessing.ADVANTAGES])
                 part[Postprocessing.ADVANTAGES] = advantages
             loss, figures = ppo_loss(module._forward_train(part), _steps(part), weights)
-            auxiliary = take_auxiliary(routers)
-            seen.append((*figures, step(loss if auxiliary is None else loss + auxiliary)))
+            auxiliary = list(net.auxiliary_losses().values())
+            if auxiliary:
+                loss = loss + torch.stack(auxiliary).sum()
+            seen.append((*figures, step(loss)))
         return {
             **_named(seen),
             "skipped": step.skipped(),
@@ -266,10 +277,6 @@ class GrowableLearner(PPOTorchLearner):
         net = self._module[DEFAULT_MODULE_ID].unwrapped().net
         assert isinstance(net, ActorCritic)
         return net
-
-    @property
-    def _banks(self) -> tuple[ExpertBank, ...]:
-        return tuple(specialise.banks(self._net).values())
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
