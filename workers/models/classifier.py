@@ -64,6 +64,11 @@ class Classifier(nn.Module):
         y: Tensor = self.head(self.backbone(x))
         return y
 
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward, once each."""
+        loss = self.auxiliary_loss()
+        return {} if loss is None else {"loss/auxiliary": loss}
+
     def auxiliary_loss(self) -> Tensor | None:
         """Weighted balance loss of the last training forward, a scalar; None if there is none."""
         return take_auxiliary(self._routed)

@@ -40,10 +40,10 @@ def test_train_and_test_folders(cifar_like):
     assert (data.label, data.shape, data.classes) == ("cifar", (3, 6, 6), 2)
     assert data.labels("train").tolist() == [0, 0, 0, 1, 1, 1]
     assert data.labels("test").tolist() == [0, 0, 1, 1]
-    pixels = data.pixels("train", np.array([5, 0]))
+    pixels = data.inputs("train", np.array([5, 0]))
     assert pixels[:, 0, 0, 0].tolist() == [102, 0]
     assert pixels[:, 2, 5, 5].tolist() == [153, 255]
-    assert np.array_equal(data.pixels("train", np.array([5, 0])), pixels)
+    assert np.array_equal(data.inputs("train", np.array([5, 0])), pixels)
 
 
 def test_val_stands_in_for_test(cifar_like):
@@ -81,7 +81,7 @@ def test_one_level_is_held_out_by_seed(tmp_path):
 
     def values(dataset):
         parts = (("train", 16), ("test", 4))
-        return [dataset.pixels(part, np.arange(n))[:, 0, 0, 0].tolist() for part, n in parts]
+        return [dataset.inputs(part, np.arange(n))[:, 0, 0, 0].tolist() for part, n in parts]
 
     assert values(data) == values(again)
     assert sorted(v for part in values(data) for v in part) == [*range(10), *range(100, 110)]
@@ -93,13 +93,13 @@ def test_grey_and_resized(cifar_like):
     picture(cifar_like / "train" / "bird" / "large.png", 9, size=(13, 7))
     data = folder(cifar_like, size=4, grey=True)
     assert data.shape == (1, 4, 4)
-    assert data.pixels("train", np.arange(7)).shape == (7, 1, 4, 4)
+    assert data.inputs("train", np.arange(7)).shape == (7, 1, 4, 4)
 
 
 def test_other_size_needs_a_setting(cifar_like):
     picture(cifar_like / "train" / "bird" / "large.png", 9, size=(13, 7))
     with pytest.raises(InputError, match=r"large.png: is 13x7, .* 6x6; set dataset.size"):
-        folder(cifar_like).pixels("train", np.arange(7))
+        folder(cifar_like).inputs("train", np.arange(7))
 
 
 def test_corrupt_images_are_named(cifar_like):
@@ -109,9 +109,9 @@ def test_corrupt_images_are_named(cifar_like):
     text.write_text("hello")
     data = folder(cifar_like)
     with pytest.raises(InputError, match=r"train/bird/0001.png: is not a readable image"):
-        data.pixels("train", np.arange(6))
+        data.inputs("train", np.arange(6))
     with pytest.raises(InputError, match=r"test/bird/0000.png: is not a readable image"):
-        data.pixels("test", np.arange(4))
+        data.inputs("test", np.arange(4))
 
 
 def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
