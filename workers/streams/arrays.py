@@ -96,8 +96,9 @@ class Arrays(Stream):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        folders = (inside for inside in self._root.iterdir() if inside.is_dir())
-        return self.config.tasks or tuple(sorted(folder.name for folder in folders))
+        if self.config.tasks or not self.config.path:
+            return self.config.tasks
+        return tuple(sorted(inside.name for inside in self._root.iterdir() if inside.is_dir()))
 
     def _file(self, task: str, name: str) -> Path:
         return self._root / task / f"{name}.npy"

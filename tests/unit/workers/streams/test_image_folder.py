@@ -51,6 +51,20 @@ def test_val_stands_in_for_test(cifar_like):
     assert folder(cifar_like).labels("test").tolist() == [0, 0, 1, 1]
 
 
+def test_val_beside_test_is_the_validation_part(cifar_like):
+    assert not folder(cifar_like).own_validation
+    for label, name in enumerate(("airplane", "bird")):
+        picture(cifar_like / "val" / name / "0.png", 50 + label)
+    data = folder(cifar_like)
+    assert data.own_validation
+    assert data.labels("validation").tolist() == [0, 1]
+    settings = {"kind": "split", "dataset": {"kind": "image_folder", "path": str(cifar_like)}}
+    _, config, _ = choose(STREAMS, settings, "stream")
+    stream = STREAMS["split"](config, 0)
+    first = stream.data(stream.tasks()[0])
+    assert [len(part) for part in first.parts.values()] == [6, 2, 4], "nothing is drawn"
+
+
 def test_tiny_imagenet_layout(tmp_path):
     root = tmp_path / "tiny-imagenet-200"
     for label, name in enumerate(("n01", "n02")):
@@ -124,7 +138,7 @@ def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
     (cifar_like / "train" / "cat").mkdir()
     assert "train/cat: class folder without images" in problem(cifar_like)
     picture(cifar_like / "train" / "cat" / "0.png", 0)
-    assert "class 'cat' is not in both" in problem(cifar_like)
+    assert "class 'cat' is not in all of the parts train, test" in problem(cifar_like)
     (tmp_path / "flat").mkdir()
     assert "has no sub-folders" in problem(tmp_path / "flat")
     picture(tmp_path / "flat" / "one" / "0.png", 0)
@@ -135,16 +149,15 @@ def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
 
 def test_streams_run_on_a_folder(cifar_like):
     dataset = {"kind": "image_folder", "path": str(cifar_like), "name": "planes"}
-    _, config, problems = choose(
-        STREAMS, {"kind": "split", "classes_per_task": 1, "dataset": dataset}, "stream"
-    )
+    settings = {"kind": "split", "classes_per_task": 1, "dataset": dataset, "validation": 0.0}
+    _, config, problems = choose(STREAMS, settings, "stream")
     assert not problems
     stream = STREAMS["split"](config, 0)
     assert stream.problems() == []
     first, second = (stream.data(task) for task in stream.tasks())
     assert first.source == "planes: class 0"
-    assert first.train_x.shape == (3, 3, 6, 6)
-    assert float(second.train_x[2, 0, 0, 0]) == pytest.approx(102 / 255)
+    assert first.train.x.shape == (3, 3, 6, 6)
+    assert float(second.train.x[2, 0, 0, 0]) == pytest.approx(102 / 255)
 
 
 def test_rotating_pictures_that_are_not_square_is_refused(tmp_path):
