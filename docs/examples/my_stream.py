@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import make_moons
 
 from workers.contract import TaskSpec
-from workers.streams import Stream, TaskData
+from workers.streams import Part, Stream, TaskData
 
 
 class TwoMoons(Stream):
@@ -16,7 +16,7 @@ class TwoMoons(Stream):
     class Config(Stream.Config):
         places: tuple[float, ...] = (-3.0, 0.0, 3.0)
 
-    input_shape, outputs = (1, 1, 2), 2
+    input_shape, outputs = (2,), 2
 
     def tasks(self):
         places = enumerate(self.config.places)
@@ -24,6 +24,6 @@ class TwoMoons(Stream):
 
     def load(self, task):
         x, y = make_moons(2500, noise=0.1, random_state=self.seed)
-        x = (x + np.array([0, self.config.places[task.index]])).reshape(-1, 1, 1, 2)
-        parts = {"train_x": x[:2000], "train_y": y[:2000], "test_x": x[2000:], "test_y": y[2000:]}
-        return TaskData.of(**parts, source=f"two moons {task.name}")
+        x = x + np.array([0, self.config.places[task.index]])
+        train, test = Part(x[:2000], y[:2000]), Part(x[2000:], y[2000:])
+        return TaskData.of(train=train, test=test, source=f"two moons {task.name}")

@@ -6,6 +6,7 @@ Knows no Ray: an executor makes actors of them, a test calls them in-process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.events import ApplyEdit, Command, RunInterval, SaveCheckpoint, StartStage
@@ -84,12 +85,25 @@ class EvaluationWorker:
         return self.evaluator.evaluate(spec, checkpoint, tasks)
 
 
+def _interval(trainer: Any, command: Any) -> Any:
+    """Until commands carry revisions: the supervised trainer is told its own."""
+    if not hasattr(trainer, "revision"):
+        return trainer.run_interval(command.n, command.mask_version)
+    report = trainer.run_interval(command.n, trainer.revision)
+    return replace(report, mask_version=command.mask_version, usage=report.gate_weights)
+
+
+def _apply(trainer: Any, command: Any) -> Any:
+    """Until edits are numbered by the driver."""
+    if not hasattr(trainer, "revision"):
+        return trainer.apply(command.edit)
+    return trainer.apply(replace(command.edit, revision=trainer.revision + 1))
+
+
 PERFORM: Mapping[type, Callable[[Trainer, Any, str], Any]] = {
     StartStage: lambda trainer, command, folder: trainer.start(command.stage),
-    RunInterval: lambda trainer, command, folder: trainer.run_interval(
-        command.n, command.mask_version
-    ),
-    ApplyEdit: lambda trainer, command, folder: trainer.apply(command.edit),
+    RunInterval: lambda trainer, command, folder: _interval(trainer, command),
+    ApplyEdit: lambda trainer, command, folder: _apply(trainer, command),
     SaveCheckpoint: lambda trainer, command, folder: trainer.save(
         f"{folder}/{command.name}", command.seq
     ),

@@ -27,6 +27,8 @@ class Grow:
     """Applied after this interval of the stage; 0 = before its first."""
     experts: int
     seed: int
+    revision: int = 0
+    """Its number within the lane, from 1: the model's revision once it is applied."""
     initialiser: str = "random"
     """Key of ``workers.moe.INITIALISERS``."""
     reading: Literal["unmask", "rescale"] = "unmask"
@@ -73,6 +75,8 @@ class RefreshMask:
     owners: dict[str, dict[str, str]] = field(default_factory=dict)
     """Layer -> expert id -> owning domain: of the copies, or of claimed experts."""
     seed: int
+    revision: int = 0
+    """Its number within the lane, from 1: the model's revision once it is applied."""
     cause: Cause
 
 
@@ -93,6 +97,8 @@ class SetPhase:
     adapt: bool = False
     """Adaptive routers take over from the linear ones trained so far: their teachers from now."""
     seed: int
+    revision: int = 0
+    """Its number within the lane, from 1: the model's revision once it is applied."""
     cause: Cause
 
 

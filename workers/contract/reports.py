@@ -98,6 +98,10 @@ class IntervalReport:
     steps: int
     """Gradient steps (supervised) or environment steps (rl) since the stage began."""
     metrics: dict[str, float]
+    gate_weights: dict[str, list[float]] = field(default_factory=dict)
+    """Layer -> mean routing weight of each live expert over the interval's tokens, 0 to 1."""
+    revision: int = 0
+    """Edits that the model had taken in when the interval was trained."""
     usage: dict[str, list[float]] = field(default_factory=dict)
     """Layer -> mean gate weight of each live expert over the interval."""
     counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)

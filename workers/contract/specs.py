@@ -60,6 +60,9 @@ class LaneSpec:
     method: str
     seed: int
     settings: dict[str, Json]
+    by_domain: bool = False
+    """Whether edits treat domains apart, so that each sample's domain matters even where the
+    stream has a single one."""
     threads: int = 1
     """CPU threads a worker of this lane may use."""
     exact: bool = True

@@ -1,6 +1,6 @@
 """Continual-learning methods by name."""
 
-from workers.methods.base import Batch, Method
+from workers.methods.base import Batch, Method, MethodContext
 from workers.methods.esft import EsftGate, EsftToken
 from workers.methods.plain import Finetune, Joint
 from workers.methods.replay import Replay
@@ -14,4 +14,5 @@ METHODS: dict[str, type] = {
 }
 """Continual-learning methods by name."""
 
-__all__ = ["METHODS", "Batch", "EsftGate", "EsftToken", "Finetune", "Joint", "Method", "Replay"]
+__all__ = ["METHODS", "Batch", "EsftGate", "EsftToken", "Finetune", "Joint", "Method",
+    "MethodContext", "Replay"]

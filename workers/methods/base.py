@@ -1,31 +1,54 @@
 """What a continual-learning method may change about training a stage.
 
-Knows tensors and a model that can be called; nothing of streams' tasks, optimizers and clusters.
+Knows tensors, a model that can be called and its optimizer; nothing of streams and clusters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from workers.contract import StageSpec
-from workers.streams import TaskData
+from workers.contract import EditReport, LaneSettings, StageSpec
+from workers.streams import Part, TaskData
+from workers.supervised.objectives import Objective
+from workers.tables import Problem, lookup
 
 Batch = tuple[Tensor, Tensor]
-"""(inputs float32 [B, C, H, W], labels int64 [B])."""
+"""(inputs float32 or int64 [B, ...], targets [B] or [B, ...])."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodContext:
+    """What a hook may look at and change, as it stands when the hook is called."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    """Trains ``model``; another one after an edit that narrows parameters or a fresh start."""
+    stage: StageSpec
+    data: TaskData | None
+    """The stage's data; None where the model learns from an environment."""
+    domains: tuple[str, ...]
+    """Every domain of the stream, in order of appearance."""
+    device: torch.device
+    """Where the model is; batches of ``data`` are on the CPU."""
+    objective: Objective | None
+    """What scores outputs; None where the model learns from an environment."""
+    seed: int
+    """Of this stage, for generators of the method's own."""
 
 
 class Method:
     """Plain training; a subclass overrides what it changes.
 
-    The trainer calls ``training_data`` and ``begin_stage`` when a stage starts, ``extend_batch``
-    and ``loss`` for each gradient step, ``end_stage`` once after the last one, and stores
-    ``state`` in checkpoints.
+    The trainer calls ``training_data`` and ``begin_stage`` when a stage starts; for each gradient
+    step ``extend_batch``, ``loss``, ``after_backward`` and ``after_step``; ``edited`` after each
+    edit; ``end_stage`` once the last interval is trained, before the edits that are decided then.
+    It stores ``state`` in checkpoints. On a lane of several workers each has the whole method:
+    hooks are called alike on all and must do the same on all.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,51 +57,81 @@ class Method:
 
         kind: str
 
-    needs_past: bool = False
-    """Whether ``training_data`` is given the data of all earlier tasks."""
-    mixes: bool = False
-    """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
-    specialises: bool = False
-    """Whether it masks experts itself, so that domains matter even where there is but one."""
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Whether the lane's trainer calls the hooks that the method overrides."""
+            from workers.methods import METHODS
 
-    def __init__(self, config: Any, seed: int) -> None:
+            method: Any = lookup(METHODS, self.kind, "kind")
+            if lane.trainer in method.works_with:
+                return []
+            trainers = ", ".join(sorted(method.works_with))
+            found = f"{self.kind!r} has hooks that only these trainers call: {trainers}"
+            allowed = f"the stream is trained by {lane.trainer}: use another method, e.g. finetune"
+            return [Problem("kind", found, allowed)]
+
+    needs_past: ClassVar[bool] = False
+    """Whether ``training_data`` is given the data of all earlier tasks."""
+    mixes: ClassVar[bool] = False
+    """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
+    specialises: ClassVar[bool] = False
+    """Whether it masks experts itself, so that domains matter even where there is but one."""
+    works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
+    """Trainers that call every hook it overrides. One that overrides none but ``after_backward``,
+    ``after_step`` and ``edited`` may add ``rl``."""
+
+    def __init__(self, config: Any, seed: int, objective: Objective | None = None) -> None:
+        """``objective``: the stream's; None where the model learns from an environment."""
         self.config = config
         self.seed = seed
+        self.objective = objective
 
-    def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Batch:
-        """(x, y) to train the stage on; ``past`` is empty unless ``needs_past``."""
-        return current.train_x, current.train_y
+    def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Part:
+        """The samples to train the stage on.
 
-    def begin_stage(
-        self, model: nn.Module, stage: StageSpec, current: TaskData, domains: tuple[str, ...]
-    ) -> dict[str, str]:
-        """Look at the model before the stage's first step; ``domains`` = all of the stream's.
+        ``past`` is empty unless ``needs_past``, and where each task holds the data of all earlier
+        ones (``Stream.cumulative``).
+        """
+        return current.train
+
+    def begin_stage(self, context: MethodContext) -> dict[str, str]:
+        """Look at the model before the stage's first step.
 
         Returns what lineage should tell about it. A stage taken up half-way does not begin again:
-        what is set here must travel with the model.
+        what is set here must travel with the model, or in ``state``.
         """
         return {}
 
     def extend_batch(self, x: Tensor, y: Tensor) -> Batch:
-        """The batch to take a gradient step on, on the device of ``x``; alike on every worker."""
+        """The batch to take a gradient step on, before augmentation, on the device of ``x``."""
         return x, y
 
     def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """Cross entropy, plus ``model.auxiliary_losses()`` where there are any; a scalar.
+        """What is minimised, a scalar; the trainer adds the model's auxiliary losses.
 
         A mean over the samples, which are a part of the batch where the lane has several workers.
         """
-        loss = functional.cross_entropy(model(x), y)
-        auxiliary = list(getattr(model, "auxiliary_losses", dict)().values())
-        return loss + torch.stack(auxiliary).sum() if auxiliary else loss
+        assert self.objective is not None, "a lane without an objective has no such loss"
+        return self.objective.loss(model(x), y)
 
-    def end_stage(self, current: TaskData) -> None:
-        """Learn from the task that was just trained on, e.g. remember samples of it."""
+    def after_backward(self, context: MethodContext) -> None:
+        """Change the gradients before they are clipped and followed (projection, penalties).
+
+        They are those of the whole batch, alike on every worker; None where nothing was learnt.
+        """
+
+    def after_step(self, context: MethodContext) -> None:
+        """Look at, or change, parameters and optimizer after a gradient step (unit resets)."""
+
+    def edited(self, context: MethodContext, report: EditReport) -> None:
+        """Follow an edit that has just changed the model."""
+
+    def end_stage(self, context: MethodContext) -> None:
+        """Learn from the stage that was just trained, e.g. remember samples of it."""
 
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that must survive a restart, random generators included."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue exactly where ``state`` was taken."""
+    def load_state(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Continue exactly where ``state`` was taken; ``model`` is restored already."""
         assert not state, f"{type(self).__name__} keeps no state but got {sorted(state)}"

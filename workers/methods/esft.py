@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, StageSpec, derive_seed
-from workers.methods.base import Method
+from workers.contract import InputError, derive_seed
+from workers.methods.base import Method, MethodContext
 from workers.moe.domains import specialise
 from workers.moe.domains.masks import Mask
 from workers.moe.routed import observing, routed_layers
@@ -48,9 +48,9 @@ class _Esft(Method):
         """Relevance of each expert [E], summing to 1, from gate weights."""
         raise NotImplementedError
 
-    def begin_stage(
-        self, model: nn.Module, stage: StageSpec, current: TaskData, domains: tuple[str, ...]
-    ) -> dict[str, str]:
+    def begin_stage(self, context: MethodContext) -> dict[str, str]:
+        model, stage, domains = context.model, context.stage, context.domains
+        assert context.data is not None
         if stage.index < self.config.from_stage:
             return {}
         banks = routed_layers(model)
@@ -60,7 +60,7 @@ class _Esft(Method):
             )
         chosen: dict[str, set[int]] = {name: set() for name in banks}
         generator = torch.Generator().manual_seed(derive_seed(stage.seed, "esft"))
-        for part in _by_domain(current, len(stage.task.domains)):
+        for part in _by_domain(context.data, len(stage.task.domains)):
             drawn = torch.randperm(len(part), generator=generator)[: self.config.samples]
             for name, gates_TE in _gates(model, part[drawn.sort().values]).items():
                 chosen[name] |= set(cumulative(self.score(gates_TE), self.config.share))
@@ -116,9 +116,10 @@ def cumulative(score_E: Tensor, share: float) -> list[int]:
 
 def _by_domain(current: TaskData, domains: int) -> Sequence[Tensor]:
     """Training inputs of each domain of the task."""
-    if current.train_domain is None:
-        return [current.train_x]
-    return [current.train_x[current.train_domain == place] for place in range(domains)]
+    train = current.train
+    if train.domain is None:
+        return [train.x]
+    return [train.x[train.domain == place] for place in range(domains)]
 
 
 @torch.no_grad()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from workers.methods.base import Batch, Method
-from workers.streams import TaskData
+from workers.methods.base import Method
+from workers.streams import Part, TaskData
+from workers.streams.data import concatenated
 
 
 class Finetune(Method):
@@ -19,6 +18,8 @@ class Finetune(Method):
         """No settings."""
 
         kind: str = "finetune"
+
+    works_with = frozenset({"supervised", "rl"})
 
 
 class Joint(Method):
@@ -32,8 +33,5 @@ class Joint(Method):
 
     needs_past = mixes = True
 
-    def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Batch:
-        seen = [*past, current]
-        return torch.cat([task.train_x for task in seen]), torch.cat(
-            [task.train_y for task in seen]
-        )
+    def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Part:
+        return concatenated([task.train for task in (*past, current)])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.contract import derive_seed
-from workers.methods.base import Batch, Method
-from workers.streams import TaskData
+from workers.methods.base import Batch, Method, MethodContext
+from workers.supervised.objectives import Objective
 
 
 class Replay(Method):
@@ -42,8 +42,8 @@ class Replay(Method):
     config: Replay.Config
     mixes = True
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config, seed)
+    def __init__(self, config: Config, seed: int, objective: Objective | None = None) -> None:
+        super().__init__(config, seed, objective)
         self._x = torch.empty(0)
         self._y = torch.empty(0, dtype=torch.int64)
         self._seen = 0
@@ -62,13 +62,15 @@ class Replay(Method):
             torch.cat([y, self._y[drawn].to(y.device)]),
         )
 
-    def end_stage(self, current: TaskData) -> None:
-        slots, samples = self._offer(len(current.train_y))
+    def end_stage(self, context: MethodContext) -> None:
+        assert context.data is not None, "replay remembers samples of data"
+        train = context.data.train
+        slots, samples = self._offer(len(train))
         grown = int(slots.max()) + 1 if len(slots) else 0
-        self._x = _with_room(self._x, grown, current.train_x)
-        self._y = _with_room(self._y, grown, current.train_y)
-        self._x[slots] = current.train_x[samples].cpu()
-        self._y[slots] = current.train_y[samples].cpu()
+        self._x = _with_room(self._x, grown, train.x[samples[:1]])
+        self._y = _with_room(self._y, grown, train.y)
+        self._x[slots] = train.x[samples]
+        self._y[slots] = train.y[samples]
 
     def state(self) -> dict[str, Tensor]:
         return {
@@ -78,7 +80,7 @@ class Replay(Method):
             "rng": self._rng.get_state(),
         }
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor], model: nn.Module) -> None:
         self._x = state["x"].cpu().clone()
         self._y = state["y"].cpu().clone()
         self._seen = int(state["seen"])

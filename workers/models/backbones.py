@@ -1,7 +1,8 @@
-"""Backbones: images -> features. Dense, never grown."""
+"""Backbones: samples -> features. Dense, never grown."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,8 +12,8 @@ from workers.contract import InputError
 from workers.models.heads.mlp import check_hidden
 from workers.moe.seeding import seeded
 
-InputShape = tuple[int, int, int]
-"""Channels, height, width of one sample."""
+InputShape = tuple[int, ...]
+"""Shape of one sample; (channels, height, width) of an image."""
 
 
 class MLPBackbone(nn.Module):
@@ -31,8 +32,7 @@ class MLPBackbone(nn.Module):
 
     def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
         super().__init__()
-        channels, height, width = input_shape
-        sizes = [channels * height * width, *config.hidden]
+        sizes = [math.prod(input_shape), *config.hidden]
         self.outputs = sizes[-1]
         with seeded(seed):
             self.layers = nn.ModuleList(
@@ -41,8 +41,10 @@ class MLPBackbone(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, outputs]."""
+        """Numbers [B, ...] -> [B, outputs]; integers are taken as they are."""
         x = x.flatten(1)
+        if not x.is_floating_point():
+            x = x.float()
         for layer in self.layers:
             x = self.activation(layer(x))
         return x
@@ -67,6 +69,11 @@ class NatureCNN(nn.Module):
 
     def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
         super().__init__()
+        if len(input_shape) != 3:
+            raise InputError(
+                f"backbone nature_cnn reads images [channels, height, width], the stream's inputs "
+                f"have the shape {tuple(input_shape)}; use backbone mlp"
+            )
         channels, *size = input_shape
         if min(size) < 2:
             raise InputError(

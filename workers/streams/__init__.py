@@ -1,7 +1,9 @@
 """Supervised streams and data sets by name."""
 
-from workers.streams.base import DatasetStream, SampledStream, Stream, TaskData
+from workers.streams.arrays import Arrays
+from workers.streams.base import DatasetStream, SampledStream, Stream
 from workers.streams.chunks import Chunks, ClassOrdered
+from workers.streams.data import Part, Rows, TaskData
 from workers.streams.datasets import DATASETS, Dataset
 from workers.streams.domains import Domains
 from workers.streams.permuted import Permuted
@@ -19,6 +21,7 @@ STREAMS: dict[str, type] = {
     "random_labels": RandomLabels,
     "datasets": DatasetSequence,
     "domains": Domains,
+    "arrays": Arrays,
 }
 """Streams by name."""
 
@@ -27,6 +30,8 @@ __all__ = [
     "STREAMS",
     "Dataset",
     "DatasetStream",
+    "Part",
+    "Rows",
     "SampledStream",
     "Stream",
     "TaskData",

@@ -1,106 +1,72 @@
-"""Streams of tasks for supervised learning: what a task's data is and how a stream hands it out.
+"""Streams of tasks for supervised learning: how a stream hands out the data of its tasks.
 
 Knows nothing of models, methods and training.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workers.contract import InputError, TaskSpec, derive_seed
-from workers.streams.datasets import DATASETS, Dataset, Part
+from workers.contract import InputError, TaskSpec, derive_seed, digest
+from workers.streams.data import Part, TaskData, arrays_digest, of_type
+from workers.streams.datasets import DATASETS, Dataset, PartName, ThreeParts
+from workers.streams.sampling import held_out, strata
+from workers.supervised.objectives import OBJECTIVES, Objective
 from workers.tables import Problem, choice, construct
 
 CACHE_TASKS = 4
 CACHE_BYTES = 1 << 29
 """A stream keeps the data of its last tasks up to these limits; the newest is always kept."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TaskData:
-    """Data of one task, on the CPU. Build it with ``TaskData.of``; never change it in place."""
-
-    train_x: Tensor
-    """float32 [N, C, H, W]; images lie in [0, 1]."""
-    train_y: Tensor
-    """int64 [N], labels from 0."""
-    test_x: Tensor
-    test_y: Tensor
-    source: str
-    """Origin in words, e.g. ``fashion_mnist: classes 0,1``."""
-    digest: str
-    """SHA-256 (16 hex digits) over the arrays."""
-    train_domain: Tensor | None = None
-    """int64 [N], place of each training sample's domain in the task's ``domains``; None where
-    all are of the task's one domain."""
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        train_x: Any,
-        train_y: Any,
-        test_x: Any,
-        test_y: Any,
-        source: str,
-        train_domain: Tensor | None = None,
-    ) -> TaskData:
-        """Check the arrays (tensors or numpy) and add their digest.
-
-        Inputs become float32 and labels int64. Raises InputError naming ``source`` where shapes
-        do not fit together, a part is empty, or a value is not finite.
-        """
-        train = _checked(f"{source}: training part", train_x, train_y)
-        test = _checked(f"{source}: test part", test_x, test_y)
-        labels = () if train_domain is None else (train_domain,)
-        if labels and len(labels[0]) != len(train[1]):
-            raise InputError(
-                f"{source}: {len(labels[0])} domain labels for {len(train[1])} training samples; "
-                "every sample needs one"
-            )
-        return cls(
-            train_x=train[0],
-            train_y=train[1],
-            test_x=test[0],
-            test_y=test[1],
-            source=source,
-            digest=arrays_digest((*train, *test, *labels)),
-            train_domain=train_domain,
-        )
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the four arrays."""
-        arrays = (self.train_x, self.train_y, self.test_x, self.test_y)
-        return sum(array.numel() * array.element_size() for array in arrays)
+InputType = Literal["float", "integer"]
+INPUT_TYPES: dict[InputType, torch.dtype] = {"float": torch.float32, "integer": torch.int64}
+"""What ``Stream.input_type`` may say -> type of the inputs that a model gets."""
 
 
 class Stream:
     """Tasks in a fixed order. A subclass gives ``tasks``, ``input_shape``, ``outputs``, ``load``.
 
-    Everything a stream says depends only on its config, the seed and the data files.
+    Everything a stream says depends only on its config, the seed and the data files. Every task
+    has a training, a validation and a test part: reports show test scores, searches choose by
+    validation scores. Where ``load`` gives no validation part, a share of the training part is
+    drawn for it by the seed, the same share of each class and domain; a stream whose tasks share
+    training samples must give one itself, or a task trains on another's validation samples.
     """
 
-    engine = "supervised"
+    trainer: ClassVar[str] = "supervised"
+    engine: ClassVar[str] = trainer
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
         """Settings of the stream; ``kind`` is its name in the table or ``module:Class``."""
 
         kind: str
+        objective: Any = choice(OBJECTIVES, "classification")
+        """What outputs are compared with: loss and score."""
+        validation: float = 0.1
+        """Share of the training part that is held out for validation, where the data have no
+        validation part of their own; 0 = none."""
+
+        def __post_init__(self) -> None:
+            if not 0.0 <= self.validation < 1.0:
+                raise ValueError(f"validation must be at least 0 and below 1: {self.validation}")
+
+    input_type: InputType = "float"
+    """Whether models get float32 or int64 inputs; stored arrays may be of any number type."""
+    cumulative: bool = False
+    """Whether each task's training data hold those of all tasks before."""
 
     def __init__(self, config: Any, seed: int) -> None:
         self.config = config
         self.seed = seed
+        self.objective: Objective = construct(OBJECTIVES, config.objective)
         self._cache: OrderedDict[int, TaskData] = OrderedDict()
 
     def tasks(self) -> tuple[TaskSpec, ...]:
@@ -108,13 +74,13 @@ class Stream:
         raise NotImplementedError
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input of any task."""
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input of any task; (channels, height, width) of an image."""
         raise NotImplementedError
 
     @property
     def outputs(self) -> int:
-        """Number of labels over the whole stream: the width of a single head."""
+        """Width of a model's output: labels over the whole stream, or numbers of a target."""
         raise NotImplementedError
 
     def load(self, task: TaskSpec) -> TaskData:
@@ -122,15 +88,18 @@ class Stream:
         raise NotImplementedError
 
     def data(self, task: TaskSpec) -> TaskData:
-        """Data of a task, kept in memory for the last few tasks.
+        """Data of a task in its three parts, kept in memory for the last few tasks.
 
-        Raises InputError where it does not fit ``input_shape`` and ``outputs``.
+        Raises InputError where it does not fit ``input_shape``, ``input_type``, ``outputs`` and
+        the objective.
         """
         if task.index in self._cache:
             self._cache.move_to_end(task.index)
             return self._cache[task.index]
-        data = self.load(task)
-        self._check(task, data)
+        data = self._with_validation(task, self.load(task))
+        for part in data.parts.values():
+            self._check(task, part)
+        data = data.of_type(INPUT_TYPES[self.input_type])
         self._cache[task.index] = data
         while len(self._cache) > 1 and (
             len(self._cache) > CACHE_TASKS
@@ -139,36 +108,59 @@ class Stream:
             self._cache.popitem(last=False)
         return data
 
-    def test(self, task: TaskSpec) -> tuple[Tensor, Tensor]:
-        """Only the test part, as in ``data``: what an evaluator needs."""
-        data = self.data(task)
-        return data.test_x, data.test_y
+    def held_out(self, task: TaskSpec) -> dict[str, Part | None]:
+        """The parts ``validation`` (None where there is none) and ``test``, as in ``data``.
 
-    def test_domains(self, task: TaskSpec) -> Tensor | None:
-        """int64 [n], place of each test sample's domain in ``task.domains``; None = one domain."""
-        return None
+        What an evaluator needs; cheaper than ``data`` where a stream can leave the training part
+        alone.
+        """
+        data = self.data(task)
+        return {"validation": data.validation, "test": data.test}
 
     def problems(self) -> list[Problem]:
         """What a plan must know: settings that do not fit together, files that are missing."""
         return []
 
-    def _check(self, task: TaskSpec, data: TaskData) -> None:
+    # ------------------------------------------------------------ inside
+
+    def _with_validation(self, task: TaskSpec, data: TaskData) -> TaskData:
+        """The data with a validation part drawn from the training part, where there is none."""
+        part, share = data.train, self.config.validation
+        if data.validation is not None or share == 0.0 or len(part) < 2:
+            return data
+        number = strata(len(part), self.objective.classes(part.y), part.domain)
+        rng = np.random.default_rng(derive_seed(self.seed, "stream", "validation", task.index))
+        held = torch.from_numpy(held_out(number.numpy(), share, rng))
+        if not held.any():  # strata of one sample each
+            held[int(rng.integers(len(held)))] = True
+        return replace(
+            data,
+            train=part.take(torch.nonzero(~held).flatten()),
+            validation=part.take(torch.nonzero(held).flatten()),
+            digest=digest([data.digest, arrays_digest([held])]),
+        )
+
+    def _check(self, task: TaskSpec, part: Part) -> None:
         where = f"stream {self.config.kind}, task {task.name!r}"
-        for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y)):
-            if tuple(x.shape[1:]) != tuple(self.input_shape):
-                raise InputError(
-                    f"{where}: inputs of shape {tuple(x.shape[1:])}, but the stream's "
-                    f"input_shape is {tuple(self.input_shape)}; make them equal"
-                )
-            if int(y.min()) < 0 or int(y.max()) >= self.outputs:
-                raise InputError(
-                    f"{where}: labels {int(y.min())} to {int(y.max())}, but the stream's outputs "
-                    f"allow 0 to {self.outputs - 1}; change the labels or outputs"
-                )
+        if tuple(part.x.shape[1:]) != tuple(self.input_shape):
+            raise InputError(
+                f"{where}: inputs of shape {tuple(part.x.shape[1:])}, but the stream's "
+                f"input_shape is {tuple(self.input_shape)}; make them equal"
+            )
+        if self.input_type == "integer" and part.x.dtype.is_floating_point:
+            raise InputError(
+                f"{where}: inputs of type {part.x.dtype}, but the stream's input_type is "
+                "'integer'; give integers, or say 'float'"
+            )
+        self.objective.check(part.y, self.outputs, where)
 
 
 class SampledStream(Stream):
-    """Stream over data sets: a subclass selects samples of one per task and may change them."""
+    """Stream over data sets: a subclass selects samples of one per task and may change them.
+
+    The validation part is drawn from a whole data set before tasks select from it, so no task
+    trains on a sample that another one validates on.
+    """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Stream.Config):
@@ -177,70 +169,120 @@ class SampledStream(Stream):
         train_samples: int | None = None
         """Training samples per task at most (of each domain where a task mixes several), drawn by
         the seed; None = all."""
+        validation_samples: int | None = None
+        """Validation samples per task at most, likewise; None = all."""
         test_samples: int | None = None
         """Test samples per task at most, likewise; None = all."""
 
     config: SampledStream.Config
+    images: ClassVar[bool] = False
+    """Whether the stream can only change images [channels, height, width]."""
 
-    def dataset_of(self, task: TaskSpec) -> Dataset:
+    def dataset_of(self, task: TaskSpec) -> ThreeParts:
         """The data set a task draws from."""
         raise NotImplementedError
 
-    def select(self, task: TaskSpec, part: Part) -> np.ndarray:
+    def select(self, task: TaskSpec, part: PartName) -> np.ndarray:
         """Indices (int64 [n]) of the task's samples in a part; here all of them."""
         return np.arange(len(self.dataset_of(task).labels(part)))
 
     def transform(self, task: TaskSpec, x: Tensor) -> Tensor:
-        """Change inputs, float32 [n, C, H, W]; here nothing. Must not change ``x`` in place."""
+        """Change inputs, float32 [n, ...]; here nothing. Must not change ``x`` in place."""
         return x
 
     def relabel(self, task: TaskSpec, y: Tensor) -> Tensor:
         """Change labels, int64 [n]; here nothing."""
         return y
 
-    def part(self, task: TaskSpec, part: Part) -> tuple[Tensor, Tensor]:
-        """(x, y) of a part of a task: selected, capped, scaled to [0, 1] and transformed."""
+    def part(self, task: TaskSpec, part: PartName) -> Part:
+        """A part of a task: selected, capped, scaled and transformed; may be empty."""
         dataset = self.dataset_of(task)
         index = self._capped(self.select(task, part), part)
-        x = torch.from_numpy(dataset.pixels(part, index)).to(torch.float32).div_(dataset.top)
+        x = dataset.scaled(part, index)
         y = torch.from_numpy(dataset.labels(part)[index])
-        return self.transform(task, x).contiguous(), self.relabel(task, y).contiguous()
+        return Part(self.transform(task, x).contiguous(), self.relabel(task, y).contiguous())
+
+    def source(self, task: TaskSpec) -> str:
+        """Where the task's data come from, in words."""
+        label = self.dataset_of(task).label
+        return task.name if task.name.startswith(label) else f"{label}: {task.name}"
 
     def load(self, task: TaskSpec) -> TaskData:
-        train_x, train_y = self.part(task, "train")
-        test_x, test_y = self.part(task, "test")
-        label = self.dataset_of(task).label
-        source = task.name if task.name.startswith(label) else f"{label}: {task.name}"
         return TaskData.of(
-            train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, source=source
+            train=self.part(task, "train"),
+            validation=self._validation(task),
+            test=self.part(task, "test"),
+            source=self.source(task),
         )
 
-    def test(self, task: TaskSpec) -> tuple[Tensor, Tensor]:
+    def held_out(self, task: TaskSpec) -> dict[str, Part | None]:
         if task.index in self._cache:
-            return super().test(task)
-        return self.part(task, "test")
+            return super().held_out(task)
+        dtype = INPUT_TYPES[self.input_type]
+        validation, test = self._validation(task), self.part(task, "test")
+        return {
+            "validation": None if validation is None else of_type(validation, dtype),
+            "test": of_type(test, dtype),
+        }
 
     def problems(self) -> list[Problem]:
-        limits = {name: getattr(self.config, name) for name in ("train_samples", "test_samples")}
-        return [
+        names = ("train_samples", "validation_samples", "test_samples")
+        limits = {name: getattr(self.config, name) for name in names}
+        found = [
             at_least_one(name, value)
             for name, value in limits.items()
             if value is not None and value < 1
         ]
+        if not self.objective.labels:
+            what = f"got {self.config.objective.kind!r} with data sets of labelled samples"
+            found.append(Problem("stream.objective", what, "use one for labels: classification"))
+        return found
 
     def rng(self, *parts: Any) -> np.random.Generator:
         """A random generator that depends on the stream's seed and the parts."""
         return np.random.default_rng(derive_seed(self.seed, "stream", *parts))
 
-    def _capped(self, index: np.ndarray, part: Part) -> np.ndarray:
+    def in_three_parts(self, dataset: Dataset) -> ThreeParts:
+        """The data set with a validation part; equal data sets are always cut alike."""
+        rng = self.rng("validation", dataset.label)
+        return ThreeParts(dataset, self.config.validation, rng)
+
+    def image_problems(self, dataset: Dataset, path: str) -> list[Problem]:
+        """The problem of a data set without images, where the stream changes images."""
+        if not self.images or len(dataset.shape) == 3:
+            return []
+        what = f"{dataset.label} has inputs of shape {tuple(dataset.shape)}"
+        allowed = f"stream {self.config.kind!r} needs images [channels, height, width]"
+        return [Problem(path, what, allowed)]
+
+    def validates(self, task: TaskSpec) -> bool:
+        """Whether the task has a validation part."""
+        return self.dataset_of(task).validates
+
+    def _validation(self, task: TaskSpec) -> Part | None:
+        """The task's validation part; None where it has no samples."""
+        if not self.validates(task):
+            return None
+        part = self.part(task, "validation")
+        return part if len(part) else None
+
+    def _capped(self, index: np.ndarray, part: PartName) -> np.ndarray:
         """At most the configured number of indices, in their order.
 
         The draw is the same for every task, so tasks that share samples keep sharing them.
         """
-        limit = self.config.train_samples if part == "train" else self.config.test_samples
+        limit = self._limit(part)
         if limit is None or limit >= len(index):
             return index
         return index[np.sort(self.rng("cap", part).choice(len(index), limit, replace=False))]
+
+    def _limit(self, part: PartName) -> int | None:
+        config = self.config
+        return {
+            "train": config.train_samples,
+            "validation": config.validation_samples,
+            "test": config.test_samples,
+        }[part]
 
 
 class DatasetStream(SampledStream):
@@ -257,21 +299,22 @@ class DatasetStream(SampledStream):
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)
-        self.dataset: Dataset = construct(DATASETS, config.dataset)
+        self.dataset = self.in_three_parts(construct(DATASETS, config.dataset))
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         return self.dataset.shape
 
     @property
     def outputs(self) -> int:
         return self.dataset.classes
 
-    def dataset_of(self, task: TaskSpec) -> Dataset:
+    def dataset_of(self, task: TaskSpec) -> ThreeParts:
         return self.dataset
 
     def problems(self) -> list[Problem]:
-        return super().problems() + self.dataset.problems("stream.dataset")
+        found = super().problems() + self.dataset.problems("stream.dataset")
+        return found or self.image_problems(self.dataset, "stream.dataset")
 
 
 # ---------------------------------------------------------------- helpers of streams
@@ -290,27 +333,3 @@ def unique(names: Iterable[str]) -> list[str]:
         seen[name] += 1
         result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return result
-
-
-def arrays_digest(arrays: Iterable[Tensor]) -> str:
-    """SHA-256 (16 hex digits) over type, shape and contents of CPU tensors."""
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(f"{array.dtype}{tuple(array.shape)}".encode())
-        total.update(array.contiguous().numpy().data)
-    return total.hexdigest()[:16]
-
-
-def _checked(where: str, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    x = torch.as_tensor(x, dtype=torch.float32).cpu().contiguous()
-    y = torch.as_tensor(y, dtype=torch.int64).cpu().contiguous()
-    if x.dim() != 4 or y.dim() != 1 or len(x) != len(y):
-        raise InputError(
-            f"{where}: inputs {tuple(x.shape)} with labels {tuple(y.shape)}; inputs must be "
-            "[N, C, H, W] and labels [N]"
-        )
-    if len(x) == 0:
-        raise InputError(f"{where}: has no samples; every task needs some to train and to test on")
-    if not all(math.isfinite(end) for end in x.aminmax()):  # one pass; both carry nan along
-        raise InputError(f"{where}: inputs hold nan or inf; clean the data")
-    return x, y

@@ -8,7 +8,7 @@ import numpy as np
 
 from workers.contract import TaskSpec
 from workers.streams.base import DatasetStream, at_least_one
-from workers.streams.datasets import Part
+from workers.streams.datasets import PartName
 from workers.tables import Problem
 
 
@@ -16,7 +16,8 @@ class Chunks(DatasetStream):
     """Warm start: random equal chunks of the training data arrive one after another.
 
     The Tiny-ImageNet stream of DynamicMoE (arXiv 2511.18987): ten chunks over all classes, task t
-    trains on chunks 1 to t. Every task is tested on the whole test part.
+    trains on chunks 1 to t. Every task is tested on the whole test part, and validated on the
+    whole validation part.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,13 @@ class Chunks(DatasetStream):
         chunks: int = 10
         """Number of chunks and tasks; sizes differ by one sample at most."""
         cumulative: bool = True
-        """Task t holds chunks 1 to t; false = chunk t alone, as replay and joint need it."""
+        """Task t holds chunks 1 to t; false = chunk t alone, as replay needs it."""
 
     config: Chunks.Config
+
+    @property
+    def cumulative(self) -> bool:  # type: ignore[override]
+        return self.config.cumulative
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         count = self.config.chunks
@@ -43,8 +48,8 @@ class Chunks(DatasetStream):
             for index in range(count)
         )
 
-    def select(self, task: TaskSpec, part: Part) -> np.ndarray:
-        if part == "test":
+    def select(self, task: TaskSpec, part: PartName) -> np.ndarray:
+        if part != "train":
             return super().select(task, part)
         pieces = np.array_split(self.order(), self.config.chunks)
         chunk = task.settings["chunk"]

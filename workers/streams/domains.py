@@ -15,8 +15,9 @@ from torch import Tensor
 
 from workers.contract import TaskSpec
 from workers.parsing import parse
-from workers.streams.base import SampledStream, TaskData, at_least_one
-from workers.streams.datasets import DATASETS, Dataset, Part
+from workers.streams.base import SampledStream, at_least_one
+from workers.streams.data import Part
+from workers.streams.datasets import DATASETS, PartName, ThreeParts
 from workers.streams.rotated import rotate
 from workers.streams.sequence import padded, resized
 from workers.tables import Problem, choice, construct
@@ -73,13 +74,14 @@ class Domains(SampledStream):
         """Height and width of all images; None = the largest found."""
 
     config: Domains.Config
+    images = True
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)
         self._wrong: list[Problem] = []
         self.base = self._views("base", config.base)
         self.views = self._views("domains", config.domains)
-        self._datasets: dict[Any, Dataset] = {}
+        self._datasets: dict[Any, ThreeParts] = {}
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         names = [view.name for view in self.views]
@@ -96,7 +98,7 @@ class Domains(SampledStream):
         )
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         shapes = [self.dataset(view).shape for view in (*self.base, *self.views)]
         channels, height, width = (max(sides) for sides in zip(*shapes, strict=True))
         return channels, self.config.size or height, self.config.size or width
@@ -105,10 +107,11 @@ class Domains(SampledStream):
     def outputs(self) -> int:
         return max(self.dataset(view).classes for view in (*self.base, *self.views))
 
-    def dataset(self, view: View) -> Dataset:
+    def dataset(self, view: View) -> ThreeParts:
         """The data set behind a view; equal ones are shared."""
         if view.dataset not in self._datasets:
-            self._datasets[view.dataset] = construct(DATASETS, view.dataset)
+            made = construct(DATASETS, view.dataset)
+            self._datasets[view.dataset] = self.in_three_parts(made)
         return self._datasets[view.dataset]
 
     def views_of(self, task: TaskSpec) -> list[View]:
@@ -118,24 +121,19 @@ class Domains(SampledStream):
             return self.base
         return [view for view in self.views if which in (JOINT, view.name)]
 
-    def part(self, task: TaskSpec, part: Part) -> tuple[Tensor, Tensor]:
-        parts = [self._seen(view, part) for view in self.views_of(task)]
-        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    def part(self, task: TaskSpec, part: PartName) -> Part:
+        seen = [self._seen(view, part) for view in self.views_of(task)]
+        x, y = torch.cat([x for x, _ in seen]), torch.cat([y for _, y in seen])
+        if len(task.domains) < 2:
+            return Part(x, y)
+        sizes = torch.tensor([len(labels) for _, labels in seen])
+        return Part(x, y, torch.repeat_interleave(torch.arange(len(sizes)), sizes))
 
-    def load(self, task: TaskSpec) -> TaskData:
-        train_x, train_y = self.part(task, "train")
-        test_x, test_y = self.part(task, "test")
-        return TaskData.of(
-            train_x=train_x,
-            train_y=train_y,
-            test_x=test_x,
-            test_y=test_y,
-            source=f"domains {', '.join(view.name for view in self.views_of(task))}",
-            train_domain=self._index(task, "train"),
-        )
+    def validates(self, task: TaskSpec) -> bool:
+        return all(self.dataset(view).validates for view in self.views_of(task))
 
-    def test_domains(self, task: TaskSpec) -> Tensor | None:
-        return self._index(task, "test")
+    def source(self, task: TaskSpec) -> str:
+        return f"domains {', '.join(view.name for view in self.views_of(task))}"
 
     def problems(self) -> list[Problem]:
         found = super().problems() + self._wrong
@@ -152,7 +150,8 @@ class Domains(SampledStream):
             found.append(at_least_one("size", self.config.size))
         for section, views in (("base", self.base), ("domains", self.views)):
             for number, view in enumerate(views if not self._wrong else ()):
-                found += self.dataset(view).problems(f"stream.{section}.{number}.dataset")
+                path, dataset = f"stream.{section}.{number}.dataset", self.dataset(view)
+                found += dataset.problems(path) or self.image_problems(dataset, path)
         return found or self._shape_problems()
 
     # ------------------------------------------------------------ inside
@@ -189,26 +188,19 @@ class Domains(SampledStream):
             found.append(Problem("stream.domains.rotate", what, allowed))
         return found
 
-    def _chosen(self, view: View, part: Part) -> np.ndarray:
+    def _chosen(self, view: View, part: PartName) -> np.ndarray:
         """Indices of a view's samples: drawn for each view, so that capped views differ."""
         index = np.arange(len(self.dataset(view).labels(part)))
-        limit = self.config.train_samples if part == "train" else self.config.test_samples
+        limit = self._limit(part)
         if limit is None or limit >= len(index):
             return index
         drawn: np.ndarray = self.rng("cap", part, view.name).choice(index, limit, replace=False)
         return np.sort(drawn)
 
-    def _index(self, task: TaskSpec, part: Part) -> Tensor | None:
-        """Place of each sample's domain in ``task.domains``; None for a task of one domain."""
-        if len(task.domains) < 2:
-            return None
-        sizes = [len(self._chosen(view, part)) for view in self.views_of(task)]
-        return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-
-    def _seen(self, view: View, part: Part) -> tuple[Tensor, Tensor]:
+    def _seen(self, view: View, part: PartName) -> tuple[Tensor, Tensor]:
         """(x, y) of a view, float32 [n, C, H, W] in [0, 1] and int64 [n]."""
         dataset, index = self.dataset(view), self._chosen(view, part)
-        x = torch.from_numpy(dataset.pixels(part, index)).to(torch.float32).div_(dataset.top)
+        x = dataset.scaled(part, index)
         y = torch.from_numpy(dataset.labels(part)[index])
         channels, height, width = self.input_shape
         x = x.expand(-1, channels, -1, -1)

@@ -24,6 +24,7 @@ class Permuted(DatasetStream):
         """Number of permutations."""
 
     config: Permuted.Config
+    images = True
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         return tuple(

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from workers.contract import TaskSpec
 from workers.streams.base import DatasetStream, at_least_one
-from workers.streams.datasets import Part
+from workers.streams.data import Part
+from workers.streams.datasets import Dataset, PartName, ThreeParts
 from workers.tables import Problem
 
 
 class RandomLabels(DatasetStream):
     """Plasticity: the same samples with fresh random labels each task, to be learnt by heart.
 
-    Random labels cannot generalise, so the test part is the training part: scores are training
-    accuracy, and a network that loses plasticity reaches less of it task by task.
+    Random labels cannot generalise, so test and validation part are the training part, from which
+    nothing is held out: scores are training accuracy, and a network that loses plasticity reaches
+    less of it task by task.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class RandomLabels(DatasetStream):
         """Samples, drawn once by the seed; None = all."""
         test_samples: int | None = None
         """How many of the training samples to test on; None = all."""
+        validation_samples: int | None = None
+        """How many of the training samples to validate on; None = all."""
 
     config: RandomLabels.Config
 
@@ -45,10 +49,16 @@ class RandomLabels(DatasetStream):
             for index in range(self.config.tasks)
         )
 
-    def part(self, task: TaskSpec, part: Part) -> tuple[Tensor, Tensor]:
-        x, y = super().part(task, "train")
-        limit = None if part == "train" else self.config.test_samples
-        return x[:limit], y[:limit]
+    def in_three_parts(self, dataset: Dataset) -> ThreeParts:
+        return ThreeParts(dataset, 0.0, self.rng())
+
+    def part(self, task: TaskSpec, part: PartName) -> Part:
+        learnt = super().part(task, "train")
+        limit = None if part == "train" else self._limit(part)
+        return learnt if limit is None else learnt.head(limit)
+
+    def validates(self, task: TaskSpec) -> bool:
+        return self.config.validation > 0.0
 
     def relabel(self, task: TaskSpec, y: Tensor) -> Tensor:
         rng = self.rng("labels", task.settings["draw"])

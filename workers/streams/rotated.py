@@ -29,6 +29,7 @@ class Rotated(DatasetStream):
         """Degrees counter-clockwise, one per task; multiples of 90 are exact."""
 
     config: Rotated.Config
+    images = True
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         domains = [f"rotation {angle:g}" for angle in self.config.angles]

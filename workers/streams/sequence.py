@@ -11,7 +11,7 @@ from torch.nn import functional
 from workers.contract import TaskSpec
 from workers.parsing import choose
 from workers.streams.base import SampledStream, at_least_one, unique
-from workers.streams.datasets import DATASETS, Dataset
+from workers.streams.datasets import DATASETS, ThreeParts
 from workers.tables import Problem
 
 
@@ -33,16 +33,17 @@ class DatasetSequence(SampledStream):
         """Height and width of all images; None = the largest found in the data sets."""
 
     config: DatasetSequence.Config
+    images = True
 
     def __init__(self, config: Any, seed: int) -> None:
         super().__init__(config, seed)
-        self.datasets: list[Dataset] = []
+        self.datasets: list[ThreeParts] = []
         self._unknown: list[Problem] = []
         for number, raw in enumerate(config.datasets):
             cls, settings, problems = choose(DATASETS, raw, f"stream.datasets.{number}")
             self._unknown += problems
             if cls is not None and settings is not None:
-                self.datasets.append(cls(settings))
+                self.datasets.append(self.in_three_parts(cls(settings)))
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         labels = [dataset.label for dataset in self.datasets]
@@ -52,7 +53,7 @@ class DatasetSequence(SampledStream):
         )
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         shapes = [dataset.shape for dataset in self.datasets]
         size = self.config.size
         channels, height, width = (max(sides) for sides in zip(*shapes, strict=True))
@@ -63,7 +64,7 @@ class DatasetSequence(SampledStream):
         counts = [dataset.classes for dataset in self.datasets]
         return max(counts) if self.config.shared_labels else sum(counts)
 
-    def dataset_of(self, task: TaskSpec) -> Dataset:
+    def dataset_of(self, task: TaskSpec) -> ThreeParts:
         return self.datasets[task.settings["dataset"]]
 
     def transform(self, task: TaskSpec, x: Tensor) -> Tensor:
@@ -86,7 +87,8 @@ class DatasetSequence(SampledStream):
         if not self.config.datasets:
             found.append(Problem("stream.datasets", "got none", "give at least one data set"))
         for number, dataset in enumerate(self.datasets if not self._unknown else ()):
-            found += dataset.problems(f"stream.datasets.{number}")
+            path = f"stream.datasets.{number}"
+            found += dataset.problems(path) or self.image_problems(dataset, path)
         return found or self._shape_problems()
 
     def _shape_problems(self) -> list[Problem]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from workers.contract import TaskSpec
 from workers.streams.base import DatasetStream, at_least_one
-from workers.streams.datasets import Part
+from workers.streams.datasets import PartName
 from workers.tables import Problem
 
 
@@ -42,7 +42,7 @@ class Split(DatasetStream):
             for index, group in enumerate(groups)
         )
 
-    def select(self, task: TaskSpec, part: Part) -> np.ndarray:
+    def select(self, task: TaskSpec, part: PartName) -> np.ndarray:
         return np.flatnonzero(np.isin(self.dataset.labels(part), task.settings["classes"]))
 
     def problems(self) -> list[Problem]:

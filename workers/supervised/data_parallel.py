@@ -53,6 +53,13 @@ class Replicas:
         """The counts added up over the workers; integers, or doubles."""
         return counts
 
+    def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scalars by name, added up over the workers; each gives its own share of them.
+
+        Nothing where a worker has none, because it had no sample all the time.
+        """
+        return {name: value.item() for name, value in values.items()}
+
     def close(self) -> None:
         """Leave the others."""
 
@@ -131,6 +138,16 @@ class Group(Replicas):
         total = counts.to(self._device, copy=True)
         self._all_reduce(total)
         return total.to(counts.device)
+
+    def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        names = sorted(values)
+        present = self.sum_counts(torch.tensor(len(names)))
+        if int(present) != self.size * len(names):
+            return {}
+        if not names:
+            return {}
+        total = self.sum_counts(torch.stack([values[name] for name in names]))
+        return dict(zip(names, total.tolist(), strict=True))
 
     def close(self) -> None:
         self._group.shutdown()

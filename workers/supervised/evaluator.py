@@ -14,6 +14,7 @@ from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec
 from workers.diagnostics import routing
 from workers.moe.growth import surgery
 from workers.moe.routed import observing, recording, take_gate_weights
+from workers.supervised.objectives import measured
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
 
 
@@ -40,35 +41,19 @@ class SupervisedEvaluator:
         report = EvaluationReport(scores=[], seconds=0.0)
         specialised = len({name for task in tasks for name in task.domains}) > 1
         for task in tasks:
-            x, y = stream.test(task)
+            test = stream.held_out(task)["test"]
             with recording(model), observing(model if specialised else nn.Module()) as seen:
-                right = correct(model, x, y, batch)
+                right = measured(model, stream.objective, test.x, test.y, batch)["score"]
                 report.usage[task.name] = take_gate_weights(model)
-            report.scores.append(float(right.double().mean()))
+            report.scores.append(float(right.mean()))
             if specialised:
                 kept = {name: [r.weights for r in parts] for name, parts in seen.items()}
                 report.details[task.name] = {
-                    **_by_domain(right, task, stream.test_domains(task)),
+                    **_by_domain(right, task, test.domain),
                     **routing.measure(kept),
                 }
                 report.probes[task.name] = routing.probe(kept)
         return replace(report, seconds=time.perf_counter() - began)
-
-
-def correct(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    """Bool [N] on the CPU: is the largest logit the sample's label? In evaluation mode.
-
-    x [N, C, H, W], y [N]; ``batch`` samples at a time.
-    """
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        right = [
-            model(part.to(device)).argmax(-1) == labels.to(device)
-            for part, labels in zip(x.split(batch), y.split(batch), strict=True)
-        ]
-    model.train()
-    return torch.cat(right).cpu()
 
 
 def _by_domain(right: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
@@ -76,6 +61,6 @@ def _by_domain(right: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str
     if domain is None:
         return {}
     return {
-        f"accuracy/{name}": float(right[domain == place].double().mean())
+        f"accuracy/{name}": float(right[domain == place].mean())
         for place, name in enumerate(task.domains)
     }

@@ -1,6 +1,6 @@
 """Data sets by name: labelled images that streams cut into tasks."""
 
-from workers.streams.datasets.base import Dataset, Part
+from workers.streams.datasets.base import Dataset, PartName, ThreeParts
 from workers.streams.datasets.digits import Digits
 from workers.streams.datasets.image_folder import ImageFolder
 from workers.streams.datasets.mnist import FashionMnist, Mnist
@@ -13,4 +13,4 @@ DATASETS: dict[str, type] = {
 }
 """Data sets by name."""
 
-__all__ = ["DATASETS", "Dataset", "Digits", "FashionMnist", "ImageFolder", "Mnist", "Part"]
+__all__ = ["DATASETS", "Dataset", "Digits", "FashionMnist", "ImageFolder", "Mnist", "PartName", "ThreeParts"]

@@ -1,21 +1,25 @@
-"""What every data set of labelled images offers; knows nothing of tasks and streams."""
+"""What every data set of labelled samples offers; knows nothing of tasks and streams."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from workers.streams.sampling import held_out
 from workers.tables import Problem
 
-Part = Literal["train", "test"]
+PartName = Literal["train", "validation", "test"]
 
 
 class Dataset:
-    """Labelled images with a training and a test part.
+    """Labelled samples with a training and a test part, and a validation part if it has one.
 
-    A subclass gives ``label``, ``shape``, ``classes``, ``labels`` and ``pixels``; nothing is read
+    A subclass gives ``label``, ``shape``, ``classes``, ``labels`` and ``inputs``; nothing is read
     before one of the last two is called.
     """
 
@@ -25,8 +29,10 @@ class Dataset:
 
         kind: str
 
-    top: int = 255
-    """Grey level that stands for 1.0."""
+    top: int | None = 255
+    """Value of an input that stands for 1.0 (a grey level); None = inputs are as they are."""
+    own_validation: bool = False
+    """Whether it has a validation part of its own; else one is drawn from the training part."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -37,8 +43,8 @@ class Dataset:
         return str(self.config.kind)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of every image."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of every input; (channels, height, width) of an image."""
         raise NotImplementedError
 
     @property
@@ -46,14 +52,70 @@ class Dataset:
         """Number of classes; labels are 0 to classes - 1."""
         raise NotImplementedError
 
-    def labels(self, part: Part) -> np.ndarray:
+    def labels(self, part: PartName) -> np.ndarray:
         """Labels of a part, int64 [N]."""
         raise NotImplementedError
 
-    def pixels(self, part: Part, index: np.ndarray) -> np.ndarray:
-        """Images ``index`` (int64 [n]) of a part, uint8 [n, C, H, W] with values 0 to ``top``."""
+    def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
+        """Inputs ``index`` (int64 [n]) of a part: numbers [n, *shape], from 0 to ``top``."""
         raise NotImplementedError
 
     def problems(self, path: str) -> list[Problem]:
         """What keeps the data set from being read; ``path`` is its place in the config."""
         return []
+
+
+class ThreeParts(Dataset):
+    """A data set with a validation part, which is drawn from the training part if need be.
+
+    A share of each class is taken, whatever tasks are made of the data set later.
+    """
+
+    def __init__(self, dataset: Dataset, share: float, rng: np.random.Generator) -> None:
+        """``share`` of the training samples, 0 = none; ``rng`` draws once, when first asked."""
+        super().__init__(dataset.config)
+        self.dataset, self._share, self._rng = dataset, share, rng
+
+    @property
+    def label(self) -> str:
+        return self.dataset.label
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> int:
+        return self.dataset.classes
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation part."""
+        return self.dataset.own_validation or self._share > 0.0
+
+    def labels(self, part: PartName) -> np.ndarray:
+        source, kept = self._place(part)
+        labels = self.dataset.labels(source)
+        return labels if kept is None else labels[kept]
+
+    def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
+        source, kept = self._place(part)
+        return self.dataset.inputs(source, index if kept is None else kept[index])
+
+    def scaled(self, part: PartName, index: np.ndarray) -> Tensor:
+        """Inputs ``index`` of a part, float32 [n, *shape], with 1.0 for the data set's ``top``."""
+        x = torch.from_numpy(self.inputs(part, index)).to(torch.float32)
+        return x if self.dataset.top is None else x.div_(self.dataset.top)
+
+    def problems(self, path: str) -> list[Problem]:
+        return self.dataset.problems(path)
+
+    def _place(self, part: PartName) -> tuple[PartName, np.ndarray | None]:
+        """Part of the data set that a part comes from, and which of its samples (None = all)."""
+        if part == "test" or self.dataset.own_validation or self._share == 0.0:
+            return part, None
+        return "train", np.flatnonzero(self._held if part == "validation" else ~self._held)
+
+    @cached_property
+    def _held(self) -> np.ndarray:
+        return held_out(self.dataset.labels("train"), self._share, self._rng)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.contract import InputError
-from workers.streams.datasets.base import Dataset, Part
+from workers.streams.datasets.base import Dataset, PartName
 
 
 class Digits(Dataset):
@@ -31,7 +31,7 @@ class Digits(Dataset):
     classes = 10
 
     @cached_property
-    def _parts(self) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+    def _parts(self) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
         with gzip.open(_file()) as file:
             rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
         x, y = rows[:, :-1].astype(np.uint8).reshape(-1, *self.shape), rows[:, -1]
@@ -40,10 +40,10 @@ class Digits(Dataset):
             held[np.flatnonzero(y == label)[4::5]] = True
         return {"train": (x[~held], y[~held]), "test": (x[held], y[held])}
 
-    def labels(self, part: Part) -> np.ndarray:
+    def labels(self, part: PartName) -> np.ndarray:
         return self._parts[part][1]
 
-    def pixels(self, part: Part, index: np.ndarray) -> np.ndarray:
+    def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
         images: np.ndarray = self._parts[part][0][index]
         return images
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from workers.contract import InputError
-from workers.streams.datasets.base import Dataset, Part
+from workers.streams.datasets.base import Dataset, PartName
 from workers.tables import Problem
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif"})
@@ -23,6 +23,8 @@ Listing = list[tuple[Path, str]]
 
 class ImageFolder(Dataset):
     """Your own images: one folder per class, with train/ and test/ (or val/) or without.
+
+    Where there are train/, val/ and test/, val/ is the validation part.
 
     Also reads the folder layouts that Tiny-ImageNet (``images/`` inside each class,
     ``val/val_annotations.txt``) and CIFAR's PNG exports have. Classes are numbered in the order
@@ -65,11 +67,15 @@ class ImageFolder(Dataset):
     def classes(self) -> int:
         return len(self._names)
 
-    def labels(self, part: Part) -> np.ndarray:
+    @property
+    def own_validation(self) -> bool:  # type: ignore[override]
+        return "validation" in self._files
+
+    def labels(self, part: PartName) -> np.ndarray:
         number = {name: label for label, name in enumerate(self._names)}
         return np.array([number[name] for _, name in self._files[part]], dtype=np.int64)
 
-    def pixels(self, part: Part, index: np.ndarray) -> np.ndarray:
+    def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
         store, there = self._decoded[part]
         for i in index[~there[index]]:
             store[i] = self._decode(self._files[part][i][0])
@@ -106,22 +112,23 @@ class ImageFolder(Dataset):
         return sorted({name for _, name in self._files["train"]})
 
     @cached_property
-    def _files(self) -> dict[Part, Listing]:
+    def _files(self) -> dict[PartName, Listing]:
         root = self._root
         if not root.is_dir():
             raise InputError(f"{root}: is no folder; give the path of a folder of images")
         if not (root / "train").is_dir():
             return _held_out(_by_class(root), self.config.holdout, self.config.holdout_seed)
-        train, test = _by_class(root / "train"), _evaluation(root)
-        for name in sorted({name for _, name in train} ^ {name for _, name in test}):
+        parts = {"train": _by_class(root / "train"), **_evaluation(root)}
+        classes = [{name for _, name in listing} for listing in parts.values()]
+        for name in sorted(set.union(*classes) - set.intersection(*classes)):
             raise InputError(
-                f"{root}: class {name!r} is not in both the training and the test part; every "
-                "class needs images in both"
+                f"{root}: class {name!r} is not in all of the parts {', '.join(parts)}; every "
+                "class needs images in each"
             )
-        return {"train": train, "test": test}
+        return parts
 
     @cached_property
-    def _decoded(self) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+    def _decoded(self) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
         """Part -> (images, which of them were decoded); memory is touched on decoding only."""
         return {
             part: (np.empty((len(files), *self.shape), np.uint8), np.zeros(len(files), bool))
@@ -186,13 +193,15 @@ def _by_class(folder: Path) -> Listing:
     return listing
 
 
-def _evaluation(root: Path) -> Listing:
-    """The test part beside ``train``; Tiny-ImageNet's test/ has no labels, so its val/ is used."""
+def _evaluation(root: Path) -> dict[PartName, Listing]:
+    """The parts beside ``train``; Tiny-ImageNet's test/ has no labels, so its val/ is the test."""
     if (root / "val" / ANNOTATIONS).is_file():
-        return _annotated(root / "val")
-    for name in ("test", "val"):
-        if (root / name).is_dir():
-            return _by_class(root / name)
+        return {"test": _annotated(root / "val")}
+    found = [_by_class(root / name) for name in ("val", "test") if (root / name).is_dir()]
+    if len(found) == 2:
+        return {"validation": found[0], "test": found[1]}
+    if found:
+        return {"test": found[0]}
     raise InputError(f"{root}: has train/ but neither test/ nor val/; add one of them")
 
 
@@ -212,7 +221,7 @@ def _annotated(folder: Path) -> Listing:
     return sorted(listing, key=lambda item: (item[1], item[0]))
 
 
-def _held_out(listing: Listing, share: float, seed: int) -> dict[Part, Listing]:
+def _held_out(listing: Listing, share: float, seed: int) -> dict[PartName, Listing]:
     """Split a listing: ``share`` of each class, at least one image, becomes the test part."""
     rng = np.random.default_rng(seed)
     train: Listing = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.contract import InputError
-from workers.streams.datasets.base import Dataset, Part
+from workers.streams.datasets.base import Dataset, PartName
 from workers.streams.idx import read_pair
 from workers.streams.places import SOURCES, cure, find, search_places
 from workers.tables import Problem
@@ -39,17 +39,17 @@ class Mnist(Dataset):
         return [Problem(path, f"no {self.source} files in {places}", cure(self.source))]
 
     @cached_property
-    def _parts(self) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+    def _parts(self) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
         paths = find(self.source)
         if paths is None:
             raise InputError(str(self.problems(f"data set {self.source}")[0]))
         files = tuple(paths[file.role] for file in SOURCES[self.source].files)
         return _read(self.source, files, tuple(file.stat().st_mtime_ns for file in files))
 
-    def labels(self, part: Part) -> np.ndarray:
+    def labels(self, part: PartName) -> np.ndarray:
         return self._parts[part][1]
 
-    def pixels(self, part: Part, index: np.ndarray) -> np.ndarray:
+    def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
         images: np.ndarray = self._parts[part][0][index]
         return images
 
@@ -69,13 +69,13 @@ class FashionMnist(Mnist):
 @lru_cache(maxsize=2)
 def _read(
     source: str, files: tuple[Path, ...], changed: tuple[int, ...]
-) -> dict[Part, tuple[np.ndarray, np.ndarray]]:
+) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
     """Both parts from their four files; lanes of one process share the arrays.
 
     ``changed`` (modification times) only tells a repaired file from the one read before.
     """
     advice = f"delete it, then {cure(source)}"
-    parts: dict[Part, tuple[np.ndarray, np.ndarray]] = {
+    parts: dict[PartName, tuple[np.ndarray, np.ndarray]] = {
         "train": read_pair(files[0], files[1], Mnist.classes, advice),
         "test": read_pair(files[2], files[3], Mnist.classes, advice),
     }

@@ -7,22 +7,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workers.methods import METHODS
+from workers.contract import LaneSettings, StageSpec, TaskSpec
+from workers.methods import METHODS, MethodContext
 from workers.parsing import choose
-from workers.streams import TaskData
+from workers.streams import Part, TaskData
+from workers.supervised.objectives import Classification
+
+CLASSIFICATION = Classification(Classification.Config())
+NOTHING = nn.Module()
 
 
 def build(kind: str, seed: int = 0, **options):
     _, config, problems = choose(METHODS, {"kind": kind, **options}, "method")
     assert not problems, [str(problem) for problem in problems]
-    return METHODS[kind](config, seed)
+    return METHODS[kind](config, seed, CLASSIFICATION)
 
 
 def numbered(first: int, count: int) -> TaskData:
     """A task whose i-th training sample is the number first + i."""
     values = torch.arange(first, first + count)
     x = values.double().reshape(-1, 1, 1, 1)
-    return TaskData.of(train_x=x, train_y=values, test_x=x[:1], test_y=values[:1], source="n")
+    train, test = Part(x, values), Part(x[:1], values[:1])
+    return TaskData.of(train=train, test=test, source="n")
+
+
+def over(data: TaskData) -> MethodContext:
+    """The end of a stage on these data."""
+    return MethodContext(
+        model=NOTHING,
+        optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1),
+        stage=StageSpec(
+            index=0,
+            task=TaskSpec(index=0, name="t", domain="d"),
+            intervals=1,
+            seed=0,
+            parent=None,
+            settings_digest="",
+        ),
+        data=data,
+        domains=("d",),
+        device=torch.device("cpu"),
+        objective=CLASSIFICATION,
+        seed=0,
+    )
 
 
 def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,39 +60,43 @@ def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def test_builds_from_default_config(kind):
     method = METHODS[kind](METHODS[kind].Config(), 0)
     assert method.config.kind == kind
-    x, y = method.training_data(numbered(0, 5), ())
-    assert y.tolist() == list(range(5))
-    assert method.extend_batch(x, y) == (x, y)
+    part = method.training_data(numbered(0, 5), ())
+    assert part.y.tolist() == list(range(5))
+    assert method.extend_batch(part.x, part.y) == (part.x, part.y)
     again = METHODS[kind](METHODS[kind].Config(), 1)
-    again.load_state(method.state())
+    again.load_state(method.state(), NOTHING)
     assert again.state().keys() == method.state().keys()
 
 
 def test_joint_trains_on_everything_seen():
     method = build("joint")
     assert method.needs_past
-    x, y = method.training_data(numbered(6, 2), [numbered(0, 3), numbered(3, 3)])
-    assert y.tolist() == list(range(8))
-    assert x.flatten().tolist() == list(range(8))
-
-
-class WithAuxiliary(nn.Linear):
-    """A model whose auxiliary losses are known multiples of its weights."""
-
-    def auxiliary_losses(self) -> dict[str, torch.Tensor]:
-        zero = self.weight.sum() * 0
-        return {"loss/a/head": zero + 1.5, "loss/b/head": zero + 1.0}
+    part = method.training_data(numbered(6, 2), [numbered(0, 3), numbered(3, 3)])
+    assert part.y.tolist() == list(range(8))
+    assert part.x.flatten().tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_loss_adds_the_auxiliary_losses_of_the_model(kind):
+def test_the_loss_is_that_of_the_objective(kind):
     x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
-    plain, extra = nn.Linear(3, 2), WithAuxiliary(3, 2)
-    extra.load_state_dict(plain.state_dict())
-    expected = nn.functional.cross_entropy(plain(x), y)
-    method = build(kind)
-    assert torch.equal(method.loss(plain, x, y), expected)
-    assert torch.equal(method.loss(extra, x, y), expected + 2.5)
+    model = nn.Linear(3, 2)
+    assert torch.equal(build(kind).loss(model, x, y), nn.functional.cross_entropy(model(x), y))
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("finetune", True), ("replay", False)])
+def test_methods_are_refused_where_their_hooks_are_not_called(kind, fits):
+    lane = LaneSettings(
+        sections={},
+        tasks=(),
+        domains=(),
+        trainer="rl",
+        acts=True,
+        workers=1,
+        intervals=1,
+    )
+    problems = METHODS[kind].Config().problems(lane)
+    assert (problems == []) is fits
+    assert all("trained by rl" in str(problem) for problem in problems)
 
 
 # ---------------------------------------------------------------- replay
@@ -75,7 +106,7 @@ def test_replay_starts_with_the_second_task():
     method = build("replay", buffer=10, batch=3)
     x, y = batch()
     assert method.extend_batch(x, y)[0] is x
-    method.end_stage(numbered(100, 50))
+    method.end_stage(over(numbered(100, 50)))
     longer_x, longer_y = method.extend_batch(x, y)
     assert longer_x.shape == (7, 1, 1, 1)
     assert longer_y[:4].tolist() == [0] * 4
@@ -95,7 +126,7 @@ def test_buffer_holds_distinct_samples_of_the_stream(sizes, buffer, seed):
     method = build("replay", seed, buffer=buffer)
     total = 0
     for size in sizes:
-        method.end_stage(numbered(total, size))
+        method.end_stage(over(numbered(total, size)))
         total += size
         state = method.state()
         kept = state["y"].tolist()
@@ -111,7 +142,7 @@ def test_buffer_is_a_uniform_sample_of_the_stream():
     for seed in range(trials):
         method = build("replay", seed, buffer=buffer)
         for first, size in zip((0, 30, 40), sizes, strict=True):
-            method.end_stage(numbered(first, size))
+            method.end_stage(over(numbered(first, size)))
         counts[method.state()["y"].numpy()] += 1
     expected = trials * buffer / len(counts)
     share = buffer / len(counts)
@@ -122,17 +153,17 @@ def test_buffer_is_a_uniform_sample_of_the_stream():
 
 def test_offering_in_parts_equals_one_stream():
     whole, parts = build("replay", buffer=7), build("replay", buffer=7)
-    whole.end_stage(numbered(0, 90))
+    whole.end_stage(over(numbered(0, 90)))
     for first in (0, 30, 60):
-        parts.end_stage(numbered(first, 30))
+        parts.end_stage(over(numbered(first, 30)))
     assert whole.state()["y"].tolist() == parts.state()["y"].tolist()
 
 
 def test_buffer_holds_copies():
     method = build("replay", buffer=5)
     task = numbered(0, 5)
-    method.end_stage(task)
-    task.train_x.fill_(-1)
+    method.end_stage(over(task))
+    task.train.x.fill_(-1)
     method.state()["x"].fill_(-2)
     x, _ = method.extend_batch(*batch())
     assert sorted(x[4:].flatten().tolist()) == [0, 1, 2, 3, 4]
@@ -140,17 +171,17 @@ def test_buffer_holds_copies():
 
 def test_state_round_trip_continues_bit_for_bit():
     method = build("replay", buffer=40, batch=8)
-    method.end_stage(numbered(0, 100))
+    method.end_stage(over(numbered(0, 100)))
     method.extend_batch(*batch())
     saved = method.state()
     resumed = build("replay", seed=99, buffer=40, batch=8)
-    resumed.load_state(saved)
+    resumed.load_state(saved, NOTHING)
     for stage in (1, 2):
         for _ in range(5):
             pairs = zip(method.extend_batch(*batch()), resumed.extend_batch(*batch()), strict=True)
             assert all(torch.equal(one, two) for one, two in pairs)
         for one in (method, resumed):
-            one.end_stage(numbered(stage * 100, 100))
+            one.end_stage(over(numbered(stage * 100, 100)))
     before, after = method.state(), resumed.state()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert saved["rng"].dtype == torch.uint8
@@ -159,7 +190,7 @@ def test_state_round_trip_continues_bit_for_bit():
 def test_seeds_draw_differently():
     def drawn(seed):
         method = build("replay", seed, buffer=50)
-        method.end_stage(numbered(0, 500))
+        method.end_stage(over(numbered(0, 500)))
         return method.state()["y"].tolist()
 
     assert drawn(1) == drawn(1)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from workers.contract import derive_seed
-from workers.methods import METHODS
+from workers.methods import METHODS, MethodContext
 from workers.parsing import choose
 from workers.streams import STREAMS
 
@@ -61,8 +61,9 @@ def test_example_stream_is_built_from_its_import_path(moons):
     assert stream.problems() == []
     assert [task.name for task in stream.tasks()] == ["at -3", "at 0", "at 3"]
     data = stream.data(stream.tasks()[1])
-    assert data.train_x.shape == (2000, 1, 1, 2)
-    assert data.digest == stream.load(stream.tasks()[1]).digest
+    assert data.train.x.shape == (1800, 2)
+    assert len(data.validation) == 200
+    assert stream.load(stream.tasks()[1]).train.x.shape == (2000, 2)
 
 
 def test_example_lanes_forget_and_remember(moons):
@@ -71,7 +72,7 @@ def test_example_lanes_forget_and_remember(moons):
     for lane in raw["lanes"]:
         cls, config, problems = choose(METHODS, lane["method"], "method")
         assert not problems
-        finals[lane["name"]] = final_accuracy(cls(config, 0), stream)
+        finals[lane["name"]] = final_accuracy(cls(config, 0, stream.objective), stream)
     assert finals["replay"] > finals["finetune"] + 0.1
     assert finals["replay"] > 0.8
 
@@ -82,15 +83,29 @@ def final_accuracy(method, stream) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     tasks = [stream.data(task) for task in stream.tasks()]
     for task in tasks:
-        x, y = method.training_data(task, ())
+        part = method.training_data(task, ())
+        x, y = part.x, part.y
         for _ in range(5):
             for index in torch.randperm(len(y)).split(64):
                 optimizer.zero_grad()
                 method.loss(model, *method.extend_batch(x[index], y[index])).backward()
                 optimizer.step()
-        method.end_stage(task)
-    right = [(model(task.test_x).argmax(1) == task.test_y).double().mean() for task in tasks]
+        method.end_stage(context(model, task))
+    right = [(model(task.test.x).argmax(1) == task.test.y).double().mean() for task in tasks]
     return float(torch.stack(right).mean())
+
+
+def context(model, data) -> MethodContext:
+    return MethodContext(
+        model=model,
+        optimizer=None,
+        stage=None,
+        data=data,
+        domains=(),
+        device=torch.device("cpu"),
+        objective=None,
+        seed=0,
+    )
 
 
 def test_stream_of_the_guide(guide):
@@ -100,15 +115,16 @@ def test_stream_of_the_guide(guide):
     assert not problems
     stream = cls(config, 0)
     clean, _, noisy = (stream.data(task) for task in stream.tasks())
-    assert torch.equal(clean.train_y, noisy.train_y)
-    assert len(clean.train_y) == 50
-    assert 0.05 < float((clean.train_x - noisy.train_x).abs().mean()) < 0.3
+    assert torch.equal(clean.train.y, noisy.train.y)
+    assert len(clean.train.y) == 50
+    assert 0.05 < float((clean.train.x - noisy.train.x).abs().mean()) < 0.3
 
 
 def test_data_set_of_the_guide(guide, tmp_path):
     path = tmp_path / "shapes.npz"
     dataset = {"kind": f"{guide('npz').__name__}:Npz", "path": str(path)}
-    cls, config, problems = choose(STREAMS, {"kind": "split", "dataset": dataset}, "stream")
+    settings = {"kind": "split", "dataset": dataset, "validation": 0.0}
+    cls, config, problems = choose(STREAMS, settings, "stream")
     assert not problems
     (problem,) = cls(config, 0).problems()
     assert problem.path == "stream.dataset.path"
@@ -119,7 +135,7 @@ def test_data_set_of_the_guide(guide, tmp_path):
     assert stream.problems() == []
     data = stream.data(stream.tasks()[1])
     assert data.source == "shapes: classes 2,3"
-    assert (data.train_x[:, 0, 0, 0] * 255).round().tolist() == [2, 3, 6, 7]
+    assert (data.train.x[:, 0, 0, 0] * 255).round().tolist() == [2, 3, 6, 7]
 
 
 def test_method_of_the_guide(guide, moons):
@@ -129,15 +145,16 @@ def test_method_of_the_guide(guide, moons):
     assert not problems
     method = cls(config, 0)
     first, second, third = (stream.data(task) for task in stream.tasks())
-    assert method.training_data(first, ())[0] is first.train_x
-    method.end_stage(first)
+    assert method.training_data(first, ()) is first.train
+    method.end_stage(context(None, first))
     resumed = cls(config, 0)
-    resumed.load_state(method.state())
+    resumed.load_state(method.state(), None)
     for one in (method, resumed):
-        one.end_stage(second)
-        x, y = one.training_data(third, ())
-        assert len(x) == len(y) == 2020
-        assert torch.equal(x[:5], first.train_x[first.train_y == 0][:5])
+        one.end_stage(context(None, second))
+        part = one.training_data(third, ())
+        x, y = part.x, part.y
+        assert len(x) == len(y) == 1820
+        assert torch.equal(x[:5], first.train.x[first.train.y == 0][:5])
     assert torch.equal(method.state()["x"], resumed.state()["x"])
 
 

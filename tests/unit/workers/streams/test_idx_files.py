@@ -112,7 +112,7 @@ def test_files_in_the_data_folder_are_found(empty_machine, folder):
     dataset = DATASETS["fashion_mnist"](DATASETS["fashion_mnist"].Config())
     assert dataset.problems("stream.dataset") == []
     assert dataset.labels("test").tolist() == list(range(6))
-    assert dataset.pixels("train", np.array([4])).tolist() == np.full((1, 1, 28, 28), 7).tolist()
+    assert dataset.inputs("train", np.array([4])).tolist() == np.full((1, 1, 28, 28), 7).tolist()
     row = next(row for row in status() if row.name == "fashion_mnist")
     assert (row.available, row.where) == (True, str(empty_machine / folder))
 

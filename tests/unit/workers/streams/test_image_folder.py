@@ -40,15 +40,29 @@ def test_train_and_test_folders(cifar_like):
     assert (data.label, data.shape, data.classes) == ("cifar", (3, 6, 6), 2)
     assert data.labels("train").tolist() == [0, 0, 0, 1, 1, 1]
     assert data.labels("test").tolist() == [0, 0, 1, 1]
-    pixels = data.pixels("train", np.array([5, 0]))
+    pixels = data.inputs("train", np.array([5, 0]))
     assert pixels[:, 0, 0, 0].tolist() == [102, 0]
     assert pixels[:, 2, 5, 5].tolist() == [153, 255]
-    assert np.array_equal(data.pixels("train", np.array([5, 0])), pixels)
+    assert np.array_equal(data.inputs("train", np.array([5, 0])), pixels)
 
 
 def test_val_stands_in_for_test(cifar_like):
     (cifar_like / "test").rename(cifar_like / "val")
     assert folder(cifar_like).labels("test").tolist() == [0, 0, 1, 1]
+
+
+def test_val_beside_test_is_the_validation_part(cifar_like):
+    assert not folder(cifar_like).own_validation
+    for label, name in enumerate(("airplane", "bird")):
+        picture(cifar_like / "val" / name / "0.png", 50 + label)
+    data = folder(cifar_like)
+    assert data.own_validation
+    assert data.labels("validation").tolist() == [0, 1]
+    settings = {"kind": "split", "dataset": {"kind": "image_folder", "path": str(cifar_like)}}
+    _, config, _ = choose(STREAMS, settings, "stream")
+    stream = STREAMS["split"](config, 0)
+    first = stream.data(stream.tasks()[0])
+    assert [len(part) for part in first.parts.values()] == [6, 2, 4], "nothing is drawn"
 
 
 def test_tiny_imagenet_layout(tmp_path):
@@ -81,7 +95,7 @@ def test_one_level_is_held_out_by_seed(tmp_path):
 
     def values(dataset):
         parts = (("train", 16), ("test", 4))
-        return [dataset.pixels(part, np.arange(n))[:, 0, 0, 0].tolist() for part, n in parts]
+        return [dataset.inputs(part, np.arange(n))[:, 0, 0, 0].tolist() for part, n in parts]
 
     assert values(data) == values(again)
     assert sorted(v for part in values(data) for v in part) == [*range(10), *range(100, 110)]
@@ -93,13 +107,13 @@ def test_grey_and_resized(cifar_like):
     picture(cifar_like / "train" / "bird" / "large.png", 9, size=(13, 7))
     data = folder(cifar_like, size=4, grey=True)
     assert data.shape == (1, 4, 4)
-    assert data.pixels("train", np.arange(7)).shape == (7, 1, 4, 4)
+    assert data.inputs("train", np.arange(7)).shape == (7, 1, 4, 4)
 
 
 def test_other_size_needs_a_setting(cifar_like):
     picture(cifar_like / "train" / "bird" / "large.png", 9, size=(13, 7))
     with pytest.raises(InputError, match=r"large.png: is 13x7, .* 6x6; set dataset.size"):
-        folder(cifar_like).pixels("train", np.arange(7))
+        folder(cifar_like).inputs("train", np.arange(7))
 
 
 def test_corrupt_images_are_named(cifar_like):
@@ -109,9 +123,9 @@ def test_corrupt_images_are_named(cifar_like):
     text.write_text("hello")
     data = folder(cifar_like)
     with pytest.raises(InputError, match=r"train/bird/0001.png: is not a readable image"):
-        data.pixels("train", np.arange(6))
+        data.inputs("train", np.arange(6))
     with pytest.raises(InputError, match=r"test/bird/0000.png: is not a readable image"):
-        data.pixels("test", np.arange(4))
+        data.inputs("test", np.arange(4))
 
 
 def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
@@ -124,7 +138,7 @@ def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
     (cifar_like / "train" / "cat").mkdir()
     assert "train/cat: class folder without images" in problem(cifar_like)
     picture(cifar_like / "train" / "cat" / "0.png", 0)
-    assert "class 'cat' is not in both" in problem(cifar_like)
+    assert "class 'cat' is not in all of the parts train, test" in problem(cifar_like)
     (tmp_path / "flat").mkdir()
     assert "has no sub-folders" in problem(tmp_path / "flat")
     picture(tmp_path / "flat" / "one" / "0.png", 0)
@@ -135,16 +149,15 @@ def test_wrong_folders_are_problems_of_the_plan(tmp_path, cifar_like):
 
 def test_streams_run_on_a_folder(cifar_like):
     dataset = {"kind": "image_folder", "path": str(cifar_like), "name": "planes"}
-    _, config, problems = choose(
-        STREAMS, {"kind": "split", "classes_per_task": 1, "dataset": dataset}, "stream"
-    )
+    settings = {"kind": "split", "classes_per_task": 1, "dataset": dataset, "validation": 0.0}
+    _, config, problems = choose(STREAMS, settings, "stream")
     assert not problems
     stream = STREAMS["split"](config, 0)
     assert stream.problems() == []
     first, second = (stream.data(task) for task in stream.tasks())
     assert first.source == "planes: class 0"
-    assert first.train_x.shape == (3, 3, 6, 6)
-    assert float(second.train_x[2, 0, 0, 0]) == pytest.approx(102 / 255)
+    assert first.train.x.shape == (3, 3, 6, 6)
+    assert float(second.train.x[2, 0, 0, 0]) == pytest.approx(102 / 255)
 
 
 def test_rotating_pictures_that_are_not_square_is_refused(tmp_path):

@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.parsing import choose
-from workers.streams import STREAMS
+from workers.streams import DATASETS, STREAMS
+from workers.streams.data import arrays_digest
 from workers.streams.rotated import rotate
 from workers.streams.sequence import padded, resized
 from workers.streams.split import class_range
 
 
 def build(kind: str, seed: int = 0, **options):
-    _, config, problems = choose(STREAMS, {"kind": kind, **options}, "stream")
+    """A stream without a validation part, if nothing else is said."""
+    settings = {"kind": kind, "validation": 0.0, **options}
+    _, config, problems = choose(STREAMS, settings, "stream")
     assert not problems, [str(problem) for problem in problems]
     return STREAMS[kind](config, seed)
 
@@ -41,10 +44,10 @@ def test_split_covers_every_sample_once(order, size):
     parts = datas(stream)
     for task, data in zip(stream.tasks(), parts, strict=True):
         wanted = set(task.settings["classes"])
-        assert set(data.train_y.tolist()) == set(data.test_y.tolist()) == wanted
+        assert set(data.train.y.tolist()) == set(data.test.y.tolist()) == wanted
     (whole,) = datas(build("split", classes_per_task=10))
-    assert rows(torch.cat([data.train_x for data in parts])) == rows(whole.train_x)
-    assert rows(torch.cat([data.test_x for data in parts])) == rows(whole.test_x)
+    assert rows(torch.cat([data.train.x for data in parts])) == rows(whole.train.x)
+    assert rows(torch.cat([data.test.x for data in parts])) == rows(whole.test.x)
 
 
 def test_split_random_order_follows_the_seed():
@@ -68,10 +71,10 @@ def test_class_range(classes, name):
 
 def test_digits_hold_out_a_fifth_of_each_class():
     (data,) = datas(build("split", classes_per_task=10))
-    train, test = torch.bincount(data.train_y), torch.bincount(data.test_y)
+    train, test = torch.bincount(data.train.y), torch.bincount(data.test.y)
     assert int(train.sum() + test.sum()) == 1797
     assert torch.equal(test, (train + test) // 5)
-    assert not set(rows(data.train_x)) & set(rows(data.test_x))
+    assert not set(rows(data.train.x)) & set(rows(data.test.x))
 
 
 # ---------------------------------------------------------------- permuted and rotated
@@ -82,20 +85,20 @@ def test_permuted_moves_pixels_and_starts_with_the_identity():
     stream = build("permuted", tasks=3)
     first, second, third = datas(stream)
     (original,) = datas(plain)
-    assert torch.equal(first.train_x, original.train_x)
+    assert torch.equal(first.train.x, original.train.x)
     for moved in (second, third):
-        assert not torch.equal(moved.train_x, original.train_x)
-        assert torch.equal(moved.train_y, original.train_y)
+        assert not torch.equal(moved.train.x, original.train.x)
+        assert torch.equal(moved.train.y, original.train.y)
         assert torch.equal(
-            moved.train_x.flatten(1).sort().values, original.train_x.flatten(1).sort().values
+            moved.train.x.flatten(1).sort().values, original.train.x.flatten(1).sort().values
         )
-    assert not torch.equal(second.train_x, third.train_x)
-    order = second.train_x[:, 0].flatten(1).T
-    same = second.test_x[:, 0].flatten(1).T
-    pixels = {tuple(column.tolist()): i for i, column in enumerate(original.train_x.flatten(1).T)}
+    assert not torch.equal(second.train.x, third.train.x)
+    order = second.train.x[:, 0].flatten(1).T
+    same = second.test.x[:, 0].flatten(1).T
+    pixels = {tuple(column.tolist()): i for i, column in enumerate(original.train.x.flatten(1).T)}
     mapping = [pixels[tuple(column.tolist())] for column in order]
     busy = [i for i, column in enumerate(order) if column.any()]
-    assert torch.equal(same[busy], original.test_x.flatten(1).T[[mapping[i] for i in busy]])
+    assert torch.equal(same[busy], original.test.x.flatten(1).T[[mapping[i] for i in busy]])
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270, 360, -90, 450])
@@ -148,14 +151,14 @@ def test_chunks_hold_every_sample_once(count, seed, kind):
 
 def test_chunks_are_random_and_class_ordered_ones_are_not():
     for data in datas(build("chunks", cumulative=False)):
-        assert len(set(data.train_y.tolist())) == 10
-        assert len(set(data.test_y.tolist())) == 10
+        assert len(set(data.train.y.tolist())) == 10
+        assert len(set(data.test.y.tolist())) == 10
     ordered = datas(build("class_ordered"))
     for data in ordered:
-        assert len(set(data.train_y.tolist())) <= 3
-        assert len(set(data.test_y.tolist())) == 10
+        assert len(set(data.train.y.tolist())) <= 3
+        assert len(set(data.test.y.tolist())) == 10
     assert all(
-        int(before.train_y.max()) <= int(after.train_y.min()) for before, after in pairwise(ordered)
+        int(before.train.y.max()) <= int(after.train.y.min()) for before, after in pairwise(ordered)
     )
 
 
@@ -164,14 +167,14 @@ def test_chunks_are_random_and_class_ordered_ones_are_not():
 
 def test_random_labels_change_labels_only_and_test_on_training_samples():
     first, second = datas(build("random_labels", tasks=2))
-    assert torch.equal(first.train_x, second.train_x)
-    assert len(first.train_y) == 768
+    assert torch.equal(first.train.x, second.train.x)
+    assert len(first.train.y) == 768
     for data in (first, second):
-        assert torch.equal(data.train_x, data.test_x)
-        assert torch.equal(data.train_y, data.test_y)
-        counts = torch.bincount(data.train_y, minlength=10).double()
+        assert torch.equal(data.train.x, data.test.x)
+        assert torch.equal(data.train.y, data.test.y)
+        counts = torch.bincount(data.train.y, minlength=10).double()
         assert float(((counts - 76.8) ** 2 / 76.8).sum()) < 33.7  # chi-square, 9 df, p = 1e-4
-    agreement = (first.train_y == second.train_y).double().mean()
+    agreement = (first.train.y == second.train.y).double().mean()
     assert 0.05 < float(agreement) < 0.16
 
 
@@ -183,8 +186,8 @@ def test_datasets_share_labels_or_have_their_own(shared, outputs, lowest):
     stream = build("datasets", datasets=["digits", "digits"], shared_labels=shared)
     first, second = datas(stream)
     assert stream.outputs == outputs
-    assert int(first.train_y.min()) == 0
-    assert int(second.train_y.min()) == lowest
+    assert int(first.train.y.min()) == 0
+    assert int(second.train.y.min()) == lowest
     assert [task.name for task in stream.tasks()] == ["digits", "digits (2)"]
     assert [task.domain for task in stream.tasks()] == ["digits", "digits"]
 
@@ -204,5 +207,92 @@ def test_datasets_are_brought_to_a_common_size():
         stream = build("datasets", datasets=["digits"], fit=fit, size=12)
         assert stream.input_shape == (1, 12, 12)
         (data,) = datas(stream)
-        assert data.test_x.shape[1:] == (1, 12, 12)
+        assert data.test.x.shape[1:] == (1, 12, 12)
     assert build("datasets", datasets=["digits"], fit="resize", size=4).problems() == []
+
+
+# ---------------------------------------------------------------- validation
+
+
+def indices(stream, task, part):
+    """Samples of the data set's training part that a part of a task is made of."""
+    dataset = stream.dataset_of(task)
+    kept = dataset._place(part)[1]
+    chosen = stream._capped(stream.select(task, part), part)
+    return set((chosen if kept is None else kept[chosen]).tolist())
+
+
+@pytest.mark.parametrize("kind", ["split", "permuted", "rotated", "chunks", "class_ordered"])
+def test_no_task_trains_on_what_another_one_validates_on(kind):
+    stream = build(kind, validation=0.2)
+    trained = set.union(*(indices(stream, task, "train") for task in stream.tasks()))
+    validated = set.union(*(indices(stream, task, "validation") for task in stream.tasks()))
+    assert not trained & validated
+    assert len(trained) + len(validated) == 1442
+
+
+@pytest.mark.parametrize("kind", ["split", "permuted", "domains"])
+def test_validation_holds_its_share_of_each_class_and_domain(kind):
+    plain, stream = build(kind), build(kind, validation=0.1)
+    for task in stream.tasks():
+        whole = torch.bincount(plain.data(task).train.y, minlength=10)
+        part = stream.data(task).validation
+        taken = torch.bincount(part.y, minlength=10)
+        assert bool(((taken - 0.1 * whole).abs() <= len(task.domains)).all())
+        if part.domain is not None:
+            assert len(set(torch.bincount(part.domain).tolist())) == 1, "views of one data set"
+
+
+def test_all_chunks_are_validated_alike():
+    parts = [stream_data.validation for stream_data in datas_of("chunks", validation=0.1)]
+    assert len({arrays_digest([part.x, part.y]) for part in parts}) == 1
+    assert len(set(parts[0].y.tolist())) == 10
+
+
+def datas_of(kind, **options):
+    stream = build(kind, **options)
+    return [stream.data(task) for task in stream.tasks()]
+
+
+def test_validation_follows_the_seed_and_leaves_the_test_part_alone():
+    task = build("split").tasks()[0]
+    one, same, other = (build("split", seed, validation=0.1).data(task) for seed in (1, 1, 2))
+    assert torch.equal(one.validation.x, same.validation.x)
+    assert not torch.equal(one.validation.x, other.validation.x)
+    assert torch.equal(one.test.x, build("split").data(task).test.x)
+
+
+def test_without_validation_the_training_part_is_whole():
+    data = build("split").data(build("split").tasks()[0])
+    assert data.validation is None
+    assert len(data.train) == 289
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_shares_outside_the_range_are_refused(share):
+    _, config, problems = choose(STREAMS, {"kind": "split", "validation": share}, "stream")
+    assert config is None
+    assert "validation must be at least 0 and below 1" in str(problems[0])
+
+
+def test_chunks_say_whether_they_hold_one_another():
+    assert build("chunks").cumulative
+    assert not build("class_ordered").cumulative
+    assert not build("split").cumulative
+
+
+def test_streams_of_images_refuse_other_data_sets():
+    class Flat(DATASETS["digits"]):
+        shape = (64,)
+
+    stream = build("rotated")
+    stream.dataset.dataset = Flat(Flat.Config())
+    (problem,) = stream.problems()
+    assert problem.path == "stream.dataset"
+    assert "inputs of shape (64,)" in str(problem)
+
+
+def test_numbers_cannot_be_learnt_from_labels():
+    (problem,) = build("split", objective="regression").problems()
+    assert problem.path == "stream.objective"
+    assert "labelled samples" in str(problem)

@@ -1,0 +1,49 @@
+"""Seeded draws that represent every stratum (class, domain, ...) of a set of samples.
+
+Letters: N samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def strata(samples: int, *labels: Tensor | None) -> Tensor:
+    """int64 [N], one number for each combination of the labels (int64 [N]) that are not None."""
+    number = torch.zeros(samples, dtype=torch.int64)
+    for label in labels:
+        if label is not None:
+            number = number * (int(label.max()) + 1) + label.cpu()
+    return number
+
+
+def spread(strata_N: Tensor, samples: int, seed: int) -> Tensor:
+    """Places of at most so many samples, sorted: each stratum has its share, one more or less.
+
+    Samples are ordered by stratum, at random inside each, and taken at equal distances (systematic
+    sampling), so the draw covers the whole set whatever its order is.
+    """
+    total = len(strata_N)
+    if samples >= total:
+        return torch.arange(total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(strata_N[order], stable=True)]
+    at = ((2 * torch.arange(samples) + 1) * total) // (2 * samples)
+    return order[at].sort().values
+
+
+def held_out(strata_N: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Bool [N]: true for ``share`` of each stratum, drawn at random.
+
+    At least one sample of a stratum that has two, and never all of it.
+    """
+    held = np.zeros(len(strata_N), dtype=bool)
+    if share == 0.0:
+        return held
+    for stratum in np.unique(strata_N):
+        members = np.flatnonzero(strata_N == stratum)
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held[rng.choice(members, count, replace=False)] = True
+    return held

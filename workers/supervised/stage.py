@@ -1,0 +1,130 @@
+"""A stage under way: its samples, the order of its batches, and samples that stand for them all.
+
+Knows streams, methods and settings; nothing of models, optimizers and checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.contract import InputError, StageSpec, derive_seed
+from workers.methods import Method
+from workers.streams import Part, Stream, TaskData
+from workers.streams.sampling import spread, strata
+from workers.supervised.batches import Batches
+
+SCORE_SAMPLES = 512
+"""Training samples on which an interval's training score is measured: drawn by the stage's seed
+over the whole stage, of each class and domain its share. Of an accuracy, the standard error is at
+most 2.2 points."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What exists only while a stage is trained."""
+
+    spec: StageSpec
+    data: TaskData
+    part: Part
+    """The samples to train on, with the place of each one's domain among the lane's domains
+    (``domain`` None: not known, or of no importance); on the device unless they lie on disk."""
+    batches: Batches
+    steps: int
+    """Gradient steps in all."""
+    scored: Part
+    """Samples that stand for the whole stage, for its training score; in memory."""
+    probe: Part
+    """Likewise, for edits."""
+    step: int = 0
+    """Gradient steps done."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage's training that is done."""
+        return self.step / self.steps
+
+    @property
+    def done(self) -> bool:
+        """Whether every step has been taken."""
+        return self.step == self.steps
+
+
+def prepare(
+    spec: StageSpec,
+    stream: Stream,
+    method: Method,
+    training: Any,
+    domains: tuple[str, ...],
+    device: torch.device,
+) -> Stage:
+    """Load a stage's data and set the order of its batches.
+
+    ``training``: the Config of ``[training]``. ``domains``: all domains of the lane, or none where
+    they are of no importance. Raises InputError where there is nothing to train on, or fewer
+    steps than intervals.
+    """
+    data = stream.data(spec.task)
+    past = () if stream.cumulative or not method.needs_past else stream.tasks()[: spec.task.index]
+    part = method.training_data(data, [stream.data(task) for task in past])
+    if len(part) == 0:
+        raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
+    groups = strata(len(part), stream.objective.classes(part.y), part.domain)
+    part = _placed(part, _domains_of(spec, method, data, part, domains), device)
+    order = derive_seed(spec.seed, "order")
+    batches = Batches(
+        len(part), training.batch, order, part.domain, training.batches == "domain"
+    )
+    return Stage(
+        spec=spec,
+        data=data,
+        part=part,
+        batches=batches,
+        steps=_steps(spec, training, batches),
+        scored=_sample(part, groups, SCORE_SAMPLES, derive_seed(spec.seed, "scored")),
+        probe=_sample(part, groups, training.probe, derive_seed(spec.seed, "probe")),
+    )
+
+
+def _steps(spec: StageSpec, training: Any, batches: Batches) -> int:
+    """Gradient steps of the stage."""
+    epochs = 1.0 if training.epochs is None else training.epochs
+    steps: int = training.steps or max(1, round(epochs * batches.per_epoch))
+    if steps < spec.intervals:
+        raise InputError(
+            f"task {spec.task.name!r}: {steps} gradient steps cannot be split into "
+            f"{spec.intervals} intervals; lower training.intervals or train longer"
+        )
+    return steps
+
+
+def _domains_of(
+    spec: StageSpec, method: Method, data: TaskData, part: Part, domains: tuple[str, ...]
+) -> Tensor | None:
+    """Domain of each training sample, as its place in the lane's domains."""
+    if not domains or method.mixes:
+        return None
+    if len(part) != len(data.train):
+        raise InputError(
+            f"method {method.config.kind}: training_data gives {len(part)} samples, the task has "
+            f"{len(data.train)}, so their domains are unknown; its class must say `mixes = True`"
+        )
+    places = torch.tensor([domains.index(name) for name in spec.task.domains])
+    if data.train.domain is None:
+        return places[0].repeat(len(part))
+    return places[data.train.domain]
+
+
+def _placed(part: Part, domain: Tensor | None, device: torch.device) -> Part:
+    """The samples on the device, or on disk where they lie there."""
+    x = part.x.to(device) if isinstance(part.x, Tensor) else part.x
+    return Part(x, part.y.to(device), domain)
+
+
+def _sample(part: Part, groups: Tensor, samples: int, seed: int) -> Part:
+    """At most so many samples, drawn over all groups (int64 [N]), in memory on the device."""
+    drawn = part.take(spread(groups, samples, seed))
+    return replace(drawn, x=drawn.x[:].to(drawn.y.device))
