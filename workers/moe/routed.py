@@ -290,8 +290,8 @@ def take_counts(model: nn.Module, add_up: Total = own) -> Counts:
     summed = flat.split([counted.numel() for counted in taken])
     for (name, layer), total, counted in zip(parts.items(), summed, taken, strict=True):
         rows = total.view_as(counted).tolist()
-        seen = {d: row for d, row in zip(layer.record.counters.domains, rows, strict=True)}
-        seen = {domain: row for domain, row in seen.items() if row[-1]}
+        by_domain = zip(layer.record.counters.domains, rows, strict=True)
+        seen = {domain: row for domain, row in by_domain if row[-1]}
         if seen:
             counts[name] = {domain: row[:-1] for domain, row in seen.items()}
             tokens = {domain: row[-1] for domain, row in seen.items()}

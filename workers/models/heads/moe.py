@@ -52,9 +52,7 @@ class MoEHead(nn.Module):
         standing = places(construct(SCHEDULES, config.schedule), routed)
         for i, (place, sizes) in enumerate(zip(standing, routed, strict=True)):
             own = derive_seed(seed, "layer", i)
-            layer = construct(
-                LAYERS, config.layer, *sizes, experts, max_experts, own, place=place
-            )
+            layer = construct(LAYERS, config.layer, *sizes, experts, max_experts, own, place=place)
             self.layers.append(layer)
         if config.dense_last:
             with seeded(derive_seed(seed, "layer", len(routed))):

@@ -86,7 +86,9 @@ def _roles(module: nn.Module, parts: Mapping[str, MoELayer]) -> dict[Role, list[
     layers = parts.values()
     router = [p for layer in layers for r in layer.routers for p in r.trainable_parameters()]
     router += [p for layer in layers for p in layer.selector.parameters()]
-    experts = [p for layer in layers for p in (*layer.experts.parameters(), *layer.shared.parameters())]
+    experts = [
+        p for layer in layers for p in (*layer.experts.parameters(), *layer.shared.parameters())
+    ]
     inside = {id(p) for layer in parts.values() for p in layer.parameters()}
     backbone = [p for p in module.parameters() if id(p) not in inside]
     return {"router": router, "experts": experts, "backbone": backbone}

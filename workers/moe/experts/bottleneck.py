@@ -77,9 +77,7 @@ class Bottleneck(Expert):
         """
         hidden_TH = self._hidden(x_TD)
         size_H = self.up.weight.norm(dim=1) * self.down.weight.norm(dim=0)
-        order_H = torch.sort(
-            size_H * hidden_TH.abs().mean(0), descending=True, stable=True
-        ).indices
+        order_H = torch.sort(size_H * hidden_TH.abs().mean(0), descending=True, stable=True).indices
         kept = order_H[:width].sort().values
         wanted_TO = hidden_TH @ self.down.weight.t()
         self.down.weight = nn.Parameter(_ridge(hidden_TH[:, kept], wanted_TO))

@@ -41,6 +41,10 @@ class ExpertSet(nn.ModuleDict):
         self._widths: dict[int, int] = {}
         self._classes = [_class_of(table, config) for config in forms]
 
+    def expert(self, number: int) -> Any:
+        """The expert with this id."""
+        return self[str(number)]
+
     @property
     def kinds(self) -> list[str]:
         """Kind of each form."""
@@ -64,7 +68,9 @@ class ExpertSet(nn.ModuleDict):
         made: Expert = construct(self._table, self._forms[form], *self._sizes, width)
         return made
 
-    def put(self, number: int, expert: Expert, form: int, birth: Birth, reference: nn.Module) -> None:
+    def put(
+        self, number: int, expert: Expert, form: int, birth: Birth, reference: nn.Module
+    ) -> None:
         """Add an expert, on device and in type and mode of ``reference``."""
         self[str(number)] = like(expert, reference).train(reference.training)
         self.births[number], self._form_of[number] = birth, form
@@ -74,7 +80,7 @@ class ExpertSet(nn.ModuleDict):
         if birth.parent is None:
             form, width = number % len(self._forms), None
         else:
-            form, width = self._form_of[birth.parent], self[str(birth.parent)].width
+            form, width = self._form_of[birth.parent], self.expert(birth.parent).width
         self.put(number, self.make(form, width), form, birth, reference)
 
     def remove(self, number: int) -> None:
@@ -93,10 +99,10 @@ class ExpertSet(nn.ModuleDict):
             width = width_of(cls, config)
             members = [n for n, its in self._form_of.items() if its == form]
             for number in members:
-                if self[str(number)].width > width:
-                    cut = self[str(number)].narrow(width, x_TD)
+                if self.expert(number).width > width:
+                    cut = self.expert(number).narrow(width, x_TD)
                     narrowed |= {f"{number}.{name}": kept for name, kept in cut.items()}
-            self._widths[form] = min([width, *(int(self[str(n)].width) for n in members)])
+            self._widths[form] = min([width, *(int(self.expert(n).width) for n in members)])
         return narrowed
 
     # ------------------------------------------------------------ architecture
@@ -109,7 +115,7 @@ class ExpertSet(nn.ModuleDict):
                 "birth": birth.stage,
                 "parent": birth.parent,
                 "form": self._form_of[number],
-                "width": self[str(number)].width,
+                "width": self.expert(number).width,
                 "frozen": self._frozen(number),
             }
             | ({} if birth.owner is None else {"owner": birth.owner})
@@ -130,16 +136,18 @@ class ExpertSet(nn.ModuleDict):
             number, form, width = record["id"], record["form"], record["width"]
             birth = Birth(record["birth"], record["parent"], record.get("owner"))
             present = number in self.births
-            if not (present and self._form_of[number] == form and self[str(number)].width == width):
+            if not (
+                present and self._form_of[number] == form and self.expert(number).width == width
+            ):
                 with seeded(0):  # every value is overwritten
                     self.put(number, self.make(form, width), form, birth, reference)
             if record["frozen"] != self._frozen(number):
-                self[str(number)].requires_grad_(not record["frozen"])
+                self.expert(number).requires_grad_(not record["frozen"])
             self.births[number] = birth
             self._widths[form] = width
 
     def _frozen(self, number: int) -> bool:
-        return not any(p.requires_grad for p in self[str(number)].parameters())
+        return not any(p.requires_grad for p in self.expert(number).parameters())
 
 
 def _class_of(table: dict[str, type], config: Any) -> Any:

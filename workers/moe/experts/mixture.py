@@ -48,7 +48,8 @@ def dense_mixture(
     """``y = sum_e gates[:, e] * expert_e(x)``, [T, O]; widths may differ between experts."""
     if len(weights) == 2:
         return _linear(x_TD, gates_TE, *weights)
-    return _bottleneck(x_TD, gates_TE, *weights, activation)
+    up, up_bias, down, down_bias = weights
+    return _bottleneck(x_TD, gates_TE, up, up_bias, down, down_bias, activation)
 
 
 def _linear(

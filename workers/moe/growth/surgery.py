@@ -138,7 +138,9 @@ def initialiser(settings: Json) -> Initialiser:
         config = found.Config(**named)
     except (TypeError, ValueError) as error:
         names = ", ".join(sorted(item.name for item in fields(found.Config)))
-        raise InputError(f"{where}: {error}; allowed settings of {named['kind']}: {names}") from error
+        raise InputError(
+            f"{where}: {error}; allowed settings of {named['kind']}: {names}"
+        ) from error
     made: Initialiser = found(config)
     return made
 

@@ -113,7 +113,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
     @property
     def routers(self) -> tuple[Router, ...]:
         """The router of each round."""
-        return (self.router, *self.later_routers)  # type: ignore[arg-type]
+        return (self.router, *self.later_routers)
 
     def forward(
         self,
@@ -234,7 +234,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def expert(self, number: int) -> Any:
         """The expert with this id."""
-        return self.experts[str(number)]
+        return self.experts.expert(number)
 
     def add(self, number: int, birth: Birth) -> None:
         """Add an expert, drawn from torch's default generator, and its row in each router."""
@@ -267,7 +267,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         if not self.experts.narrowing:
             raise InputError(
                 f"reading 'rescale' makes experts narrower, but experts {self.experts.kinds} "
-                "have no hidden width to give up; use expert 'bottleneck', or for the reading use 'unmask'"
+                "have no hidden width to give up; use expert 'bottleneck', or for the reading "
+                "use 'unmask'"
             )
         if growth.inputs is None:
             raise InputError(
@@ -311,7 +312,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         return experts + int(self.config.shared)
 
     def layer_shape(self) -> LayerShape:
-        widths = tuple(int(expert.width) for expert in self.experts.values())
+        widths = tuple(int(self.expert(number).width) for number in self.births)
         return LayerShape(experts=self.live, widths=widths, parameters=count_parameters(self))
 
     def active_parameters(self) -> int:

@@ -61,8 +61,6 @@ class Dense(Selector):
             chosen_TE &= allowed_TE
         if self.full:
             gates_TE = torch.softmax(logits_TE / self.temperature, -1)
-            return Selection(
-                chosen_TE, gates_TE * chosen_TE, dense=True, probabilities_TE=gates_TE
-            )
+            return Selection(chosen_TE, gates_TE * chosen_TE, dense=True, probabilities_TE=gates_TE)
         open_TE = logits_TE.masked_fill(~chosen_TE, float("-inf"))
         return Selection(chosen_TE, torch.softmax(open_TE / self.temperature, -1), dense=True)
