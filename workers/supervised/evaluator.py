@@ -14,8 +14,8 @@ from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec
 from workers.diagnostics import routing
 from workers.moe.growth import surgery
 from workers.moe.telemetry import keeping, recording, usage
-from workers.supervised.objectives import measured
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
+from workers.supervised.objectives import measured
 
 
 class SupervisedEvaluator:

@@ -75,9 +75,7 @@ def prepare(
     groups = strata(len(part), part.domain, stream.objective.classes(part.y))
     part = _placed(part, _domains_of(spec, method, data, part, domains), device)
     order = derive_seed(spec.seed, "order")
-    batches = Batches(
-        len(part), training.batch, order, part.domain, training.batches == "domain"
-    )
+    batches = Batches(len(part), training.batch, order, part.domain, training.batches == "domain")
     return Stage(
         spec=spec,
         data=data,
