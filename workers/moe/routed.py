@@ -25,7 +25,7 @@ class StepContext:
     """Share of the stage's training that is done, 0 to 1."""
     domains: tuple[str, ...] = ()
     """Every domain of the stream; empty where domains do not matter."""
-    domain_B: Tensor | None = None
+    domain_B: Tensor | None = None  # noqa: N815
     """Place in ``domains`` of each sample's domain, int64 [B]."""
 
 
