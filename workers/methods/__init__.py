@@ -14,5 +14,14 @@ METHODS: dict[str, type] = {
 }
 """Continual-learning methods by name."""
 
-__all__ = ["METHODS", "Batch", "EsftGate", "EsftToken", "Finetune", "Joint", "Method",
-    "MethodContext", "Replay"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "EsftGate",
+    "EsftToken",
+    "Finetune",
+    "Joint",
+    "Method",
+    "MethodContext",
+    "Replay",
+]

@@ -1,8 +1,7 @@
-"""A stream of NumPy files: one folder a task, arrays of any shape, read from disk batch by batch."""
+"""A stream of NumPy files: a folder for each task, arrays of any shape, read batch by batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +53,7 @@ class Arrays(Stream):
         return tuple(self._array(self._names[0], "train_x").shape[1:])
 
     @cached_property
-    def outputs(self) -> int:  # type: ignore[override]
+    def outputs(self) -> int:
         """Numbers of a target, or one more than the largest label in any file."""
         parts = ("train_y", "validation_y", "test_y")
         targets = [
@@ -82,11 +81,10 @@ class Arrays(Stream):
         if not self._root.is_dir() or not self._names:
             what = f"{self._root} is no folder with a folder for each task"
             return [Problem("stream.path", what, "give the folder of the tasks' folders")]
-        found = []
-        for name in self._names:
-            for part in ("train_x", "train_y", "test_x", "test_y"):
-                found += _problem(lambda name=name, part=part: self._array(name, part))
-        return found
+        parts = ("train_x", "train_y", "test_x", "test_y")
+        return [
+            problem for name in self._names for part in parts for problem in self._wrong(name, part)
+        ]
 
     # ------------------------------------------------------------ inside
 
@@ -117,12 +115,11 @@ class Arrays(Stream):
             ) from error
         return array
 
-
-def _problem(read: Callable[[], object]) -> list[Problem]:
-    """What keeps a file from being read."""
-    try:
-        read()
-    except InputError as error:
-        what, _, remedy = str(error).rpartition("; ")
-        return [Problem("stream.path", what, remedy)]
-    return []
+    def _wrong(self, task: str, name: str) -> list[Problem]:
+        """What keeps a file from being read."""
+        try:
+            self._array(task, name)
+        except InputError as error:
+            what, _, remedy = str(error).rpartition("; ")
+            return [Problem("stream.path", what, remedy)]
+        return []

@@ -136,7 +136,9 @@ class TaskData:
     """SHA-256 (16 hex digits) over the arrays as they are stored, and over a validation draw."""
 
     @classmethod
-    def of(cls, *, train: Part, test: Part, source: str, validation: Part | None = None) -> TaskData:
+    def of(
+        cls, *, train: Part, test: Part, source: str, validation: Part | None = None
+    ) -> TaskData:
         """Check the parts (tensors or NumPy arrays) and add their digest.
 
         Inputs: numbers [N, ...]; in memory, floats become float32; a memory-mapped array
@@ -172,7 +174,13 @@ class TaskData:
 
     def of_type(self, dtype: torch.dtype) -> TaskData:
         """The same data with inputs given out in this type; the digest stays."""
-        return replace(self, **{name: of_type(part, dtype) for name, part in self.parts.items()})
+        validation = None if self.validation is None else of_type(self.validation, dtype)
+        return replace(
+            self,
+            train=of_type(self.train, dtype),
+            validation=validation,
+            test=of_type(self.test, dtype),
+        )
 
 
 def of_type(part: Part, dtype: torch.dtype) -> Part:

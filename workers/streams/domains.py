@@ -174,8 +174,11 @@ class Domains(SampledStream):
     def _shape_problems(self) -> list[Problem]:
         _, height, width = self.input_shape
         views = (*self.base, *self.views)
-        shapes = [(self.dataset(view).label, *self.dataset(view).shape[1:]) for view in views]
-        large = dict.fromkeys(name for name, h, w in shapes if h > height or w > width)
+        large = dict.fromkeys(
+            dataset.label
+            for dataset in map(self.dataset, views)
+            if dataset.shape[1] > height or dataset.shape[2] > width
+        )
         found = []
         if self.config.fit == "pad" and large:
             allowed = "give a larger size, or fit = 'resize'"

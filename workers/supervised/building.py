@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from workers import trainers
 from workers.contract import LaneSpec, derive_seed
@@ -24,13 +23,10 @@ def training_config(lane: LaneSpec) -> Any:
     return checked(trainers.trainings(), lane.settings["training"])[1]
 
 
-def build_model(lane: LaneSpec, stream: Any) -> nn.Module:
+def build_model(lane: LaneSpec, stream: Any) -> Any:
     """The untrained model of a lane: depends on settings and the lane's seed only."""
     cls, config = checked(MODELS, lane.settings["model"])
-    model: nn.Module = cls(
-        config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model")
-    )
-    return model
+    return cls(config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model"))
 
 
 def pick_device() -> torch.device:

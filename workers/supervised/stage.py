@@ -72,12 +72,10 @@ def prepare(
     part = method.training_data(data, [stream.data(task) for task in past])
     if len(part) == 0:
         raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
-    groups = strata(len(part), stream.objective.classes(part.y), part.domain)
+    groups = strata(len(part), part.domain, stream.objective.classes(part.y))
     part = _placed(part, _domains_of(spec, method, data, part, domains), device)
     order = derive_seed(spec.seed, "order")
-    batches = Batches(
-        len(part), training.batch, order, part.domain, training.batches == "domain"
-    )
+    batches = Batches(len(part), training.batch, order, part.domain, training.batches == "domain")
     return Stage(
         spec=spec,
         data=data,

@@ -103,6 +103,17 @@ def test_counts_are_added_as_integers(pair: Pair) -> None:
     assert [own for _, own in found] == [[2**40, 0], [2**40 + 1, 1]], "own counts stay"
 
 
+def named(group: Group, alone: bool) -> Any:
+    values = {"b": torch.tensor(1.0 + group.rank), "a": torch.tensor(0.5)}
+    return group.sum_named({k: v.double() for k, v in values.items() if not alone or group.rank})
+
+
+def test_named_sums_are_those_of_all_or_nobody_s(pair: Pair) -> None:
+    assert pair.run(named, False) == [{"a": 1.0, "b": 3.0}] * 2
+    assert pair.run(named, True) == [{}, {}], "a worker that had no sample knows no names"
+    assert ALONE.sum_named({"a": torch.tensor(2.0)}) == {"a": 2.0}
+
+
 def drawn(group: Group) -> Any:
     torch.manual_seed(3)
     with group.own_draws(1, 0):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from orchestrator.config.file import RunConfig
 from orchestrator.core.controller import Controller
@@ -17,9 +20,12 @@ from orchestrator.policies.growth import Periodic, Progress
 from tests.commands import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
-from workers.contract import CheckpointRef, InputError, StageSpec
+from workers.contract import Cause, CheckpointRef, DivergedError, Grow, InputError, StageSpec
 from workers.methods import Method
+from workers.moe.routed import routed_layers
+from workers.streams.data import concatenated
 from workers.supervised.evaluator import SupervisedEvaluator
+from workers.supervised.signals import SIGNALS
 from workers.supervised.trainer import SupervisedTrainer
 
 GROWING = {
@@ -37,6 +43,11 @@ def stages(config: RunConfig) -> list[StageSpec]:
     return found
 
 
+def numbered(edit: Any, trainer: SupervisedTrainer) -> Any:
+    """The edit as the next one of the trainer's lane."""
+    return replace(edit, revision=trainer.revision + 1)
+
+
 def train(
     config: RunConfig, folder: Path, restart_after: tuple[int, int] | None = None
 ) -> list[CheckpointRef]:
@@ -52,9 +63,9 @@ def train(
             stage=stage, stages=5, n=0, steps=0, steps_before=0, experts=1, edits=0, report=None
         )
         for edit in policy.propose(now):
-            trainer.apply(edit)
+            trainer.apply(numbered(edit, trainer))
         for n in range(1, stage.intervals + 1):
-            trainer.run_interval(n)
+            trainer.run_interval(n, trainer.revision)
             seq += 1
             if restart_after == (stage.index, n) and n < stage.intervals:
                 ref = trainer.save(str(folder / "middle"), seq)
@@ -104,9 +115,9 @@ def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="other settings"):
         SupervisedTrainer().open(tiny().lanes[0].spec(), ref)
     alien = checkpoint.write(
-        str(tmp_path / "alien"), {"model": {}}, {"engine": "rl"}, seq=0, stage=None
+        str(tmp_path / "alien"), {"model": {}}, {"trainer": "rl"}, seq=0, stage=None
     )
-    with pytest.raises(InputError, match="engine 'rl'"):
+    with pytest.raises(InputError, match="trainer 'rl'"):
         SupervisedTrainer().open(tiny().lanes[0].spec(), alien)
 
 
@@ -143,7 +154,7 @@ class Doubling(Method):
         kind: str = "doubling"
 
     def training_data(self, current, past):
-        return current.train_x.repeat(2, 1, 1, 1), current.train_y.repeat(2)
+        return concatenated([current.train, current.train])
 
 
 def test_samples_whose_domain_is_unknown_are_refused() -> None:
@@ -156,3 +167,241 @@ def test_samples_whose_domain_is_unknown_are_refused() -> None:
     trainer.open(config.lanes[0].spec(), None)
     with pytest.raises(InputError, match="mixes = True"):
         trainer.start(stages(config)[0])
+
+
+# ---------------------------------------------------------------- edits and revisions
+
+
+def grow(experts: int, revision: int) -> Grow:
+    return Grow(
+        id=f"grow-{revision}",
+        stage="s",
+        after_interval=0,
+        experts=experts,
+        seed=revision,
+        revision=revision,
+        cause=Cause(policy="test", trigger="test"),
+    )
+
+
+def opened(stage: int = 0, **changes: Any) -> SupervisedTrainer:
+    """A trainer inside a stage of the tiny lane with these changes."""
+    config = tiny(**changes)
+    trainer = SupervisedTrainer()
+    trainer.open(config.lanes[0].spec(), None)
+    trainer.start(stages(config)[stage])
+    return trainer
+
+
+def test_edits_are_applied_one_after_another_and_intervals_prove_them(tmp_path: Path) -> None:
+    trainer = opened()
+    with pytest.raises(DivergedError, match="makes revision 2, the model is at revision 0"):
+        trainer.apply(grow(2, revision=2))
+    trainer.apply(grow(2, revision=1))
+    with pytest.raises(DivergedError, match="makes revision 1, the model is at revision 1"):
+        trainer.apply(grow(2, revision=1))
+    with pytest.raises(DivergedError, match="trained at revision 0, the model is at revision 1"):
+        trainer.run_interval(1, 0)
+    assert trainer.run_interval(1, 1).revision == 1
+    ref = trainer.save(str(tmp_path / "c"), 1)
+    again = SupervisedTrainer()
+    again.open(tiny().lanes[0].spec(), ref)
+    assert again.revision == 1
+
+
+# ---------------------------------------------------------------- the end of a stage
+
+
+class Counting(Method):
+    """Counts its hooks; what it has learnt at a stage's end is in its state."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = f"{__name__}:Counting"
+
+    def __init__(self, config, seed, objective=None):
+        super().__init__(config, seed, objective)
+        self.calls: list[str] = []
+        self.learnt = torch.zeros(())
+
+    def begin_stage(self, context):
+        self.calls.append("begin")
+        assert context.data is not None
+        return {"note": "begun"}
+
+    def after_backward(self, context):
+        assert any(p.grad is not None for p in context.model.parameters())
+        self.calls.append("backward")
+
+    def after_step(self, context):
+        self.calls.append("step")
+
+    def edited(self, context, report):
+        self.calls.append(f"edited {report.edit}")
+
+    def end_stage(self, context):
+        context.model.train()
+        x = context.data.train.x[:7]  # another number than any batch, in training mode
+        context.model(x).sum().backward()
+        self.learnt = self.learnt + sum(
+            p.grad.abs().sum() for p in context.model.parameters() if p.grad is not None
+        )
+        self.calls.append("end")
+
+    def state(self):
+        return {"learnt": self.learnt.clone()}
+
+    def load_state(self, state, model):
+        assert isinstance(model, nn.Module)
+        self.learnt = state["learnt"].clone()
+
+
+COUNTING = {
+    "stream": {"kind": "domains", "train_samples": 60, "test_samples": 20, "base": []},
+    "training": {"steps": 4, "intervals": 2, "batch": 16},
+    "lanes": [{"method": f"{__name__}:Counting"}],
+}
+
+
+def test_hooks_are_called_in_order_and_the_stage_ends_with_its_last_interval(
+    tmp_path: Path,
+) -> None:
+    trainer = opened(**COUNTING)
+    calls = trainer.method.calls
+    trainer.apply(grow(2, 1))
+    trainer.run_interval(1, 1)
+    assert calls == ["begin", "edited grow-1", *["backward", "step"] * 2]
+    del calls[:]
+    trainer.run_interval(2, 1)
+    assert calls == [*["backward", "step"] * 2, "end"]
+    trainer.apply(grow(3, 2))
+    trainer.save(str(tmp_path / "c"), 1)
+    trainer.save(str(tmp_path / "d"), 2)
+    assert calls[-2:] == ["end", "edited grow-2"], "saving changes nothing"
+
+
+def test_a_stage_whose_end_is_lost_ends_again_with_the_same_bits(tmp_path: Path) -> None:
+    trainer = opened(**COUNTING)
+    trainer.run_interval(1, 0)
+    middle = trainer.save(str(tmp_path / "middle"), 1)
+    trainer.run_interval(2, 0)
+    straight = trainer.save(str(tmp_path / "a"), 2)
+    again = SupervisedTrainer()
+    again.open(tiny(**COUNTING).lanes[0].spec(), middle)
+    again.run_interval(2, 0)
+    assert again.method.calls.count("end") == 1
+    assert again.save(str(tmp_path / "b"), 2).digest == straight.digest
+
+
+def test_a_forward_outside_a_step_knows_no_domains() -> None:
+    """It used to see the last batch's, and stopped or used wrong ones."""
+    trainer = opened(**COUNTING)
+    trainer.run_interval(1, 0)
+    x = trainer.stage.part.x
+    trainer.model.train()
+    for samples in (7, 16, 32):
+        assert trainer.model(x[:samples]).shape == (samples, 10)
+    assert all(layer.router.progress == 0.0 for layer in routed_layers(trainer.model).values())
+    counts = trainer.run_interval(2, 0).tokens
+    assert sum(counts.values()) == 2 * 16, "only steps are counted"
+
+
+# ---------------------------------------------------------------- samples that stand for a stage
+
+
+SORTED = {
+    "stream": {"kind": "domains", "base": [], "validation": 0.0},
+    "training": {"steps": 2, "intervals": 1, "probe": 60},
+}
+
+
+def test_probes_see_every_class_and_domain_of_a_sorted_stage() -> None:
+    """They used to be the head of the data: the first domain only."""
+    stage = opened(**SORTED).stage
+    data = stage.data.train
+    assert data.domain.tolist() == sorted(data.domain.tolist())
+    for part, samples in ((stage.probe, 60), (stage.scored, 512)):
+        assert len(part) == samples
+        assert set(part.y.tolist()) == set(range(10))
+        domains = torch.bincount(part.domain, minlength=3)
+        assert int(domains.max() - domains.min()) <= 1
+
+
+def test_training_accuracy_stands_for_the_whole_stage() -> None:
+    """A model that answers class 9 is right on a tenth of a joint stage, sorted or not."""
+    trainer = opened(**SORTED, lanes=[{"method": "joint"}])
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+        output = [p for name, p in trainer.model.named_parameters() if p.shape == (10,)]
+        for bias in output:
+            bias[9] = 1.0
+    share = float((trainer.stage.part.y == 9).double().mean())
+    assert trainer._train_score(trainer.stage) == pytest.approx(share, abs=0.01)
+
+
+def test_the_draw_leaves_the_order_of_batches_and_the_global_generator_alone() -> None:
+    one, other = opened(**SORTED), opened(**{**SORTED, "training": {"steps": 2, "intervals": 1}})
+    drawn = torch.rand(3)
+    torch.manual_seed(one.stage.spec.seed)
+    assert torch.equal(drawn, torch.rand(3))
+    assert torch.equal(one.stage.batches.next(), other.stage.batches.next())
+
+
+def test_joint_over_cumulative_tasks_takes_every_sample_once() -> None:
+    """Earlier chunks used to be added again to the task that holds them."""
+    cumulative = {"kind": "chunks", "chunks": 4, "validation": 0.0}
+    trainer = opened(2, stream=cumulative, lanes=[{"method": "joint"}])
+    assert len(trainer.stage.part) == len(trainer.stage.data.train)
+    apart = opened(2, stream={**cumulative, "cumulative": False}, lanes=[{"method": "joint"}])
+    whole = [sorted(row.sum().item() for row in t.stage.part.x) for t in (trainer, apart)]
+    assert whole[0] == whole[1]
+
+
+class Marking:
+    """An augmentation that shows what it was given."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        kind: str = f"{__name__}:Marking"
+
+    seen: list[int] = []  # noqa: RUF012
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        return x
+
+
+def test_replayed_samples_are_augmented() -> None:
+    """They used to be added after the augmentation."""
+    config = tiny(
+        training={"steps": 1, "intervals": 1, "batch": 8, "augment": f"{__name__}:Marking"},
+        lanes=[{"method": {"kind": "replay", "buffer": 30, "batch": 4}}],
+    )
+    trainer = SupervisedTrainer()
+    trainer.open(config.lanes[0].spec(), None)
+    del Marking.seen[:]
+    for stage in stages(config)[:2]:
+        trainer.start(stage)
+        trainer.run_interval(1, 0)
+    assert Marking.seen == [8, 12]
+
+
+# ---------------------------------------------------------------- what an interval tells
+
+
+def test_signals_and_losses_by_name() -> None:
+    trainer = opened(
+        model={"experts": 3, "head": {"kind": "moe", "hidden": [16], "balance_weight": 0.5}},
+        training={"steps": 40, "intervals": 2},
+    )
+    first, second = trainer.run_interval(1, 0), trainer.run_interval(2, 0)
+    assert set(first.signals) == set(SIGNALS)
+    assert first.signals["loss_slope"] < 0 < first.signals["gradient_norm"]
+    assert first.signals["train_score"] == first.metrics["train_accuracy"]
+    assert second.metrics["loss"] < first.metrics["loss"]
+    (name,) = [name for name in first.metrics if name.startswith("loss/")]
+    assert 0.4 < first.metrics[name] < 1.5, "the balance loss is 1 where all are used alike"

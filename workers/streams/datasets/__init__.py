@@ -13,4 +13,13 @@ DATASETS: dict[str, type] = {
 }
 """Data sets by name."""
 
-__all__ = ["DATASETS", "Dataset", "Digits", "FashionMnist", "ImageFolder", "Mnist", "PartName", "ThreeParts"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Digits",
+    "FashionMnist",
+    "ImageFolder",
+    "Mnist",
+    "PartName",
+    "ThreeParts",
+]

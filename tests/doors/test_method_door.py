@@ -1,0 +1,133 @@
+"""The door of methods: one that projects gradients, and one that resets units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.doors.lane import run_killed, run_lane
+from workers.methods import Method
+
+HERE = "tests.doors.test_method_door"
+
+
+class Projection(Method):
+    """Averaged gradient episodic memory (arXiv 1812.00420): gradients that would raise the loss
+    on remembered samples are projected onto those that do not."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = f"{HERE}:Projection"
+        samples: int = 20
+
+    def __init__(self, config, seed, objective=None):
+        super().__init__(config, seed, objective)
+        self.x, self.y = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self.projected = torch.zeros((), dtype=torch.int64)
+
+    def after_backward(self, context):
+        if not len(self.y):
+            return
+        named = [(n, p) for n, p in context.model.named_parameters() if p.grad is not None]
+        context.model.eval()
+        loss = self.objective.loss(context.model(self.x), self.y)
+        context.model.train()
+        kept = torch.autograd.grad(loss, [p for _, p in named])
+        product = sum((p.grad * g).sum() for (_, p), g in zip(named, kept, strict=True))
+        if product < 0:
+            scale = product / sum(g.square().sum() for g in kept)
+            for (_, parameter), g in zip(named, kept, strict=True):
+                parameter.grad -= scale * g
+            self.projected += 1
+
+    def end_stage(self, context):
+        generator = torch.Generator().manual_seed(context.seed)
+        train = context.data.train
+        drawn = torch.randperm(len(train), generator=generator)[: self.config.samples]
+        self.x = torch.cat([self.x, train.x[drawn]]) if len(self.y) else train.x[drawn]
+        self.y = torch.cat([self.y, train.y[drawn]])
+
+    def state(self):
+        return {"x": self.x.clone(), "y": self.y.clone(), "projected": self.projected.clone()}
+
+    def load_state(self, state, model):
+        self.x, self.y = state["x"].clone(), state["y"].clone()
+        self.projected = state["projected"].clone()
+
+
+class Resets(Method):
+    """Every few steps the parameter entries of smallest magnitude are drawn anew, new tensors
+    being spared until they are old enough; its ages follow the model through edits."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = f"{HERE}:Resets"
+        every: int = 5
+
+    works_with = frozenset({"supervised", "rl"})
+
+    def __init__(self, config, seed, objective=None):
+        super().__init__(config, seed, objective)
+        self.ages: dict[str, int] = {}
+        self.edits = 0
+
+    def after_step(self, context):
+        parameters = dict(context.model.named_parameters())
+        for name in parameters:
+            self.ages[name] = self.ages.get(name, 0) + 1
+        if self.ages[next(iter(parameters))] % self.config.every:
+            return
+        generator = torch.Generator().manual_seed(context.seed + sum(self.ages.values()))
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if parameter.dim() == 2 and self.ages[name] > self.config.every:
+                    row = int(parameter.abs().sum(1).argmin())
+                    drawn = torch.randn(parameter.shape[1], generator=generator)
+                    parameter[row] = 0.01 * drawn
+                    for kept in context.optimizer.state[parameter].values():
+                        if kept.dim():
+                            kept[row] = 0.0
+
+    def edited(self, context, report):
+        self.edits += 1
+        for name, _ in context.model.named_parameters():
+            self.ages.setdefault(name, 0)
+
+    def state(self):
+        ages = {name: torch.tensor(age) for name, age in self.ages.items()}
+        return {"edits": torch.tensor(self.edits)} | {f"age/{n}": a for n, a in ages.items()}
+
+    def load_state(self, state, model):
+        known = dict(model.named_parameters())
+        ages = {n.removeprefix("age/"): int(a) for n, a in state.items() if n != "edits"}
+        assert set(ages) <= set(known), "the model has the shape of the checkpoint already"
+        self.ages, self.edits = ages, int(state["edits"])
+
+
+def config(method: str) -> dict[str, Any]:
+    return {
+        "stream": {"kind": "split", "dataset": "digits", "train_samples": 120},
+        "model": {"head": {"kind": "moe", "hidden": [16]}},
+        "training": {"epochs": 3, "intervals": 3, "batch": 20},
+        "growth": {"kind": "periodic"},
+        "lanes": [{"method": f"{HERE}:{method}"}],
+    }
+
+
+@pytest.mark.parametrize("method", ["Projection", "Resets"])
+def test_a_method_goes_through_kills(tmp_path: Path, method: str) -> None:
+    straight = run_lane(tmp_path / "straight", config(method))
+    assert len(straight.edits) == 4
+    assert run_killed(tmp_path / "killed", config(method)).essence == straight.essence
+
+
+def test_hooks_change_what_is_learnt(tmp_path: Path) -> None:
+    plain = {**config("Resets"), "lanes": [{"method": "finetune"}]}
+    digests = {run_lane(tmp_path / "plain", plain).digests[-1]}
+    for method in ("Projection", "Resets"):
+        digests.add(run_lane(tmp_path / method, config(method)).digests[-1])
+    assert len(digests) == 3
