@@ -109,7 +109,7 @@ class Method:
         """Copies of everything that must survive a restart, random generators included."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor], model: Any = None) -> None:
+    def load_state(self, state: Mapping[str, Tensor], model: object = None) -> None:
         """Continue exactly where ``state`` was taken."""
         assert not state, f"{type(self).__name__} keeps no state but got {sorted(state)}"
 

@@ -20,8 +20,9 @@ class ActingModel(Model):
 
     Built from ``(config, observation_shape, actions, seed, layout)``, on every runner and learner
     alike. The rest has defaults for a model without memory that learns values as they are. One with
-    memory sets ``state_size``, overrides ``step`` and says so in ``remembers``; one whose critic is a module of its own names
-    it in ``not_acting`` and overrides ``forward``, so that runners need not hold it.
+    memory sets ``state_size``, overrides ``step`` and says so in ``remembers``; one whose critic is
+    a module of its own names it in ``not_acting`` and overrides ``forward``, so that runners need
+    not hold it.
 
     Example::
 

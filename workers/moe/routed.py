@@ -28,7 +28,7 @@ class StepContext:
     progress: float = 0.0
     """Share of the stage that is done, 0 to 1."""
     domains: tuple[str, ...] = ()
-    domain_B: Tensor | None = None
+    domain_B: Tensor | None = None  # noqa: N815  (a tensor's name carries its shape)
     """int64 [B]: place of each sample's domain in ``domains``; None = unknown."""
 
 

@@ -55,9 +55,7 @@ class RLEvaluator:
                 seed=derive_seed(lane.seed, "actions", task.name),
                 routing=routing,
             )
-            figures = summary(
-                episodes, stream.largest_return(task), stream.smallest_return(task)
-            )
+            figures = summary(episodes, stream.largest_return(task), stream.smallest_return(task))
             scores.append(figures["return_share"])
             details[task.name] = figures | routing.by_floor()
             gates[task.name] = routing.total()

@@ -55,7 +55,6 @@ from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, 
 from workers.rl.module import past_of
 from workers.rl.rollout import standardised
 
-
 Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
 """(layer -> domain -> samples that chose each expert, domain -> samples)."""
 

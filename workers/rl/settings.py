@@ -153,4 +153,6 @@ def _recurrent(model: Any) -> bool:
     from workers.models import MODELS, ActingModel
 
     found = lookup(MODELS, model.kind, "model.kind")
-    return not isinstance(found, Problem) and issubclass(found, ActingModel) and found.remembers(model)
+    return (
+        not isinstance(found, Problem) and issubclass(found, ActingModel) and found.remembers(model)
+    )

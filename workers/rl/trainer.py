@@ -260,4 +260,3 @@ _LEARNER_METRICS = {
     "skipped": "skipped",
     "lr": "lr",
 }
-

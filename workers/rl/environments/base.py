@@ -55,7 +55,7 @@ class BatchedEnvironment(ABC):
     actions: int
     """Number of actions, which are counted from 0."""
 
-    def set_task(self, task: Any) -> None:
+    def set_task(self, task: Any) -> None:  # noqa: B027  (an environment may know one task only)
         """Play this task (``EnvironmentStream.setting``) from the next reset on."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class BatchedEnvironment(ABC):
         """Figures of the episode that just ended there, before ``renew``; the same names always."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most hold nothing)
         """Free what it holds."""
 
 
@@ -172,9 +172,7 @@ class EpisodeLog:
         self._length[:] = 0
 
 
-def summary(
-    episodes: Sequence[Episode], largest: float, smallest: float = 0.0
-) -> dict[str, float]:
+def summary(episodes: Sequence[Episode], largest: float, smallest: float = 0.0) -> dict[str, float]:
     """Means over finished episodes; where none finished, only their number (0).
 
     ``return_share``: the mean return's place between ``smallest`` (0) and ``largest`` (1).

@@ -175,9 +175,7 @@ class GymnasiumBatch(BatchedEnvironment):
         self.vector.close()
 
 
-def environment(
-    name: str, kwargs: Arguments, max_episode_steps: int | None = None
-) -> Environment:
+def environment(name: str, kwargs: Arguments, max_episode_steps: int | None = None) -> Environment:
     """What is known of the environment called ``name``: an id of gymnasium (``CartPole-v1``,
     ``ale_py:ALE/Pong-v5``), or the class behind ``module:Class``.
 

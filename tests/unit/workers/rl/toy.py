@@ -130,7 +130,12 @@ class RecallEngine(ToyEngine):
         self.before = self.cue
         self.hits += right
         self.age += 1
-        return self._show(), (right / (LENGTH - 1)).astype(np.float32), self.age == LENGTH, self.never
+        return (
+            self._show(),
+            (right / (LENGTH - 1)).astype(np.float32),
+            self.age == LENGTH,
+            self.never,
+        )
 
     def reset(self) -> Any:
         self.before = np.zeros(self.num_envs, int)
