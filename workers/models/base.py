@@ -7,7 +7,7 @@ Checks ask for a capability and never for a model's name, so a class from outsid
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -33,6 +33,6 @@ class Model(nn.Module):
         return take_losses(self._routed_layers) if self._routed_layers else {}
 
     @cached_property
-    def _routed_layers(self) -> dict[str, nn.Module]:
+    def _routed_layers(self) -> dict[str, Any]:
         # Found once: a walk over all modules costs as much as a layer, and growth adds none.
-        return dict(routed_layers(self))
+        return routed_layers(self)

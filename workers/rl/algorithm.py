@@ -1,7 +1,7 @@
-"""RLlib's PPO with growth: what a lane needs of the Algorithm, its runners and its learners.
+"""RLlib's PPO with growth: updates, edits, task switches and state of runners and learners.
 
 Weights are pushed to the runners by blocking calls that cannot be dropped and cannot be refused
-as old; a runner that comes back is pointed at the current task again. Knows no checkpoint files.
+as old; a restarted runner is given the current task again. Knows no checkpoint files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PUSH_TIMEOUT = 120.0
 
 @dataclass(slots=True)
 class Update:
-    """What the last update did: the steps it was made of and what it measured."""
+    """Result of one update: its environment steps, ended episodes and the learner's metrics."""
 
     steps: int = 0
     episodes: list[Episode] = field(default_factory=list)
@@ -120,7 +120,7 @@ class GrowablePPO(PPO):
         )
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib's restore, then the current weights, shape and task for those that came back."""
+        """RLlib's restore, then current weights, architecture and task for the restarted ones."""
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored:
             self.push_weights(restored)
@@ -131,12 +131,12 @@ class GrowablePPO(PPO):
     # ------------------------------------------------------------ runners
 
     def point_at(self, setting: Setting, runners: list[int] | None = None) -> None:
-        """Point runners (all, where none is named) at a task."""
+        """Set the task of runners (of all, where none is named)."""
         self.setting = setting
         self._each_runner(lambda runner: runner.point_at(setting), runners)
 
     def push_weights(self, runners: list[int] | None = None) -> None:
-        """Give runners the learner's weights and shape; returns when all have them.
+        """Send runners the learner's weights and architecture; returns when all have them.
 
         One that does not answer within PUSH_TIMEOUT takes them before its next sample: Ray keeps
         the order of calls.
@@ -160,7 +160,7 @@ class GrowablePPO(PPO):
     def _each_runner(
         self, call: Callable[[BatchEnvRunner], Any], runners: list[int] | None
     ) -> list[Any]:
-        """Answers of the runners that live; a dead one is told again when it comes back."""
+        """Answers of the live runners; ``restore_env_runners`` repeats it for restarted ones."""
         group = self.env_runner_group
         answers: list[Any] = group.foreach_env_runner(
             call,
@@ -171,10 +171,10 @@ class GrowablePPO(PPO):
         return answers
 
     def align(self) -> None:
-        """See to it that learners are equal and runners act with the learners' very model.
+        """Prove that all learners hold equal models and all runners act with the same one.
 
-        A runner that died while nobody asked it has been built anew from the old config: it is
-        brought up. Raises DivergedError where any replica that answers differs after that.
+        A runner that died unnoticed was restarted with the config's architecture: it is sent the
+        current weights and task. Raises DivergedError where a fingerprint differs after that.
         """
         if self.config.num_learners > 1:
             prints = set(self._each_learner(lambda learner: learner.fingerprint()))
@@ -193,7 +193,7 @@ class GrowablePPO(PPO):
             )
 
     def _differing(self, wanted: str, runners: list[int] | None) -> list[int]:
-        """Runners with another model than this one, or at another task."""
+        """Indices of runners whose model fingerprint or task differs."""
         answers = self._each_runner(
             lambda runner: (runner.worker_index, runner.fingerprint(), runner.setting), runners
         )
@@ -202,12 +202,12 @@ class GrowablePPO(PPO):
     # ------------------------------------------------------------ learners
 
     def begin_stage(self, stage: StageSpec, domains: tuple[str, ...]) -> None:
-        """Learners learn this stage from here on, in a stream of these domains."""
+        """Set the stage of all learners, in a stream of these domains."""
         self._each_learner(lambda learner: learner.begin_stage(stage, domains))
 
     def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
-        """Gate weights and counts over all learners, and means of auxiliary losses by name, since
-        the last call."""
+        """Gate weights and counts summed over all learners, and mean auxiliary losses by name,
+        since the last call."""
         taken = self._each_learner(lambda learner: learner.take_figures())
         gates, counts, _ = taken[0]
         losses = [own for _, _, own in taken]
@@ -224,7 +224,7 @@ class GrowablePPO(PPO):
             )
 
     def apply_edit(self, edit: Edit) -> list[EditReport]:
-        """Apply an edit in every learner, then in every runner; those that answer must prove it."""
+        """Apply an edit in every learner and send it to every runner; fingerprints must agree."""
         seen = self._each_runner(lambda runner: runner.observe(), None)
         if not seen:
             raise LostError("no environment runner answers: all are dead")
@@ -244,12 +244,12 @@ class GrowablePPO(PPO):
         self.push_weights()
 
     def reseed(self, seed: int) -> None:
-        """Fix what learners and runners draw from here on."""
+        """Seed the minibatch order of learners and the actions of runners."""
         self._each_learner(lambda learner: learner.reseed(seed))
         self._each_runner(lambda runner: runner.reseed(seed), None)
 
     def ask(self, question: Callable[[GrowableLearner], Any]) -> Any:
-        """What the first learner answers."""
+        """Answer of the first learner; all are called."""
         return self._each_learner(question)[0]
 
     def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:
@@ -326,7 +326,7 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
 
 
 def _check_cores(training: PPOTraining.Config) -> None:
-    """RLlib waits for ever for a core that does not exist; say so instead."""
+    """Raise InputError where RLlib would wait for ever for cores the cluster lacks."""
     wanted = training.num_env_runners + training.num_learners
     if not wanted:
         return
@@ -343,7 +343,7 @@ def _check_cores(training: PPOTraining.Config) -> None:
 def _ppo(
     config: PPOConfig, training: PPOTraining.Config, learners: int, lane: LaneSpec
 ) -> PPOConfig:
-    """The settings of PPO itself."""
+    """PPO's hyperparameters, learner class and learner pipeline."""
 
     def to_batch(observations: Any, actions: Any) -> RolloutsToBatch:
         return RolloutsToBatch(

@@ -1,7 +1,7 @@
 """PPO's learner with a model that grows in place and keeps its optimizer state by name.
 
-RLlib's learner holds the parameters it trains in several registers; growth changes them all, and
-raises the number of the weights so that no runner takes the new ones for old.
+RLlib's learner holds the parameters it trains in several registers; growth updates them all, and
+increments the weights' sequence number so that runners accept the new ones.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSettings:
-    """What one update is made with, besides its rollouts."""
+    """Inputs of one update besides its rollouts."""
 
     lr: float
     """Learning rate of all of its steps."""
@@ -71,7 +71,7 @@ class UpdateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerState:
-    """All a learner must get back after a loss, on the CPU."""
+    """State of a learner for a checkpoint; tensors are copies on the CPU."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -79,7 +79,7 @@ class LearnerState:
     """What the continual-learning method keeps (``Method.state``)."""
     architecture: Json
     frozen: tuple[str, ...]
-    """Names of parameters that are not to be trained."""
+    """Names of parameters with ``requires_grad = False``."""
     kl_coefficient: float
     lr: float
     revision: int
@@ -140,7 +140,7 @@ class GrowableLearner(PPOTorchLearner):
         return report
 
     def _register_parameters(self) -> None:
-        """Bring RLlib's registers, and the data-parallel wrapper, up to the model's parameters."""
+        """Update RLlib's parameter registers, and the DDP wrapper, to the model's parameters."""
         optimizer = self._optimizer
         for reference in self._optimizer_parameters[optimizer]:
             self._params.pop(reference, None)
@@ -155,7 +155,7 @@ class GrowableLearner(PPOTorchLearner):
     # ------------------------------------------------------------ state
 
     def export(self) -> LearnerState:
-        """A copy of everything to be kept."""
+        """A copy of the whole state."""
         return LearnerState(
             model={k: _kept(v) for k, v in self._net.state_dict().items()},
             optimizer={
@@ -171,7 +171,7 @@ class GrowableLearner(PPOTorchLearner):
         )
 
     def restore(self, state: LearnerState) -> None:
-        """Become what was exported, whatever shape the model has now."""
+        """Load an exported state, whatever architecture the model has now."""
         surgery.ensure_arch(self._net, state.architecture)
         self._net.load_state_dict(state.model)
         freeze(self._net, state.frozen)
@@ -184,25 +184,25 @@ class GrowableLearner(PPOTorchLearner):
         self._weights_seq_no += 1
 
     def reseed(self, seed: int) -> None:
-        """Fix the order of minibatches from here on."""
+        """Seed the order of minibatches."""
         torch.manual_seed(seed)
 
     def shape(self) -> ModelShape:
-        """Shape of the model as it stands."""
+        """Present shape of the model."""
         return surgery.shape(self._net)
 
     def fingerprint(self) -> str:
-        """Digest of the model as it stands."""
+        """Present digest of the whole model."""
         return surgery.fingerprint(self._net)
 
     def acting_fingerprint(self) -> str:
-        """Digest of what a runner holds of the model: all but its ``not_acting`` parts."""
+        """Present digest of the model without its ``not_acting`` parts, as runners hold it."""
         return surgery.fingerprint(self._net, without=self._net.not_acting)
 
     # ------------------------------------------------------------ the stage and its figures
 
     def begin_stage(self, stage: StageSpec, domains: tuple[str, ...]) -> None:
-        """Learn this stage from here on, in a stream of these ``domains``; counts begin anew."""
+        """Set the stage, and all ``domains`` of the stream; counts begin anew."""
         self._stage, self._domains = stage, domains
         self.take_figures()
 
@@ -216,7 +216,7 @@ class GrowableLearner(PPOTorchLearner):
         return gates, take_counts(self._net, self._total), self._losses.take()
 
     def _total(self, counts: Tensor) -> Tensor:
-        """The sum over all learners."""
+        """Sum over all learners (all-reduce)."""
         if not self.distributed:
             return counts
         summed = counts.to(self._device, copy=True)
@@ -224,7 +224,7 @@ class GrowableLearner(PPOTorchLearner):
         return summed
 
     def _anywhere(self, flags_E: Tensor) -> Tensor:
-        """Flags that hold in any learner."""
+        """Logical or over all learners."""
         return self._total(flags_E.long()) > 0
 
     # ------------------------------------------------------------ training
@@ -240,7 +240,7 @@ class GrowableLearner(PPOTorchLearner):
         timesteps: dict[str, Any] | None = None,
         **_: Any,
     ) -> Any:
-        """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew."""
+        """All epochs over one batch, without the per-minibatch overhead of RLlib's own loop."""
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes)
         training_data.solve_refs()
@@ -297,7 +297,7 @@ class GrowableLearner(PPOTorchLearner):
     def _minibatch(
         self, part: dict[str, Tensor], weights: LossWeights, step: ClippedStep
     ) -> tuple[Tensor, ...]:
-        """One gradient step; the figures of ``_named``."""
+        """Loss, backward pass and optimizer step; returns the figures of ``_named``."""
         answer = self._module[DEFAULT_MODULE_ID]._forward_train(part)
         loss, figures = ppo_loss(answer, _steps(part), weights)
         auxiliary = self._net.auxiliary_losses()
@@ -307,11 +307,12 @@ class GrowableLearner(PPOTorchLearner):
         return (*figures, step(loss))
 
     def _step(self, limit: float) -> ClippedStep:
-        """What follows the loss of a minibatch, hooks of the method included."""
+        """The optimizer step with gradient masking and the method's hooks."""
         layers, method = routed_layers(self._net), self._method
+        anywhere = self._anywhere if self.distributed else None
 
         def after_backward() -> None:
-            drop_gradients(layers, self._anywhere)
+            drop_gradients(layers, anywhere)
             method.after_backward(self._context())
 
         return ClippedStep(
@@ -323,7 +324,7 @@ class GrowableLearner(PPOTorchLearner):
         )
 
     def _step_context(self, progress: float) -> Callable[[int], StepContext]:
-        """Number of samples -> what their forward pass may know besides them."""
+        """Number of samples -> the context of their forward pass."""
         if self._stage is None or len(self._domains) < 2:
             return lambda samples: StepContext(progress)
         place = self._domains.index(self._stage.task.domain)
@@ -344,7 +345,7 @@ class GrowableLearner(PPOTorchLearner):
         )
 
     def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and mean square over the batches of all learners, which must stay equal."""
+        """Mean and mean square of the value targets of all learners (all-reduce)."""
         moments = torch.stack([targets.mean(), (targets**2).mean()])
         if self.distributed:
             torch.distributed.all_reduce(moments)
@@ -353,7 +354,7 @@ class GrowableLearner(PPOTorchLearner):
 
     @torch.no_grad()
     def _divergence(self, part: dict[str, Tensor]) -> float:
-        """Mean divergence of the new policy from the one that acted."""
+        """KL(acting policy || new policy), nats, mean over a minibatch."""
         new_BA = self._net(part[Columns.OBS], past_of(part)).flatten(0, -2)
         return float(divergence(_steps(part)[Columns.ACTION_DIST_INPUTS], new_BA))
 
@@ -374,12 +375,12 @@ class GrowableLearner(PPOTorchLearner):
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """A copy on the CPU in the plain order of memory, as checkpoints want it."""
+    """A contiguous copy on the CPU, as checkpoints need it."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator[dict[str, Tensor]]:
-    """``size`` steps each, in a new order at each epoch; whole sequences where columns are such."""
+    """Random minibatches of ``size`` steps; of whole sequences for a recurrent model."""
     total = len(columns[Columns.ACTIONS])
     size = size * total // columns[Columns.ACTIONS].numel()
     for _ in range(epochs):
@@ -390,7 +391,7 @@ def _minibatches(columns: dict[str, Tensor], epochs: int, size: int) -> Iterator
 
 
 def _steps(part: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the loss needs of a minibatch, steps of sequences in a row."""
+    """Columns of the loss [B, ...]; sequences [N, T, ...] are flattened."""
     if past_of(part) is None:
         return part
     return {name: part[name].flatten(0, 1) for name in _OF_LOSS}
@@ -407,7 +408,7 @@ _OF_LOSS = (
 
 
 def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:
-    """Means over the minibatches of what ``ppo_loss`` measures, and of the gradient's norm."""
+    """Means over minibatches of the figures of ``ppo_loss`` and of the gradient norm, by name."""
     means = torch.stack([torch.stack(figures) for figures in seen]).mean(0).tolist()
     names = (
         "total_loss",
@@ -421,5 +422,5 @@ def _named(seen: list[tuple[Tensor, ...]]) -> dict[str, float]:
 
 
 def _explained(targets: Tensor, values: Tensor) -> float:
-    """Share of the variance of the value targets that the values had foreseen."""
+    """1 - Var(target - value) / Var(target)."""
     return float(1.0 - (targets - values).var() / targets.var().clamp_min(1e-8))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWeights:
-    """What the parts of the loss weigh, and where ratios and values are clipped."""
+    """Weights of the loss's terms, and the clipping range of ratios and values."""
 
     clip: float
     value: float
@@ -29,7 +29,7 @@ class LossWeights:
 def ppo_loss(
     answer: Mapping[str, Tensor], batch: Mapping[str, Tensor], weights: LossWeights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss, and without gradient: loss, policy loss, value loss, entropy, share clipped."""
+    """The loss, and detached: loss, policy loss, value loss, entropy, share of clipped ratios."""
     log_BA = torch.log_softmax(answer[Columns.ACTION_DIST_INPUTS], -1)
     log_B = log_BA.gather(1, batch[Columns.ACTIONS].unsqueeze(1)).squeeze(1)
     ratio_B = (log_B - batch[Columns.ACTION_LOGP]).exp()
@@ -88,7 +88,7 @@ class ClippedStep:
         self._skipped = torch.zeros((), device=parameters[0].device)
 
     def __call__(self, loss: Tensor) -> Tensor:
-        """Step down the loss; returns the norm of the gradient before it was bounded."""
+        """Backward pass and optimizer step; returns the gradient norm before clipping."""
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
@@ -107,7 +107,7 @@ class ClippedStep:
         return norm.detach()
 
     def skipped(self) -> float:
-        """Steps left out so far."""
+        """Number of steps left out so far."""
         return float(self._skipped)
 
 

@@ -78,7 +78,7 @@ class RLTrainer:
         )
 
     def start(self, stage: StageSpec) -> StartReport:
-        """Point runners and learners at the stage's task; nothing is built or compiled for it."""
+        """Set the stage of runners and learners; an environment is built only where it differs."""
         self._stage, self._steps = stage, 0
         self._begin(stage)
         settings = stage.task.settings
@@ -132,7 +132,7 @@ class RLTrainer:
         )
 
     def apply(self, edit: Edit) -> EditReport:
-        """Change every learner and runner; raises DivergedError where any two disagree."""
+        """Apply an edit in all learners and runners; raises DivergedError where two disagree."""
         begun = time.perf_counter()
         reports = self._open_algorithm.apply_edit(edit)
         fingerprints = {report.fingerprint for report in reports}
@@ -141,7 +141,7 @@ class RLTrainer:
         return replace(reports[0], seconds=time.perf_counter() - begun)
 
     def save(self, uri: str, seq: int) -> CheckpointRef:
-        """Write model, optimizer and counters; running episodes and worlds are not kept."""
+        """Write model, optimizer and counters; running episodes are not kept."""
         state = self._open_algorithm.export()
         return checkpoints.write(
             uri,
@@ -176,7 +176,7 @@ class RLTrainer:
         return self._algorithm
 
     def _begin(self, stage: StageSpec) -> None:
-        """The stage's task for runners and learners; episodes from seeds that a rerun derives."""
+        """Set task, stage and domains; seeds derive from the stage and its steps so far."""
         seed = derive_seed(stage.seed, "worlds", self._steps)
         self._open_algorithm.point_at(Setting(stage.task, seed))
         tasks = self._stream.tasks()
@@ -184,7 +184,7 @@ class RLTrainer:
         self._open_algorithm.begin_stage(stage, domains)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
-        """Everything back but the episodes: a stage left half-way goes on in new ones."""
+        """Restore all but running episodes; a stage left half-way goes on in new ones."""
         state = saved.state
         self._open_algorithm.restore_learners(
             LearnerState(
@@ -206,8 +206,10 @@ class RLTrainer:
             self._begin(stage)
 
     def _update(self, algorithm: GrowablePPO, made_with: UpdateSettings) -> Update:
-        """One update; waits for runners to come back. Raises LostError where none does, or where
-        a learner is gone, whatever the others say of it."""
+        """One update; waits up to PATIENCE seconds for runners to restart.
+
+        Raises LostError where none does, or where a learner is gone.
+        """
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -225,7 +227,7 @@ class RLTrainer:
             time.sleep(1.0)
 
     def _metrics(self, updates: Sequence[Update]) -> dict[str, float]:
-        """Figures of an interval: the episodes that ended in it, and the learner's means."""
+        """Means over the episodes that ended in the interval, and over its updates."""
         assert self._stage is not None
         names = updates[-1].metrics
         figures = {

@@ -1,4 +1,4 @@
-"""The environments door: what an RL lane needs of an environment, before and after it is built.
+"""The contract of environments: facts before they are built, and batches stepped together.
 
 Knows neither JAX nor RLlib. Letters: N environments stepped together.
 """

@@ -90,7 +90,7 @@ class GymnasiumEnvironment(Environment):
 
     def _one(self) -> gym.Env[Any, Any]:
         if isinstance(self._source, str):
-            limit = {} if self._limit is None else {"max_episode_steps": self._limit}
+            limit: Arguments = {} if self._limit is None else {"max_episode_steps": self._limit}
             return gym.make(self._source, **limit, **self._kwargs)
         made: Callable[..., Any] = self._source
         env: gym.Env[Any, Any] = made(**self._kwargs)

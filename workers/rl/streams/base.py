@@ -12,7 +12,7 @@ from workers.tables import Problem
 
 
 class EnvironmentStream(ABC):
-    """Tasks that are played: for each one an environment, how it is set and what returns are worth.
+    """Tasks in environments: for each one how its environment is built, set and scored.
 
     An entry of the table of streams, or ``module:Class``, with a nested frozen ``Config``;
     constructed with ``(config, seed)`` in every process that plays.

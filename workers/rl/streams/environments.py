@@ -1,4 +1,4 @@
-"""A stream of environments by name: gymnasium's, and classes from anywhere.
+"""A stream of environments by gymnasium id or ``module:Class``.
 
 Building a task's facts imports gymnasium and the task's module, never Ray.
 """

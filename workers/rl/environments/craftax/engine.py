@@ -1,4 +1,4 @@
-"""The JAX engine under a Craftax lane: one vmapped step, and worlds made only when needed.
+"""The JAX engine of Craftax: one vmapped step, and a reset only where an episode ended.
 
 An auto-resetting Craftax step generates a new world for every environment at every step and
 throws nearly all of them away; here a world is generated exactly when an episode ends, so no two
@@ -82,7 +82,7 @@ def _has_gpu() -> bool:
 
 
 def shared_environment(name: str) -> Any:
-    """The one Craftax object of this name, without its own auto-reset."""
+    """The process's one Craftax object of this name, without its own auto-reset."""
     return _shared(name.replace("-AutoReset", ""))
 
 
@@ -119,8 +119,8 @@ def task_arguments(facts: type[CraftaxEnvironment], task: EnvironmentTask) -> Ta
 
 
 def _placed(state: Any, task: TaskArguments) -> Any:
-    """The state of an agent that walked down to the task's floor: it stands at the ladder it
-    came by, has entered and cleared every floor above, and gained one point per new floor."""
+    """The state with the agent on the task's floor: at its up ladder, floors above entered and
+    cleared (monsters killed), one experience point per new floor."""
     import jax.numpy as jnp
 
     floor = task.floor
@@ -248,7 +248,7 @@ class CraftaxEngine(BatchedEnvironment):
         self.facts = facts
         self.num_envs = num_envs
         self.actions = facts.actions
-        self._programs = programs(facts, num_envs, form)  # type: ignore[arg-type]
+        self._programs = programs(facts, num_envs, form)
         self._state, self._observations = self._programs.blank
         self.observation_shape = self._observations.shape[1:]
         self.observation_type = self._observations.dtype.type
