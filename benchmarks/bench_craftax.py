@@ -57,13 +57,15 @@ Step = Callable[[], Work]
 
 def ours(args: Any, form: str = "compact", **model: Any) -> Step:
     """The product's own lane: one update of the Algorithm a step."""
+    from workers.rl.learner import UpdateSettings
+
     trainer = _trainer(args, form, **model)
     algorithm = trainer._open_algorithm
+    made_with = UpdateSettings(lr=trainer._training.lr, progress=0.0)
     shape = algorithm.ask(lambda learner: learner.shape())
 
     def step() -> Work:
-        algorithm.train()
-        return Work(algorithm.last.steps, 0.0, shape.parameters, shape.active)
+        return Work(algorithm.update(made_with).steps, 0.0, shape.parameters, shape.active)
 
     return step
 
@@ -227,7 +229,7 @@ def _raw(form: str) -> Callable[[Any], Step]:
 
         def step() -> Work:
             for actions in rng.integers(0, engine.actions, (args.rollout, args.envs)):
-                _, _, done = engine.step(actions)
+                _, _, done, _ = engine.step(actions)
                 if done.any():
                     engine.renew(np.flatnonzero(done))
             return Work(args.rollout * args.envs)

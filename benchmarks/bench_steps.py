@@ -102,10 +102,13 @@ def measure(case: Case) -> dict[str, float]:
     torch.set_num_threads(1)
     trainer = _open(case)
     if hasattr(trainer, "_open_algorithm"):
+        from workers.rl.learner import UpdateSettings
+
         algorithm = trainer._open_algorithm
+        made_with = UpdateSettings(lr=trainer._training.lr, progress=0.0)
         for _ in range(2):
-            algorithm.train()
-        whole = [_milliseconds(algorithm.train) for _ in range(5)]
+            algorithm.update(made_with)
+        whole = [_milliseconds(lambda: algorithm.update(made_with)) for _ in range(5)]
         sampled = [_milliseconds(algorithm.env_runner.sample) for _ in range(5)]
         return {"iteration": statistics.median(whole), "sampling": statistics.median(sampled)}
     taken, steps = [], 0

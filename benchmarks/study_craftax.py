@@ -30,11 +30,14 @@ Curve = list[tuple[int, float, int]]
 
 def ours(args: Any) -> Curve:
     """The product's own lane."""
-    algorithm, curve, steps = _trainer(args, "compact")._open_algorithm, [], 0
+    from workers.rl.learner import UpdateSettings
+
+    trainer, curve, steps = _trainer(args, "compact"), [], 0
+    made_with = UpdateSettings(lr=trainer._training.lr, progress=0.0)
     while steps < args.steps:
-        algorithm.train()
-        steps += algorithm.last.steps
-        returns = [episode.total for episode in algorithm.last.episodes]
+        update = trainer._open_algorithm.update(made_with)
+        steps += update.steps
+        returns = [episode.total for episode in update.episodes]
         curve.append((steps, sum(returns), len(returns)))
     return curve
 

@@ -1,4 +1,4 @@
-"""What integration tests share, since each costs seconds: one Ray, and stores that are set up."""
+"""What integration tests share, since each costs seconds: stores that are set up, a trainer."""
 
 from __future__ import annotations
 
@@ -8,27 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-CPUS = 4
-"""Of the shared Ray, whatever the machine has: what tests reserve is small."""
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of one local Ray, which this process has joined, for all tests that need no other."""
-    import ray
-
-    ray.init(
-        num_cpus=CPUS,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-        _node_ip_address="127.0.0.1",
-        _system_config={"prestart_worker_first_driver": False},
-    )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

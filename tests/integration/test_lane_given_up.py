@@ -9,8 +9,8 @@ import pytest
 from orchestrator.core.events import EvaluationDone, Event, WorkFailed
 from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver, begin
+from tests.conftest import CPUS
 from tests.fakes import tiny
-from tests.integration.conftest import CPUS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

@@ -43,7 +43,7 @@ def test_two_learners_stay_equal_through_growth(trainer):
     trainer.start(stage(spec))
     trainer.run_interval(1)
     trainer.apply(grow(spec, 2))
-    report = trainer.run_interval(2)
+    report = trainer.run_interval(2, 1)
     prints = trainer._open_algorithm._each_learner(lambda learner: learner.fingerprint())
     assert len(prints) == 2
     assert len(set(prints)) == 1
@@ -64,12 +64,12 @@ def test_a_killed_learner_ends_the_interval_and_the_lane_goes_on_from_its_checkp
     assert pid != os.getpid()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(Exception, match=r"(?i)died|killed|learner"):
-        trainer.run_interval(2)
+        trainer.run_interval(2, 1)
     other = RLTrainer()
     other.open(spec, ref)
     grown = other.apply(grow(spec, 2))
     assert [layer.experts for layer in grown.after.layers.values()] == [2, 2]
-    report = other.run_interval(2)
+    report = other.run_interval(2, 1)
     assert report.steps == 256
     assert report.metrics["lifetime_steps"] == 256
     assert runner_fingerprints(other) == {actor_part(other)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from workers import checkpoint as checkpoints
-from workers.contract import Cause, Grow, InputError, LaneSpec, StageSpec, TaskSpec
+from workers.contract import Cause, DivergedError, Grow, InputError, LaneSpec, StageSpec, TaskSpec
 from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
 from workers.rl import TRAINING
@@ -66,8 +66,11 @@ def stage(spec: LaneSpec, index: int = 0) -> StageSpec:
     )
 
 
-def grow(spec: LaneSpec, experts: int, index: int = 0, **settings: object) -> Grow:
+def grow(
+    spec: LaneSpec, experts: int, index: int = 0, revision: int = 1, **settings: object
+) -> Grow:
     return Grow(
+        revision=revision,
         id=f"grow-{experts}",
         stage=stage(spec, index).id,
         after_interval=1,
@@ -133,7 +136,7 @@ def test_growth_keeps_optimizer_state_and_reaches_the_runners(trainer):
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
     again = trainer.apply(grow(spec, 2))
     assert again.fingerprint == report.fingerprint
-    second = trainer.run_interval(2)
+    second = trainer.run_interval(2, 1)
     assert second.steps == 256
     assert {layer: len(gates) for layer, gates in second.usage.items()} == {
         "layers.0": 2,
@@ -161,8 +164,13 @@ def test_a_lane_is_restored_in_its_grown_shape_half_way_through_a_stage(trainer,
     assert set(found.optimizer) == set(kept.optimizer)
     assert all(torch.equal(found.optimizer[k], kept.optimizer[k]) for k in kept.optimizer)
     assert runner_fingerprints(other) == {actor_part(other)}
-    report = other.run_interval(2)
+    with pytest.raises(DivergedError, match="revision 0 of the model, its learners are at 1"):
+        other.run_interval(2, 0)
+    with pytest.raises(DivergedError, match="number 3 of its lane, the model has taken 1"):
+        other.apply(grow(spec, 3, revision=3))
+    report = other.run_interval(2, 1)
     assert report.steps == 256
+    assert report.revision == 1
     assert report.metrics["lifetime_steps"] == 256
     other.close()
 
@@ -175,7 +183,7 @@ def test_a_rerun_from_the_same_seeds_gives_the_same_bits(tmp_path):
         made.start(stage(spec))
         made.run_interval(1)
         made.apply(grow(spec, 2))
-        made.run_interval(2)
+        made.run_interval(2, 1)
         digests.append(made.save(str(tmp_path / f"c{attempt}"), 1).digest)
         made.close()
     assert digests[0] == digests[1]
@@ -239,10 +247,10 @@ def test_a_killed_runner_comes_back_with_the_grown_shape(trainer):
     trainer.run_interval(1)
     trainer.apply(grow(spec, 2))
     trainer.start(replace(stage(spec, 1), intervals=3))
-    trainer.run_interval(1)
+    trainer.run_interval(1, 1)
     (pid,) = trainer._open_algorithm._each_runner(lambda runner: os.getpid(), None)
     os.kill(pid, signal.SIGKILL)
-    report = trainer.run_interval(2)
+    report = trainer.run_interval(2, 1)
     assert report.steps == 256
     (found,) = trainer._open_algorithm._each_runner(
         lambda runner: (
@@ -263,10 +271,10 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     trainer.open(spec, None)
     for index in range(2):
         started = trainer.start(stage(spec, index))
-        reports = [trainer.run_interval(1)]
+        reports = [trainer.run_interval(1, index)]
         if index == 0:
             trainer.apply(grow(spec, 2))
-        reports.append(trainer.run_interval(2))
+        reports.append(trainer.run_interval(2, 1))
         assert [report.steps for report in reports] == [128, 256]
         assert started.fields["largest_return"] == ("22", "1")[index]
     ref = trainer.save(str(tmp_path / "c"), 9)

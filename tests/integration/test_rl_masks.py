@@ -14,7 +14,6 @@ from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_f
 from workers.contract import Cause, DivergedError, LaneSpec, RefreshMask, SetPhase
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
-from workers.moe.domains import specialise
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -27,8 +26,9 @@ EPOCHS = 4
 
 
 def refresh(spec: LaneSpec, layers: list[str], version: int = 1) -> RefreshMask:
-    """Each task trains the expert of its number, and any born after the mask."""
+    """Each task trains the expert of its number, and any born after the mask; the second edit."""
     return RefreshMask(
+        revision=2,
         id=f"mask-{version}",
         stage=stage(spec).id,
         after_interval=1,
@@ -62,32 +62,31 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     assert len(layers) == (1 if learners == 1 else 2)
     trainer.start(stage(spec))
     first = trainer.run_interval(1)
-    assert (first.mask_version, first.tokens) == (0, {"shift0": EPOCHS * first.steps})
+    assert (first.revision, first.tokens) == (0, {"shift0": EPOCHS * first.steps})
     assert {sum(first.counts[layer]["shift0"]) for layer in layers} == {EPOCHS * first.steps}
 
     grown = trainer.apply(grow(spec, 3))
     masked = trainer.apply(refresh(spec, layers))
     assert masked.fingerprint != grown.fingerprint
     assert trainer.apply(refresh(spec, layers)).fingerprint == masked.fingerprint
-    versions = trainer._open_algorithm._each_runner(
-        lambda runner: specialise.mask_version(runner.module.net), None
-    )
-    assert set(versions) == {1}
-    with pytest.raises(DivergedError, match="under mask version 0, the model has version 1"):
-        trainer.run_interval(2, mask_version=0)
+    assert runner_fingerprints(trainer) == {actor_part(trainer)}
+    revisions = trainer._open_algorithm._each_learner(lambda learner: learner.revision)
+    assert revisions == [2] * max(1, learners)
+    with pytest.raises(DivergedError, match="revision 1 of the model, its learners are at 2"):
+        trainer.run_interval(2, 1)
 
     before = [held(trainer, expert) for expert in range(3)]
-    second = trainer.run_interval(2, mask_version=1)
+    second = trainer.run_interval(2, 2)
     after = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(before, after, strict=True)] == [False, True, False]
-    assert (second.mask_version, second.steps) == (1, 256)
+    assert (second.revision, second.steps) == (2, 256)
     assert {len(second.counts[layer]["shift0"]) for layer in layers} == {3}
     prints = trainer._open_algorithm._each_learner(lambda learner: learner.fingerprint())
     assert len(set(prints)) == 1
     assert len(prints) == max(1, learners)
 
     trainer.start(stage(spec, 1))
-    other = trainer.run_interval(1, mask_version=1)
+    other = trainer.run_interval(1, 2)
     assert set(other.tokens) == {"shift1"}
     last = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(after, last, strict=True)] == [True, False, False]
@@ -96,9 +95,9 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     ref = trainer.save(str(tmp_path / "c"), 5)
     restored = RLTrainer()
     restored.open(spec, ref)
-    with pytest.raises(DivergedError, match="the model has version 1"):
-        restored.run_interval(2, mask_version=2)
-    assert restored.run_interval(2, mask_version=1).steps == 256
+    with pytest.raises(DivergedError, match="its learners are at 2"):
+        restored.run_interval(2, 3)
+    assert restored.run_interval(2, 2).steps == 256
     assert same(last[0], held(restored, 0))
     restored.close()
 
@@ -113,7 +112,7 @@ def test_masks_hold_in_a_recurrent_lane(trainer):
     trainer.apply(grow(spec, 3))
     trainer.apply(refresh(spec, layers))
     before = [held(trainer, expert) for expert in range(3)]
-    assert trainer.run_interval(2, mask_version=1).steps == 256
+    assert trainer.run_interval(2, 2).steps == 256
     after = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(before, after, strict=True)] == [False, True, False]
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
@@ -130,18 +129,17 @@ def test_a_runner_that_died_unseen_is_brought_up_before_the_next_interval(traine
     (actor,) = group._worker_manager.actors().values()
     os.kill(pid, signal.SIGKILL)
     assert restarted(actor) != pid
-    report = trainer.run_interval(1, mask_version=1)
+    report = trainer.run_interval(1, 2)
     assert report.steps == 128
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
     (found,) = trainer._open_algorithm._each_runner(
         lambda runner: (
-            specialise.mask_version(runner.module.net),
             [layer.live for layer in runner.module.net.layers],
             runner.env.engine.shift,
         ),
         None,
     )
-    assert found == (1, [3], 1)
+    assert found == ([3], 1)
 
 
 def restarted(actor) -> int:
@@ -172,11 +170,12 @@ def test_phases_train_their_roles_only(trainer):
             trains=trains,
             adapt=True,
             seed=4,
+            revision=number,
             cause=CAUSE,
         )
         trainer.apply(phase)
         before = trainer._open_algorithm.export().model
-        trainer.run_interval(number)
+        trainer.run_interval(number, number)
         after = trainer._open_algorithm.export().model
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         roles = {

@@ -44,12 +44,12 @@ def test_the_learner_sees_what_the_runner_did_across_ends_of_episodes(trainer, m
     algorithm.env_runner.sample()  # so that the next one begins in the middle of episodes
     (rollout,) = algorithm.env_runner.sample()
     assert rollout.state.any()
-    assert rollout.done.any(0).all()
+    assert rollout.terminated.any(0).all()
     learner = algorithm.learner_group._learner
     pipeline = learner._learner_connector
     columns = pipeline(rl_module=learner.module, batch={}, episodes=[rollout], shared_data={})
     batch = columns[DEFAULT_MODULE_ID]
-    assert np.array_equal(batch[BEGINS][:, 1:].T, rollout.done[:-1])
+    assert np.array_equal(batch[BEGINS][:, 1:].T, rollout.terminated[:-1])
     assert not batch[BEGINS][:, 0].any()
     with torch.no_grad():
         answer = learner.module[DEFAULT_MODULE_ID].unwrapped()._forward_train(batch)
@@ -67,7 +67,7 @@ def test_a_grown_recurrent_lane_is_restored_evaluated_and_traced(trainer, tmp_pa
     trainer.run_interval(1)
     report = trainer.apply(grow(spec, 2, initialiser="clone_split"))
     assert report.probe_change == pytest.approx(0.0, abs=1e-6)
-    assert trainer.run_interval(2).steps == 256
+    assert trainer.run_interval(2, 1).steps == 256
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
     ref = trainer.save(str(tmp_path / "c"), 1)
     other = RLTrainer()
@@ -101,7 +101,7 @@ def test_two_learners_share_the_environments_and_stay_equal(trainer):
     trainer.start(stage(spec))
     assert trainer.run_interval(1).steps == 128
     trainer.apply(grow(spec, 2))
-    assert trainer.run_interval(2).steps == 256
+    assert trainer.run_interval(2, 1).steps == 256
     prints = trainer._open_algorithm._each_learner(lambda learner: learner.fingerprint())
     assert len(prints) == 2
     assert len(set(prints)) == 1

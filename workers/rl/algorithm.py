@@ -1,7 +1,7 @@
-"""RLlib's PPO with growth: what a lane needs of the Algorithm, its runners and its learners.
+"""RLlib's PPO with growth: updates, edits, task switches and state of runners and learners.
 
 Weights are pushed to the runners by blocking calls that cannot be dropped and cannot be refused
-as old; a runner that comes back is pointed at the current task again. Knows no checkpoint files.
+as old; a restarted runner is given the current task again. Knows no checkpoint files.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from workers.contract import (
     LaneSpec,
     LostError,
     RunError,
+    StageSpec,
 )
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
-from workers.rl.environments.gymnasium_vector import spaces
-from workers.rl.learner import GrowableLearner, LearnerState
+from workers.rl.environments.vector_env import spaces
+from workers.rl.learner import Counts, GrowableLearner, LearnerState, UpdateSettings
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
@@ -50,7 +51,7 @@ PUSH_TIMEOUT = 120.0
 
 @dataclass(slots=True)
 class Update:
-    """What the last update did: the steps it was made of and what it measured."""
+    """Result of one update: its environment steps, ended episodes and the learner's metrics."""
 
     steps: int = 0
     episodes: list[Episode] = field(default_factory=list)
@@ -58,7 +59,11 @@ class Update:
 
 
 class GrowablePPO(PPO):
-    """PPO whose runners and learners follow edits and task switches without a rebuild."""
+    """PPO whose runners and learners follow edits and task switches without a rebuild.
+
+    ``update`` is the one way to train: RLlib's own ``train`` would call ``training_step`` without
+    settings.
+    """
 
     # RLlib declares these as optional; in a built Algorithm they are there.
     config: Any
@@ -67,18 +72,26 @@ class GrowablePPO(PPO):
     env_runner_group: Any
 
     setting: Setting | None = None
-    """What the runners are pointed at."""
-    last = Update()
-    lr: float | None = None
-    """Learning rate of the next update; None = as it is."""
-    progress = 0.0
-    """Share of the stage that is done before the next update."""
+    """What the runners play."""
+    _made_with: UpdateSettings | None = None
+    _last = Update()
 
     # ------------------------------------------------------------ one update
 
+    def update(self, made_with: UpdateSettings) -> Update:
+        """One rollout of every runner, and all epochs over it.
+
+        RLlib takes no arguments on the way from ``train`` (which restores lost runners) to
+        ``training_step``: they are handed over here alone. An update of 0 steps: no runner
+        answered.
+        """
+        self._made_with, self._last = made_with, Update()
+        self.train()
+        return self._last
+
     def training_step(self) -> None:
-        """One rollout of every runner and the update learnt from it; sets ``last``."""
-        self.last = Update()
+        """RLlib's hook inside ``update``."""
+        assert self._made_with is not None, "train by update(...)"
         sampled: Any = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             max_env_steps=self.config.total_train_batch_size,
@@ -94,21 +107,20 @@ class GrowablePPO(PPO):
         learnt = self.learner_group.update(
             episodes=rollouts,
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
-            lr=self.lr,
-            progress=self.progress,
+            made_with=self._made_with,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
         )
         self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
         self.push_weights()
-        self.last = Update(
+        self._last = Update(
             steps=sum(len(rollout) for rollout in rollouts),
             episodes=[episode for rollout in rollouts for episode in rollout.finished],
             metrics=_scalars(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID))),
         )
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib's restore, then the current weights, shape and task for those that came back."""
+        """RLlib's restore, then current weights, architecture and task for the restarted ones."""
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored:
             self.push_weights(restored)
@@ -119,12 +131,12 @@ class GrowablePPO(PPO):
     # ------------------------------------------------------------ runners
 
     def point_at(self, setting: Setting, runners: list[int] | None = None) -> None:
-        """Point runners (all, where none is named) at a task."""
+        """Set the task of runners (of all, where none is named)."""
         self.setting = setting
         self._each_runner(lambda runner: runner.point_at(setting), runners)
 
     def push_weights(self, runners: list[int] | None = None) -> None:
-        """Give runners the learner's weights and shape; returns when all have them.
+        """Send runners the learner's weights and architecture; returns when all have them.
 
         One that does not answer within PUSH_TIMEOUT takes them before its next sample: Ray keeps
         the order of calls.
@@ -148,7 +160,7 @@ class GrowablePPO(PPO):
     def _each_runner(
         self, call: Callable[[BatchEnvRunner], Any], runners: list[int] | None
     ) -> list[Any]:
-        """Answers of the runners that live; a dead one is told again when it comes back."""
+        """Answers of the live runners; ``restore_env_runners`` repeats it for restarted ones."""
         group = self.env_runner_group
         answers: list[Any] = group.foreach_env_runner(
             call,
@@ -159,10 +171,10 @@ class GrowablePPO(PPO):
         return answers
 
     def align(self) -> None:
-        """See to it that learners are equal and runners act with the learners' very model.
+        """Prove that all learners hold equal models and all runners act with the same one.
 
-        A runner that died while nobody asked it has been built anew from the old config: it is
-        brought up. Raises DivergedError where any replica that answers differs after that.
+        A runner that died unnoticed was restarted with the config's architecture: it is sent the
+        current weights and task. Raises DivergedError where a fingerprint differs after that.
         """
         if self.config.num_learners > 1:
             prints = set(self._each_learner(lambda learner: learner.fingerprint()))
@@ -181,7 +193,7 @@ class GrowablePPO(PPO):
             )
 
     def _differing(self, wanted: str, runners: list[int] | None) -> list[int]:
-        """Runners with another model than this one, or at another task."""
+        """Indices of runners whose model fingerprint or task differs."""
         answers = self._each_runner(
             lambda runner: (runner.worker_index, runner.fingerprint(), runner.setting), runners
         )
@@ -189,12 +201,30 @@ class GrowablePPO(PPO):
 
     # ------------------------------------------------------------ learners
 
-    def learn_for(self, domains: tuple[str, ...], domain: str) -> None:
-        """Samples are of this domain, one of all of the stream's, from here on."""
-        self._each_learner(lambda learner: learner.learn_for(domains, domain))
+    def begin_stage(self, stage: StageSpec, domains: tuple[str, ...]) -> None:
+        """Set the stage of all learners, in a stream of these domains."""
+        self._each_learner(lambda learner: learner.begin_stage(stage, domains))
+
+    def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
+        """Gate weights and counts summed over all learners, and mean auxiliary losses by name,
+        since the last call."""
+        taken = self._each_learner(lambda learner: learner.take_figures())
+        gates, counts, _ = taken[0]
+        losses = [own for _, _, own in taken]
+        means = {name: sum(own[name] for own in losses) / len(losses) for name in losses[0]}
+        return gates, counts, means
+
+    def check_revision(self, revision: int) -> None:
+        """Raise DivergedError where a learner has not taken exactly the edits up to this one."""
+        found = self._each_learner(lambda learner: learner.revision)
+        if set(found) != {revision}:
+            raise DivergedError(
+                f"to be trained at revision {revision} of the model, its learners are at "
+                f"{', '.join(map(str, sorted(set(found))))}"
+            )
 
     def apply_edit(self, edit: Edit) -> list[EditReport]:
-        """Apply an edit in every learner, then in every runner; those that answer must prove it."""
+        """Apply an edit in every learner and send it to every runner; fingerprints must agree."""
         seen = self._each_runner(lambda runner: runner.observe(), None)
         if not seen:
             raise LostError("no environment runner answers: all are dead")
@@ -214,12 +244,12 @@ class GrowablePPO(PPO):
         self.push_weights()
 
     def reseed(self, seed: int) -> None:
-        """Fix what learners and runners draw from here on."""
+        """Seed the minibatch order of learners and the actions of runners."""
         self._each_learner(lambda learner: learner.reseed(seed))
         self._each_runner(lambda runner: runner.reseed(seed), None)
 
     def ask(self, question: Callable[[GrowableLearner], Any]) -> Any:
-        """What the first learner answers."""
+        """Answer of the first learner; all are called."""
         return self._each_learner(question)[0]
 
     def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:
@@ -290,13 +320,13 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
         .debugging(seed=lane.seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     )
-    algorithm: Any = _ppo(config, training, learners).build_algo()
+    algorithm: Any = _ppo(config, training, learners, lane).build_algo()
     assert isinstance(algorithm, GrowablePPO)
     return algorithm
 
 
 def _check_cores(training: PPOTraining.Config) -> None:
-    """RLlib waits for ever for a core that does not exist; say so instead."""
+    """Raise InputError where RLlib would wait for ever for cores the cluster lacks."""
     wanted = training.num_env_runners + training.num_learners
     if not wanted:
         return
@@ -310,8 +340,10 @@ def _check_cores(training: PPOTraining.Config) -> None:
         )
 
 
-def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOConfig:
-    """The settings of PPO itself."""
+def _ppo(
+    config: PPOConfig, training: PPOTraining.Config, learners: int, lane: LaneSpec
+) -> PPOConfig:
+    """PPO's hyperparameters, learner class and learner pipeline."""
 
     def to_batch(observations: Any, actions: Any) -> RolloutsToBatch:
         return RolloutsToBatch(
@@ -330,6 +362,8 @@ def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOC
             "clip_values": training.clip_values,
             "normalise_each_minibatch": training.advantages == "minibatch",
             "value_rate": training.value_rate,
+            "method": lane.settings["method"],
+            "seed": lane.seed,
         },
     )
     return config.training(

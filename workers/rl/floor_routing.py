@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.models.actor_critic import ActorCritic
-from workers.moe.routed import recording, take_gate_weights
+from workers.models.acting import ActingModel
+from workers.moe.telemetry import recording, usage
 from workers.rl.building import sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment
@@ -30,7 +30,7 @@ Gates = dict[str, list[float]]
 class Routing:
     """Gate weights of a model, summed up by floor."""
 
-    def __init__(self, model: ActorCritic) -> None:
+    def __init__(self, model: ActingModel) -> None:
         self.model = model
         self._sums: dict[tuple[str, int], NDArray[np.float64]] = {}
         self._counts: dict[int, int] = defaultdict(int)
@@ -49,7 +49,7 @@ class Routing:
             with recording(self.model):
                 answers.append(self.model.step(observations[place], state[place]))
                 if floor != NOWHERE:
-                    self._count(int(floor), len(place), take_gate_weights(self.model))
+                    self._count(int(floor), len(place), usage(self.model))
             places.append(place)
         order = torch.cat(places).argsort()
         logits, after = (torch.cat(parts)[order] for parts in zip(*answers, strict=True))
@@ -87,7 +87,7 @@ class Trace:
 
 
 @torch.inference_mode()
-def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
+def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
     """Play the first environment's first episode and note every step of the routers."""
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
@@ -98,11 +98,12 @@ def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, see
         floors.append(int(engine.floors()[0]))
         with recording(model):
             model.step(seen[:1], state[:1])
-            for layer, weights in take_gate_weights(model).items():
+            for layer, weights in usage(model).items():
                 gates[layer].append(weights)
         logits, state = model.step(seen, state)
         actions, _ = sample_actions(logits, generator)
-        observations, _, done = engine.step(actions.numpy())
+        observations, _, terminated, truncated = engine.step(actions.numpy())
+        done = terminated | truncated
         if done[0]:
             break
         if done.any():

@@ -1,4 +1,4 @@
-"""Follows the routers of a saved agent through one episode. Knows no run and draws nothing."""
+"""Gate weights of a checkpoint's routers, step by step through one episode."""
 
 from __future__ import annotations
 

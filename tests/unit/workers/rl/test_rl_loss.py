@@ -7,7 +7,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import nn
 
-from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
+from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
+from workers.rl.signals import SIGNALS, signals
 
 WEIGHTS = LossWeights(clip=0.2, value=0.25, clip_values=False, entropy=0.01, kl=0.0)
 
@@ -122,3 +123,32 @@ def test_a_step_that_is_not_a_number_is_left_out_and_counted():
     step((net(torch.ones(1, 2)) * float("nan")).sum())
     assert torch.equal(net.weight, before)
     assert step.skipped() == 1.0
+
+
+def test_hooks_come_between_backward_pass_and_step_and_after_it():
+    net, seen = nn.Linear(2, 1), []
+    before = net.weight.clone()
+
+    def backward() -> None:
+        seen.append(("gradient", net.weight.grad is not None, torch.equal(net.weight, before)))
+
+    def stepped() -> None:
+        seen.append(("moved", not torch.equal(net.weight, before)))
+
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    step = ClippedStep(optimizer, list(net.parameters()), 1.0, backward, stepped)
+    step(net(torch.ones(1, 2)).sum())
+    assert seen == [("gradient", True, True), ("moved", True)]
+
+
+def test_named_losses_are_averaged_over_the_steps_that_had_them():
+    means = RunningMeans()
+    means.add({"loss/a/0": torch.tensor(1.0, requires_grad=True), "loss/b/0": torch.tensor(5.0)})
+    means.add({"loss/a/0": torch.tensor(2.0)})
+    assert means.take() == {"loss/a/0": 1.5, "loss/b/0": 5.0}
+    assert means.take() == {}
+
+
+def test_signals_are_the_documented_figures_only():
+    assert signals({"loss": 1.0, "skipped": 0.0, "kl": 0.5}) == {"loss": 1.0, "kl": 0.5}
+    assert all(signal.unit and signal.meaning for signal in SIGNALS.values())
