@@ -226,7 +226,7 @@ def _raw(form: str) -> Callable[[Any], Step]:
 
         def step() -> Work:
             for actions in rng.integers(0, engine.actions, (args.rollout, args.envs)):
-                _, _, done = engine.step(actions)
+                _, _, done, _ = engine.step(actions)
                 if done.any():
                     engine.renew(np.flatnonzero(done))
             return Work(args.rollout * args.envs)

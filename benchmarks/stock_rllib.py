@@ -17,7 +17,7 @@ def stock(args: Any, *, vectorised: bool) -> Callable[[], int]:
     from ray.tune.registry import register_env
 
     from workers.rl import ENVIRONMENTS
-    from workers.rl.environments.gymnasium_vector import VectorEnvironment
+    from workers.rl.environments.vector_env import VectorEnvironment
 
     def create(context: Any) -> Any:
         if not vectorised:

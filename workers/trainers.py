@@ -22,7 +22,7 @@ class Engine:
     training: str
     """Kind of ``[training]`` its lanes must have."""
     model: str
-    """Kind of ``[model]`` its lanes must have."""
+    """Capability the ``[model]`` of its lanes must have (``workers.models.Model``)."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
     replicas: bool
@@ -39,7 +39,7 @@ ENGINES: dict[str, Engine] = {
         trainer="workers.supervised.trainer:SupervisedTrainer",
         evaluator="workers.supervised.evaluator:SupervisedEvaluator",
         training="supervised",
-        model="classifier",
+        model="labels",
         exact=True,
         replicas=True,
     ),
@@ -47,7 +47,7 @@ ENGINES: dict[str, Engine] = {
         trainer="workers.rl.trainer:RLTrainer",
         evaluator="workers.rl.evaluator:RLEvaluator",
         training="ppo",
-        model="actor_critic",
+        model="acts",
         exact=False,
         replicas=False,
         instead="training.num_learners",

@@ -13,39 +13,57 @@ from typing import Any
 from orchestrator.config import domain_checks
 from orchestrator.policies import GROWTH
 from workers import trainers
-from workers.tables import Problem, construct
+from workers.contract import LaneSettings
+from workers.tables import Problem, construct, lookup
 
 
 def mismatches(sections: Mapping[str, Any], seeds: list[int], path: str) -> list[Problem]:
     """What no single section can check: engine and kinds fit, the stream can be read, seeds."""
+    from workers.methods import METHODS
+    from workers.models import capability_problem
+
     problems: list[Problem] = []
     if not seeds or len(set(seeds)) != len(seeds):
         problems.append(Problem(f"{path}.seeds", f"got {seeds}", "give different numbers"))
         return problems
     stream = construct(trainers.streams(), sections["stream"], seeds[0])
     engine = trainers.ENGINES[stream.engine]
-    for name, wanted in (("training", engine.training), ("model", engine.model)):
-        found = sections[name].kind
-        if found != wanted and ":" not in found:
-            problems.append(
-                Problem(
-                    f"{path}.{name}.kind",
-                    f"got {found!r} with stream {sections['stream'].kind!r}",
-                    f"a stream of engine {stream.engine} needs {name}.kind = {wanted!r}",
-                )
+    found = sections["training"].kind
+    if found != engine.training and ":" not in found:
+        problems.append(
+            Problem(
+                f"{path}.training.kind",
+                f"got {found!r} with stream {sections['stream'].kind!r}",
+                f"a stream of engine {stream.engine} needs training.kind = {engine.training!r}",
             )
-    if stream.engine == "rl" and sections["method"].kind != "finetune":
-        found = sections["method"].kind
-        allowed = "lanes of engine rl know method 'finetune'"
-        problems.append(Problem(f"{path}.method.kind", f"got {found!r}", allowed))
+        )
+    unable = capability_problem(sections["model"].kind, engine.model, f"{path}.model.kind")
+    problems += [unable] if unable is not None else []
+    method: Any = lookup(METHODS, sections["method"].kind, f"{path}.method.kind")
+    if stream.engine not in method.works_with:
+        trained_by = ", ".join(sorted(method.works_with))
+        what = f"{sections['method'].kind!r} has hooks that only these trainers call: {trained_by}"
+        allowed = f"the stream is trained by {stream.engine}: use another method, e.g. 'finetune'"
+        problems.append(Problem(f"{path}.method.kind", what, allowed))
     problems += [replace(item, path=f"{path}.{item.path}") for item in stream.problems()]
     if problems:
         return problems
-    fits: Any = getattr(sections["training"], "problems", lambda model: [])
-    problems += [replace(item, path=f"{path}.{item.path}") for item in fits(sections["model"])]
+    tasks = tuple(stream.tasks())
+    settings = LaneSettings(
+        sections=sections,
+        policies={},
+        tasks=tasks,
+        domains=tuple(dict.fromkeys(name for task in tasks for name in task.domains)),
+        trainer=stream.engine,
+        acts=engine.acts,
+        workers=1,
+        intervals=sections["training"].intervals,
+    )
+    for name in ("stream", "training"):
+        fits: Any = getattr(sections[name], "problems", lambda lane: [])
+        problems += [replace(item, path=f"{path}.{item.path}") for item in fits(settings)]
     if problems:
         return problems
-    tasks = tuple(stream.tasks())
     found = domain_checks.problems(sections, tasks, engine.acts)
     problems = [replace(item, path=f"{path}.{item.path}") for item in found]
     return problems + _growth_problems(sections, len(tasks), path)

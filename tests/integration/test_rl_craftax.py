@@ -24,7 +24,7 @@ def play(engine, steps: int, seed: int = 0):
     rng = np.random.default_rng(seed)
     trace = []
     for _ in range(steps):
-        observations, rewards, done = engine.step(rng.integers(0, engine.actions, ENVS))
+        observations, rewards, done, _ = engine.step(rng.integers(0, engine.actions, ENVS))
         trace.append((observations.sum(), rewards.copy(), done.copy()))
         if done.any():
             engine.renew(np.flatnonzero(done))
@@ -79,7 +79,7 @@ def test_the_engines_reward_is_craftaxs_own(engine):
         first = jax.tree.map(lambda leaf: leaf[0].copy(), engine._state)
         keys = jax.random.split(jax.random.fold_in(engine._key, np.uint32(2 * count)), ENVS)
         _, _, wanted, _, _ = environment.step(keys[0], first, actions[0], params)
-        _, rewards, done = engine.step(actions)
+        _, rewards, done, _ = engine.step(actions)
         assert rewards[0] == pytest.approx(float(wanted), abs=1e-6)
         if done.any():
             engine.renew(np.flatnonzero(done))

@@ -82,7 +82,7 @@ def test_both_forms_of_one_game_are_played_alike():
         engine.seed(3)
         rng, trace = np.random.default_rng(0), [np.array(engine.reset())]
         for _ in range(30):
-            observations, rewards, done = engine.step(rng.integers(0, engine.actions, 8))
+            observations, rewards, done, _ = engine.step(rng.integers(0, engine.actions, 8))
             if done.any():
                 observations = engine.renew(np.flatnonzero(done))
             trace += [np.array(observations), rewards]
@@ -99,7 +99,7 @@ def test_an_auto_reset_environment_shows_the_new_episode_at_once():
     engine.reset()
     lengths = []
     for step in range(1, 13):
-        observations, _, done = engine.step(np.zeros(8, int))
+        observations, _, done, _ = engine.step(np.zeros(8, int))
         before = np.array(observations)
         if done.any():
             lengths.append(step)

@@ -84,7 +84,7 @@ def test_images_are_bytes_and_only_ended_worlds_are_shown_anew(name):
     assert len({image.tobytes() for image in seen}) == ENVS
     lengths = []
     for step in range(1, 13):
-        observations, rewards, done = engine.step(np.zeros(ENVS, int))
+        observations, rewards, done, _ = engine.step(np.zeros(ENVS, int))
         assert observations.dtype == np.uint8
         assert rewards.shape == (ENVS,)
         if done.any():
@@ -110,7 +110,7 @@ def test_images_are_craftaxs_own_rounded(name):
     rng = np.random.default_rng(0)
     picture = jax.jit(jax.vmap(shared_environment(name).get_obs))
     for _ in range(20):
-        seen, _, done = engine.step(rng.integers(0, engine.actions, ENVS))
+        seen, _, done, _ = engine.step(rng.integers(0, engine.actions, ENVS))
         assert np.abs(np.asarray(picture(engine._state)) * 255.0 - seen).max() <= 0.5 + 1e-3
         if done.any():
             engine.renew(np.flatnonzero(done))

@@ -6,6 +6,7 @@ Knows no torch, no Ray and no file system: any process may import it in millisec
 from workers.contract.edits import Cause, Duplicate, Edit, Grow, RefreshMask, Role, SetPhase
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
+from workers.contract.lane_settings import LaneSettings
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
     CheckpointRef,
@@ -34,6 +35,7 @@ __all__ = [
     "InputError",
     "IntervalReport",
     "Json",
+    "LaneSettings",
     "LaneSpec",
     "LayerShape",
     "LostError",

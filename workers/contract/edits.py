@@ -32,6 +32,8 @@ class Grow:
     reading: Literal["unmask", "rescale"] = "unmask"
     """``unmask``: widths fixed by the final count; ``rescale``: widths shrink at each growth."""
     optimizer: Literal["keep", "reset"] = "keep"
+    revision: int = 0
+    """Number of the edit within its lane, from 1."""
     cause: Cause
 
 
@@ -73,6 +75,8 @@ class RefreshMask:
     owners: dict[str, dict[str, str]] = field(default_factory=dict)
     """Layer -> expert id -> owning domain: of the copies, or of claimed experts."""
     seed: int
+    revision: int = 0
+    """Number of the edit within its lane, from 1."""
     cause: Cause
 
 
@@ -93,6 +97,8 @@ class SetPhase:
     adapt: bool = False
     """Adaptive routers take over from the linear ones trained so far: their teachers from now."""
     seed: int
+    revision: int = 0
+    """Number of the edit within its lane, from 1."""
     cause: Cause
 
 

@@ -107,6 +107,8 @@ class IntervalReport:
     """Domain -> tokens trained on, each counted once a layer."""
     mask_version: int = 0
     """Version of the gradient masks the interval was trained under; 0 = none yet."""
+    revision: int = 0
+    """Edits that the model had taken when the interval was trained."""
     signals: dict[str, float] = field(default_factory=dict)
     """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
     seconds: float

@@ -7,16 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.contract import StageSpec
+from workers.contract import EditReport, StageSpec
 from workers.streams import TaskData
 
 Batch = tuple[Tensor, Tensor]
 """(inputs float32 [B, C, H, W], labels int64 [B])."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodContext:
+    """What a hook of a method may look at and change, as it stands when the hook is called."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    stage: StageSpec
+    data: TaskData | None
+    """The stage's data; None where the model learns from an environment."""
+    domains: tuple[str, ...]
+    """Every domain of the stream, in order of appearance."""
+    device: torch.device
+    objective: Any
+    """What scores outputs; None where the model learns from an environment."""
+    seed: int
 
 
 class Method:
@@ -39,6 +57,10 @@ class Method:
     """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
     specialises: bool = False
     """Whether it masks experts itself, so that domains matter even where there is but one."""
+
+    works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
+    """Trainers that call every hook it overrides. One that overrides no other hooks than
+    ``after_backward``, ``after_step`` and ``edited`` also works with "rl"."""
 
     def __init__(self, config: Any, seed: int) -> None:
         self.config = config
@@ -74,11 +96,20 @@ class Method:
     def end_stage(self, current: TaskData) -> None:
         """Learn from the task that was just trained on, e.g. remember samples of it."""
 
+    def after_backward(self, context: MethodContext) -> None:
+        """Change the gradients of a step before they are followed (projection, penalties)."""
+
+    def after_step(self, context: MethodContext) -> None:
+        """Look at, or change, the parameters after a gradient step (resets of units)."""
+
+    def edited(self, context: MethodContext, report: EditReport) -> None:
+        """Follow an edit that has just changed the model."""
+
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that must survive a restart, random generators included."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor], model: Any = None) -> None:
         """Continue exactly where ``state`` was taken."""
         assert not state, f"{type(self).__name__} keeps no state but got {sorted(state)}"
 

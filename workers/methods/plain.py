@@ -20,6 +20,8 @@ class Finetune(Method):
 
         kind: str = "finetune"
 
+    works_with = frozenset({"supervised", "rl"})
+
 
 class Joint(Method):
     """Train each stage on the data of all tasks so far: the upper bound, not continual."""

@@ -78,7 +78,7 @@ class Replay(Method):
             "rng": self._rng.get_state(),
         }
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor], model: Any = None) -> None:
         self._x = state["x"].cpu().clone()
         self._y = state["y"].cpu().clone()
         self._seen = int(state["seen"])

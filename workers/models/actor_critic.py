@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import ops
 from workers.compact_layout import Compact
 from workers.contract import InputError, derive_seed
+from workers.models.acting import ActingModel
 from workers.models.cores import CORES, Past
 from workers.moe.layer import MoELayer
 from workers.moe.seeding import seeded
@@ -25,7 +26,7 @@ FILTERS = 32
 Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(ActingModel):
     """Policy and value: a dense encoder, a core if wanted, mixture layers, last layers dense.
 
     The parameters depend on (config, observation_shape, actions, seed) only, not on the form in
@@ -35,6 +36,9 @@ class ActorCritic(nn.Module):
     sequences, ``past`` says what went before them; without it every observation is the first of
     an episode.
     """
+
+    not_acting = ("critic",)
+    reads_compact = True
 
     value_mean: Tensor
     value_spread: Tensor
@@ -79,6 +83,11 @@ class ActorCritic(nn.Module):
                     f"got {self.encoder} and {self.hidden}"
                 )
 
+    @classmethod
+    def remembers(cls, config: Any) -> bool:
+        """Whether it has a recurrent core."""
+        return config.core.kind != "none"
+
     def __init__(
         self,
         config: Config,
@@ -92,6 +101,7 @@ class ActorCritic(nn.Module):
         self.encoder = _encoder(config, observation_shape, layout, derive_seed(seed, "encoder"))
         outputs = self.encoder.outputs
         self.core = construct(CORES, config.core, outputs, derive_seed(seed, "core"))
+        self.state_size = self.core.state_size
         self.layers = _hidden(config, self.core.outputs, seed)
         with seeded(derive_seed(seed, "heads")):
             self.actor = _orthogonal(nn.Linear(config.hidden[-1], actions), 0.01)
@@ -109,21 +119,6 @@ class ActorCritic(nn.Module):
         if config.normalise_values:
             self.register_buffer("value_mean", torch.zeros(()))
             self.register_buffer("value_spread", torch.ones(()))
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether answers depend on what went before."""
-        return self.state_size > 0
-
-    @property
-    def state_size(self) -> int:
-        """Numbers the core carries from step to step; 0 where it carries none."""
-        size: int = self.core.state_size
-        return size
-
-    def initial_state(self, batch: int) -> Tensor:
-        """State of the core before the first step of an episode [batch, state_size]."""
-        return next(self.parameters()).new_zeros(batch, self.state_size)
 
     def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, actions] of one more step of B episodes, and the core's state [B, S] then."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
+from workers.models.base import Model
 from workers.models.heads import HEADS
 from workers.moe.telemetry import routed, take_auxiliary
 from workers.tables import choice, construct
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """Image or vector classifier: a dense backbone and a head that may grow.
 
     The parameters depend on (config, input_shape, outputs, seed) only.
     """
+
+    capabilities = frozenset({"labels"})
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

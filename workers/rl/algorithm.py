@@ -33,11 +33,12 @@ from workers.contract import (
     LaneSpec,
     LostError,
     RunError,
+    StageSpec,
 )
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
-from workers.rl.environments.gymnasium_vector import spaces
-from workers.rl.learner import GrowableLearner, LearnerState
+from workers.rl.environments.vector_env import spaces
+from workers.rl.learner import Counts, GrowableLearner, LearnerState, UpdateSettings
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
@@ -58,7 +59,11 @@ class Update:
 
 
 class GrowablePPO(PPO):
-    """PPO whose runners and learners follow edits and task switches without a rebuild."""
+    """PPO whose runners and learners follow edits and task switches without a rebuild.
+
+    ``update`` is the one way to train: RLlib's own ``train`` would call ``training_step`` without
+    settings.
+    """
 
     # RLlib declares these as optional; in a built Algorithm they are there.
     config: Any
@@ -67,18 +72,26 @@ class GrowablePPO(PPO):
     env_runner_group: Any
 
     setting: Setting | None = None
-    """What the runners are pointed at."""
-    last = Update()
-    lr: float | None = None
-    """Learning rate of the next update; None = as it is."""
-    progress = 0.0
-    """Share of the stage that is done before the next update."""
+    """What the runners play."""
+    _made_with: UpdateSettings | None = None
+    _last = Update()
 
     # ------------------------------------------------------------ one update
 
+    def update(self, made_with: UpdateSettings) -> Update:
+        """One rollout of every runner, and all epochs over it.
+
+        RLlib takes no arguments on the way from ``train`` (which restores lost runners) to
+        ``training_step``: they are handed over here alone. An update of 0 steps: no runner
+        answered.
+        """
+        self._made_with, self._last = made_with, Update()
+        self.train()
+        return self._last
+
     def training_step(self) -> None:
-        """One rollout of every runner and the update learnt from it; sets ``last``."""
-        self.last = Update()
+        """RLlib's hook inside ``update``."""
+        assert self._made_with is not None, "train by update(...)"
         sampled: Any = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             max_env_steps=self.config.total_train_batch_size,
@@ -94,14 +107,13 @@ class GrowablePPO(PPO):
         learnt = self.learner_group.update(
             episodes=rollouts,
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: lifetime},
-            lr=self.lr,
-            progress=self.progress,
+            made_with=self._made_with,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
         )
         self.metrics.aggregate(learnt, key=LEARNER_RESULTS)
         self.push_weights()
-        self.last = Update(
+        self._last = Update(
             steps=sum(len(rollout) for rollout in rollouts),
             episodes=[episode for rollout in rollouts for episode in rollout.finished],
             metrics=_scalars(self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID))),
@@ -189,9 +201,27 @@ class GrowablePPO(PPO):
 
     # ------------------------------------------------------------ learners
 
-    def learn_for(self, domains: tuple[str, ...], domain: str) -> None:
-        """Samples are of this domain, one of all of the stream's, from here on."""
-        self._each_learner(lambda learner: learner.learn_for(domains, domain))
+    def begin_stage(self, stage: StageSpec, domains: tuple[str, ...]) -> None:
+        """Learners learn this stage from here on, in a stream of these domains."""
+        self._each_learner(lambda learner: learner.begin_stage(stage, domains))
+
+    def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
+        """Gate weights and counts over all learners, and means of auxiliary losses by name, since
+        the last call."""
+        taken = self._each_learner(lambda learner: learner.take_figures())
+        gates, counts, _ = taken[0]
+        losses = [own for _, _, own in taken]
+        means = {name: sum(own[name] for own in losses) / len(losses) for name in losses[0]}
+        return gates, counts, means
+
+    def check_revision(self, revision: int) -> None:
+        """Raise DivergedError where a learner has not taken exactly the edits up to this one."""
+        found = self._each_learner(lambda learner: learner.revision)
+        if set(found) != {revision}:
+            raise DivergedError(
+                f"to be trained at revision {revision} of the model, its learners are at "
+                f"{', '.join(map(str, sorted(set(found))))}"
+            )
 
     def apply_edit(self, edit: Edit) -> list[EditReport]:
         """Apply an edit in every learner, then in every runner; those that answer must prove it."""
@@ -290,7 +320,7 @@ def build(lane: LaneSpec, training: PPOTraining.Config) -> GrowablePPO:
         .debugging(seed=lane.seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     )
-    algorithm: Any = _ppo(config, training, learners).build_algo()
+    algorithm: Any = _ppo(config, training, learners, lane).build_algo()
     assert isinstance(algorithm, GrowablePPO)
     return algorithm
 
@@ -310,7 +340,9 @@ def _check_cores(training: PPOTraining.Config) -> None:
         )
 
 
-def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOConfig:
+def _ppo(
+    config: PPOConfig, training: PPOTraining.Config, learners: int, lane: LaneSpec
+) -> PPOConfig:
     """The settings of PPO itself."""
 
     def to_batch(observations: Any, actions: Any) -> RolloutsToBatch:
@@ -330,6 +362,8 @@ def _ppo(config: PPOConfig, training: PPOTraining.Config, learners: int) -> PPOC
             "clip_values": training.clip_values,
             "normalise_each_minibatch": training.advantages == "minibatch",
             "value_rate": training.value_rate,
+            "method": lane.settings["method"],
+            "seed": lane.seed,
         },
     )
     return config.training(

@@ -6,7 +6,6 @@ Knows torch but neither Ray nor RLlib.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +14,18 @@ from workers import checkpoint as checkpoints
 from workers.checkpoint import Checkpoint
 from workers.compact_layout import Compact
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec
-from workers.models import MODELS
-from workers.models.actor_critic import ActorCritic
+from workers.models import MODELS, capability_problem
+from workers.models.acting import ActingModel
 from workers.parsing import checked
 from workers.rl import STREAM
+from workers.rl.streams import EnvironmentStream
 
 
-def build_stream(settings: Json, seed: int) -> Any:
+def build_stream(settings: Json, seed: int) -> EnvironmentStream:
     """The stream behind a lane's ``stream`` section."""
     cls, config = checked(STREAM, settings)
-    return cls(config, seed)
+    stream: EnvironmentStream = cls(config, seed)
+    return stream
 
 
 def build_model(
@@ -33,11 +34,16 @@ def build_model(
     actions: int,
     seed: int,
     layout: Compact | None = None,
-) -> ActorCritic:
-    """The untrained model behind a lane's ``model`` section."""
+) -> ActingModel:
+    """The untrained model behind a lane's ``model`` section.
+
+    Raises InputError where it cannot act.
+    """
+    problem = capability_problem(settings["kind"], "acts", "model.kind")
+    if problem is not None:
+        raise InputError(str(problem))
     cls, config = checked(MODELS, settings)
-    model = cls(config, observation_shape, actions, seed, layout)
-    assert isinstance(model, ActorCritic)
+    model: ActingModel = cls(config, observation_shape, actions, seed, layout)
     return model
 
 

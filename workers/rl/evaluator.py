@@ -19,7 +19,7 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
-from workers.models.actor_critic import ActorCritic
+from workers.models.acting import ActingModel
 from workers.moe.growth.surgery import ensure_arch
 from workers.parsing import checked
 from workers.rl import TRAINING
@@ -55,7 +55,9 @@ class RLEvaluator:
                 seed=derive_seed(lane.seed, "actions", task.name),
                 routing=routing,
             )
-            figures = summary(episodes, stream.largest_return(task))
+            figures = summary(
+                episodes, stream.largest_return(task), stream.smallest_return(task)
+            )
             scores.append(figures["return_share"])
             details[task.name] = figures | routing.by_floor()
             gates[task.name] = routing.total()
@@ -64,7 +66,7 @@ class RLEvaluator:
         )
 
 
-def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorCritic:
+def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActingModel:
     """The model of a checkpoint, in the shape it had grown to."""
     saved = read(checkpoint, lane)
     facts = stream.facts
@@ -82,7 +84,7 @@ def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActorC
 
 @torch.inference_mode()
 def play(
-    model: ActorCritic,
+    model: ActingModel,
     engine: BatchedEnvironment,
     *,
     episodes: int,
@@ -109,12 +111,20 @@ def play(
             floors = np.where(running, engine.floors(), NOWHERE)
             logits, state = routing.step(seen, state, floors)
         actions, _ = sample_actions(logits, generator)
-        observations, rewards, done = engine.step(actions.numpy())
+        observations, rewards, terminated, truncated = engine.step(actions.numpy())
+        done = terminated | truncated
         total[running] += rewards[running]
         length[running] += 1
         last = step + 1 == max_steps
         for i in np.flatnonzero(running & (done | last)):
-            played.append(Episode(int(i), float(total[i]), int(length[i]), engine.outcome(int(i))))
+            episode = Episode(
+                index=int(i),
+                total=float(total[i]),
+                length=int(length[i]),
+                outcome=engine.outcome(int(i)),
+                truncated=not terminated[i],
+            )
+            played.append(episode)
             running[i] = False
         if not running.any():
             break

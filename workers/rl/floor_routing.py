@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.models.actor_critic import ActorCritic
+from workers.models.acting import ActingModel
 from workers.moe.telemetry import recording, usage
 from workers.rl.building import sample_actions
 from workers.rl.dlpack import as_tensor
@@ -30,7 +30,7 @@ Gates = dict[str, list[float]]
 class Routing:
     """Gate weights of a model, summed up by floor."""
 
-    def __init__(self, model: ActorCritic) -> None:
+    def __init__(self, model: ActingModel) -> None:
         self.model = model
         self._sums: dict[tuple[str, int], NDArray[np.float64]] = {}
         self._counts: dict[int, int] = defaultdict(int)
@@ -87,7 +87,7 @@ class Trace:
 
 
 @torch.inference_mode()
-def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
+def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
     """Play the first environment's first episode and note every step of the routers."""
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
@@ -102,7 +102,8 @@ def trace(model: ActorCritic, engine: BatchedEnvironment, *, max_steps: int, see
                 gates[layer].append(weights)
         logits, state = model.step(seen, state)
         actions, _ = sample_actions(logits, generator)
-        observations, _, done = engine.step(actions.numpy())
+        observations, _, terminated, truncated = engine.step(actions.numpy())
+        done = terminated | truncated
         if done[0]:
             break
         if done.any():

@@ -6,7 +6,7 @@ raises the number of the weights so that no runner takes the new ones for old.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,17 +27,47 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
-from workers.contract import Edit, EditReport, Json, ModelShape
-from workers.models.actor_critic import ActorCritic
-from workers.moe.bank import ExpertBank
-from workers.moe.domains import specialise
+from workers.contract import (
+    DivergedError,
+    Edit,
+    EditReport,
+    Json,
+    ModelShape,
+    StageSpec,
+    derive_seed,
+)
+from workers.methods import METHODS
+from workers.methods.base import Method, MethodContext
+from workers.models.acting import ActingModel
 from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.telemetry import routed, take_auxiliary, usage
+from workers.moe.routed import (
+    StepContext,
+    drop_gradients,
+    routed_layers,
+    stepping,
+    take_counts,
+    take_gate_weights,
+)
+from workers.parsing import checked
 from workers.rl.building import freeze, frozen_names
-from workers.rl.loss import ClippedStep, LossWeights, divergence, ppo_loss
-from workers.rl.module import NOT_ACTING, past_of
+from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
+from workers.rl.module import past_of
 from workers.rl.rollout import standardised
+
+
+Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
+"""(layer -> domain -> samples that chose each expert, domain -> samples)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSettings:
+    """What one update is made with, besides its rollouts."""
+
+    lr: float
+    """Learning rate of all of its steps."""
+    progress: float
+    """Share of the stage that is done before it, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +76,38 @@ class LearnerState:
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    method: dict[str, Tensor]
+    """What the continual-learning method keeps (``Method.state``)."""
     architecture: Json
     frozen: tuple[str, ...]
     """Names of parameters that are not to be trained."""
     kl_coefficient: float
     lr: float
+    revision: int
+    """Number of the last edit that the model has taken; 0 = none."""
 
 
 class GrowableLearner(PPOTorchLearner):
-    """PPO on a growable model: edits, state by name, minibatches by index."""
+    """PPO on an ``ActingModel``: edits, state by name, minibatches by index, hooks of a method.
+
+    ``learner_config_dict`` holds ``clip_values``, ``normalise_each_minibatch``, ``value_rate``,
+    and the lane's ``method`` (its section of the settings) and ``seed``.
+    """
 
     _module: Any
+
+    def build(self) -> None:
+        """Build the model as RLlib does, then the lane's method and counters."""
+        super().build()
+        options = cast(Any, self.config).learner_config_dict
+        cls, config = checked(METHODS, options["method"])
+        self._seed = derive_seed(options["seed"], "method")
+        self._method: Method = cls(config, self._seed)
+        self._stage: StageSpec | None = None
+        self._domains: tuple[str, ...] = ()
+        self._losses = RunningMeans()
+        self.revision = 0
+        """Number of the last edit that the model has taken; 0 = none."""
 
     def configure_optimizers_for_module(self, module_id: Any, config: Any = None) -> None:
         """Adam over the model's own parameter names (Adam's epsilon as in PPO baselines)."""
@@ -73,12 +124,20 @@ class GrowableLearner(PPOTorchLearner):
     def apply_edit(self, edit: Edit, probe: NDArray[np.float32]) -> EditReport:
         """Change the model as the edit says; a repeated edit changes nothing.
 
-        ``probe`` [B, *observation_shape]: observations on which the change is measured.
+        ``probe`` [B, *observation_shape]: observations on which the change is measured. Raises
+        DivergedError where an edit before it is missing.
         """
+        if edit.revision > self.revision + 1:
+            raise DivergedError(
+                f"edit {edit.id} is number {edit.revision} of its lane, the model has taken "
+                f"{self.revision}: those between are missing"
+            )
         seen = torch.tensor(probe, device=self._device)
         report = surgery.apply(self._net, self._optimizer, edit, seen)
         self._register_parameters()
         self._weights_seq_no += 1
+        self.revision = max(self.revision, edit.revision)
+        self._method.edited(self._context(), report)
         return report
 
     def _register_parameters(self) -> None:
@@ -104,10 +163,12 @@ class GrowableLearner(PPOTorchLearner):
                 name: _kept(tensor)
                 for name, tensor in named_state(self._net, self._optimizer).items()
             },
+            method={name: _kept(tensor) for name, tensor in self._method.state().items()},
             architecture=surgery.arch(self._net),
             frozen=frozen_names(self._net),
             kl_coefficient=float(self._kl_coefficient),
             lr=float(self._get_optimizer_lr(self._optimizer)),
+            revision=self.revision,
         )
 
     def restore(self, state: LearnerState) -> None:
@@ -119,6 +180,8 @@ class GrowableLearner(PPOTorchLearner):
         self._register_parameters()
         self._kl_coefficient.data.fill_(state.kl_coefficient)
         self._set_optimizer_lr(self._optimizer, state.lr)
+        self._method.load_state(state.method, self._net)
+        self.revision = state.revision
         self._weights_seq_no += 1
 
     def reseed(self, seed: int) -> None:
@@ -129,40 +192,29 @@ class GrowableLearner(PPOTorchLearner):
         """Shape of the model as it stands."""
         return surgery.shape(self._net)
 
-    def usage(self) -> dict[str, list[float]]:
-        """Layer -> mean gate weight of each expert in training since the last call, in all
-        learners. To be called in all of them at once."""
-        return usage(self._net, self._total)
-
     def fingerprint(self) -> str:
         """Digest of the model as it stands."""
         return surgery.fingerprint(self._net)
 
     def acting_fingerprint(self) -> str:
-        """Digest of what a runner holds of the model: all but the critic."""
-        return surgery.fingerprint(self._net, without=NOT_ACTING)
+        """Digest of what a runner holds of the model: all but its ``not_acting`` parts."""
+        return surgery.fingerprint(self._net, without=self._net.not_acting)
 
-    # ------------------------------------------------------------ domains
+    # ------------------------------------------------------------ the stage and its figures
 
-    def learn_for(self, domains: tuple[str, ...], domain: str) -> None:
-        """Every sample from here on is of ``domain``, one of all the stream's ``domains``.
+    def begin_stage(self, stage: StageSpec, domains: tuple[str, ...]) -> None:
+        """Learn this stage from here on, in a stream of these ``domains``; counts begin anew."""
+        self._stage, self._domains = stage, domains
+        self.take_figures()
 
-        Counts begin anew.
-        """
-        index = torch.tensor([domains.index(domain)], device=self._device)
-        specialise.point(self._banks, domains, index)
-        specialise.take_counts(self._net)
-
-    def take_counts(self) -> specialise.Counts:
-        """How many samples of each domain chose each expert since the last call, in all learners.
+    def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
+        """Since the last call: mean gate weights by layer and the counts of samples by domain, in
+        all learners together, and the means of this learner's auxiliary losses by name.
 
         A sample counts once in each epoch. To be called in all learners at once.
         """
-        return specialise.take_counts(self._net, self._total)
-
-    def mask_version(self) -> int:
-        """Version of the masks it trains under; 0 = none yet."""
-        return specialise.mask_version(self._net)
+        gates = take_gate_weights(self._net, self._total)
+        return gates, take_counts(self._net, self._total), self._losses.take()
 
     def _total(self, counts: Tensor) -> Tensor:
         """The sum over all learners."""
@@ -179,47 +231,41 @@ class GrowableLearner(PPOTorchLearner):
     # ------------------------------------------------------------ training
 
     def update(  # type: ignore[override]
-        self, *, training_data: Any = None, episodes: Any = None, **settings: Any
+        self,
+        *,
+        training_data: Any = None,
+        episodes: Any = None,
+        made_with: UpdateSettings,
+        num_epochs: int,
+        minibatch_size: int,
+        timesteps: dict[str, Any] | None = None,
+        **_: Any,
     ) -> Any:
-        """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew.
-
-        ``settings`` are RLlib's ``timesteps``, ``num_epochs`` and ``minibatch_size``, and ``lr``
-        and ``progress`` (share of the stage that is done).
-        """
-        timesteps = settings.get("timesteps") or {}
-        self.before_gradient_based_update(timesteps=timesteps)
+        """All epochs over one batch; RLlib's own loop spends its time on every minibatch anew."""
+        self.before_gradient_based_update(timesteps=timesteps or {})
         training_data = training_data or TrainingData(episodes=episodes)
         training_data.solve_refs()
         batch = self._make_batch_if_necessary(training_data=training_data)
         columns = dict(batch.policy_batches[DEFAULT_MODULE_ID])
-        if settings.get("lr") is not None:
-            self._set_optimizer_lr(self._optimizer, settings["lr"])
-        specialise.set_progress(self._banks, settings.get("progress", 0.0))
+        self._set_optimizer_lr(self._optimizer, made_with.lr)
         self._weights_seq_no += 1
-        metrics = self._learn(columns, settings["num_epochs"], settings["minibatch_size"])
+        metrics = self._learn(columns, num_epochs, minibatch_size, made_with.progress)
         self.metrics.log_dict(metrics, key=DEFAULT_MODULE_ID, window=1)
         steps = (ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME)
         self.metrics.log_value(steps, len(batch), reduce="lifetime_sum")
-        self.after_gradient_based_update(timesteps=timesteps)
+        self.after_gradient_based_update(timesteps=timesteps or {})
         return self.metrics.reduce()
 
-    def _learn(self, columns: dict[str, Tensor], epochs: int, size: int) -> dict[str, float]:
+    def _learn(
+        self, columns: dict[str, Tensor], epochs: int, size: int, progress: float
+    ) -> dict[str, float]:
         net, optimizer, config = self._net, self._optimizer, cast(Any, self.config)
         options = config.learner_config_dict
-        module = self._module[DEFAULT_MODULE_ID]
         targets = columns[Postprocessing.VALUE_TARGETS]
         explained = _explained(targets, columns[Columns.VF_PREDS])
         net.follow(*self._moments(targets), options["value_rate"])
         columns[Postprocessing.VALUE_TARGETS] = net.scale(targets)
         columns[Columns.VF_PREDS] = net.scale(columns[Columns.VF_PREDS])
-        parameters = [p for p in net.parameters() if p.requires_grad]
-        banks = self._banks
-        step = ClippedStep(
-            optimizer,
-            parameters,
-            config.grad_clip,
-            drop=lambda: specialise.drop_masked(banks, self._anywhere),
-        )
         weights = LossWeights(
             clip=config.clip_param,
             value=config.vf_loss_coeff,
@@ -230,22 +276,73 @@ class GrowableLearner(PPOTorchLearner):
             ),
             kl=float(self._kl_coefficient),
         )
-        normalise, routers = options["normalise_each_minibatch"], routed(net)
+        step, normalise = self._step(config.grad_clip), options["normalise_each_minibatch"]
+        layers, context = routed_layers(net), self._step_context(progress)
         seen, part = [], columns
         for part in _minibatches(columns, epochs, size):
             if normalise:
                 advantages = standardised(part[Postprocessing.ADVANTAGES])
                 part[Postprocessing.ADVANTAGES] = advantages
-            loss, figures = ppo_loss(module._forward_train(part), _steps(part), weights)
-            auxiliary = take_auxiliary(routers)
-            seen.append((*figures, step(loss if auxiliary is None else loss + auxiliary)))
+            with stepping(layers, context(len(part[Columns.OBS]))):
+                seen.append(self._minibatch(part, weights, step))
+        with stepping(layers, context(len(part[Columns.OBS]))):
+            moved = self._divergence(part)
         return {
             **_named(seen),
             "skipped": step.skipped(),
             "lr": float(self._get_optimizer_lr(optimizer)),
             LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: explained,
-            LEARNER_RESULTS_KL_KEY: self._divergence(part),
+            LEARNER_RESULTS_KL_KEY: moved,
         }
+
+    def _minibatch(
+        self, part: dict[str, Tensor], weights: LossWeights, step: ClippedStep
+    ) -> tuple[Tensor, ...]:
+        """One gradient step; the figures of ``_named``."""
+        answer = self._module[DEFAULT_MODULE_ID]._forward_train(part)
+        loss, figures = ppo_loss(answer, _steps(part), weights)
+        auxiliary = self._net.auxiliary_losses()
+        if auxiliary:
+            self._losses.add(auxiliary)
+            loss = loss + torch.stack(list(auxiliary.values())).sum()
+        return (*figures, step(loss))
+
+    def _step(self, limit: float) -> ClippedStep:
+        """What follows the loss of a minibatch, hooks of the method included."""
+        layers, method = routed_layers(self._net), self._method
+
+        def after_backward() -> None:
+            drop_gradients(layers, self._anywhere)
+            method.after_backward(self._context())
+
+        return ClippedStep(
+            self._optimizer,
+            [p for p in self._net.parameters() if p.requires_grad],
+            limit,
+            after_backward,
+            lambda: method.after_step(self._context()),
+        )
+
+    def _step_context(self, progress: float) -> Callable[[int], StepContext]:
+        """Number of samples -> what their forward pass may know besides them."""
+        if self._stage is None or len(self._domains) < 2:
+            return lambda samples: StepContext(progress)
+        place = self._domains.index(self._stage.task.domain)
+        index = torch.tensor([place], device=self._device)
+        return lambda samples: StepContext(progress, self._domains, index.expand(samples))
+
+    def _context(self) -> MethodContext:
+        assert self._stage is not None, "a stage begins before its intervals and edits"
+        return MethodContext(
+            model=self._net,
+            optimizer=self._optimizer,
+            stage=self._stage,
+            data=None,
+            domains=self._domains,
+            device=cast(torch.device, self._device),
+            objective=None,
+            seed=self._seed,
+        )
 
     def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and mean square over the batches of all learners, which must stay equal."""
@@ -262,14 +359,9 @@ class GrowableLearner(PPOTorchLearner):
         return float(divergence(_steps(part)[Columns.ACTION_DIST_INPUTS], new_BA))
 
     @property
-    def _net(self) -> ActorCritic:
-        net = self._module[DEFAULT_MODULE_ID].unwrapped().net
-        assert isinstance(net, ActorCritic)
+    def _net(self) -> ActingModel:
+        net: ActingModel = self._module[DEFAULT_MODULE_ID].unwrapped().net
         return net
-
-    @property
-    def _banks(self) -> tuple[ExpertBank, ...]:
-        return tuple(specialise.banks(self._net).values())
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:

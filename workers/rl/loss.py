@@ -63,12 +63,16 @@ def divergence(old_BA: Tensor, new_BA: Tensor) -> Tensor:
     return (old_BA.exp() * (old_BA - new_BA)).sum() / len(old_BA)
 
 
+def _nothing() -> None:
+    """The hook of a step that has none."""
+
+
 class ClippedStep:
     """One optimizer step with a bound on the global norm of the gradient.
 
     The factor is handed to the fused optimizer, so that no gradient is written twice; a step
-    whose norm is not a number is left out and counted. ``drop`` takes away the gradients that
-    are not to be followed, between the backward pass and the step.
+    whose norm is not a number is left out and counted. ``after_backward`` may change or take away
+    gradients before their norm is taken; ``after_step`` follows each optimizer step.
     """
 
     def __init__(
@@ -76,10 +80,11 @@ class ClippedStep:
         optimizer: torch.optim.Optimizer,
         parameters: Sequence[Tensor],
         limit: float,
-        drop: Callable[[], None] | None = None,
+        after_backward: Callable[[], None] = _nothing,
+        after_step: Callable[[], None] = _nothing,
     ) -> None:
         self.optimizer, self.parameters, self.limit = optimizer, parameters, limit
-        self._drop = drop
+        self._after_backward, self._after_step = after_backward, after_step
         self._skipped = torch.zeros((), device=parameters[0].device)
 
     def __call__(self, loss: Tensor) -> Tensor:
@@ -87,8 +92,7 @@ class ClippedStep:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        if self._drop is not None:
-            self._drop()
+        self._after_backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return loss.new_zeros(())
@@ -99,8 +103,31 @@ class ClippedStep:
         optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         self._skipped += optimizer.found_inf  # type: ignore[attr-defined]
         optimizer.step()
+        self._after_step()
         return norm.detach()
 
     def skipped(self) -> float:
         """Steps left out so far."""
         return float(self._skipped)
+
+
+class RunningMeans:
+    """Means of named scalars over steps; sums stay on their device until they are taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, named: Mapping[str, Tensor]) -> None:
+        """Count one value of each."""
+        for name, value in named.items():
+            value = value.detach()
+            known = self._sums.get(name)
+            self._sums[name] = value if known is None else known + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call."""
+        found = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return found

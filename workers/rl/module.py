@@ -1,4 +1,4 @@
-"""The actor-critic as RLlib sees it: an RLModule whose state says what shape it has.
+"""An acting model as an RLModule whose state says what shape it has.
 
 A module built from an old config becomes the grown one by ``set_state`` alone, so a restarted or
 late runner needs nothing but the weights.
@@ -18,31 +18,28 @@ from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
 from workers.contract import RunError
-from workers.models.actor_critic import ActorCritic
+from workers.models.acting import ActingModel
 from workers.models.cores import Past
 from workers.moe.growth import surgery
 from workers.rl.building import build_model, freeze, frozen_names
 
-NOT_ACTING = ("critic",)
-"""Parts of the model that a copy which only acts does not have."""
 ARCHITECTURE = "__architecture__"
 FROZEN = "__frozen__"
 BEGINS = "begins"
-"""Column: which steps of a sequence are the first of an episode."""
+"""Column: which steps of a sequence are the first of an episode [B, T]."""
 
 
 class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
-    """An actor-critic in an RLModule.
+    """RLlib's module around any ``ActingModel``, which is the attribute ``net``.
 
     ``model_config`` holds ``model``, ``seed``, ``distributed`` and the ``layout`` of observations.
-
-    The model is the attribute ``net``: parameter names inside it are the model's own.
+    Parameter names inside ``net`` are the model's own.
     """
 
     observation_space: Any
     action_space: Any
     model_config: Any
-    net: ActorCritic
+    net: ActingModel
 
     def setup(self) -> None:
         """Build the model; all runners and learners draw the same weights from the same seed."""
@@ -51,11 +48,12 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         actions = int(self.action_space.n)
         self.net = build_model(config["model"], shape, actions, config["seed"], config["layout"])
         if self.inference_only:
-            del self.net.critic  # RLlib itself can only drop attributes that are not nested
+            for part in self.net.not_acting:
+                delattr(self.net, part)  # RLlib itself can only drop attributes that are not nested
 
     def get_non_inference_attributes(self) -> list[str]:
-        """The critic is not needed where only actions are drawn."""
-        return [f"net.{part}" for part in NOT_ACTING]
+        """Parts of the model that are not needed where only actions are drawn."""
+        return [f"net.{part}" for part in self.net.not_acting]
 
     def get_state(
         self,
@@ -74,7 +72,10 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return {**state, ARCHITECTURE: surgery.arch(self.net), FROZEN: frozen_names(self.net)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take the shape the state has, then its weights; refuses missing or foreign names."""
+        """Take the shape the state has, then its weights.
+
+        Raises RunError on missing or foreign names.
+        """
         weights = dict(state)
         surgery.ensure_arch(self.net, weights.pop(ARCHITECTURE))
         freeze(self.net, weights.pop(FROZEN))
@@ -90,7 +91,7 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return self.net.value(batch[Columns.OBS], embeddings, past_of(batch))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Logits of one step of all environments, and the core's state after it."""
+        """Logits [N, A] of one step of all environments, and the model's state after it [N, S]."""
         logits, state = self.net.step(batch[Columns.OBS], batch[Columns.STATE_IN])
         return {Columns.ACTION_DIST_INPUTS: logits, Columns.STATE_OUT: state}
 

@@ -1,7 +1,7 @@
-"""What an environment runner brings home, and how it becomes a batch for PPO.
+"""Rollouts of an environment runner, and their conversion to a PPO training batch.
 
 A rollout keeps time and environments as two axes, so that advantages of all environments are
-computed at once (generalised advantage estimation, arXiv 1506.02438).
+computed at once. Letters: T steps, N environments, K truncated steps, S numbers of recurrent state.
 """
 
 from __future__ import annotations
@@ -37,9 +37,17 @@ class Rollout:
     logits: NDArray[np.float32]
     """[T, N, A]."""
     rewards: NDArray[np.float32]
-    done: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    """The episode ended with this step, and no reward can follow."""
+    truncated: NDArray[np.bool_]
+    """The episode was cut off after this step; never where it terminated."""
     state: NDArray[np.float32]
     """[1, N, S]: state of the model's core before the first step; S = 0 where it has none."""
+    final_observations: NDArray[Any]
+    """[K, ...]: what was seen after each truncated step, before the environment was reset, in the
+    order of ``np.argwhere(truncated)``."""
+    final_states: NDArray[np.float32]
+    """[K, S]: state of the model's core then."""
     finished: tuple[Episode, ...] = ()
     """Episodes that ended in it."""
 
@@ -68,17 +76,41 @@ class Rollout:
         arrays = {
             item.name: getattr(self, item.name)[:, cut]
             for item in fields(self)
-            if item.name != "finished"
+            if item.name not in _NOT_BY_ENVIRONMENT
         }
-        return Rollout(**arrays)
+        played_in = np.nonzero(self.truncated)[1]
+        kept = (cut.start <= played_in) & (played_in < cut.stop)
+        return Rollout(
+            **arrays,
+            final_observations=self.final_observations[kept],
+            final_states=self.final_states[kept],
+        )
+
+
+_NOT_BY_ENVIRONMENT = ("final_observations", "final_states", "finished")
 
 
 def advantages(
-    rewards_TN: Tensor, values_TN: Tensor, done_TN: Tensor, gamma: float, gae_lambda: float
+    rewards_TN: Tensor,
+    values_TN: Tensor,
+    terminated_TN: Tensor,
+    truncated_TN: Tensor,
+    final_K: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
-    """Generalised advantage estimation; ``values`` [T + 1, N] has one more row than the rest."""
-    going_TN = 1.0 - done_TN.float()
-    delta_TN = rewards_TN + gamma * values_TN[1:] * going_TN - values_TN[:-1]
+    """Generalised advantage estimation (arXiv 1506.02438), float [T, N].
+
+    ``values`` [T + 1, N] has one more row than the rest. After a terminated step no return
+    follows; after a truncated one the value of its final observation does: ``final`` [K], in the
+    order of the truncated steps. The trace of later steps is cut at both.
+    """
+    ended_TN = terminated_TN | truncated_TN
+    going_TN = 1.0 - ended_TN.float()
+    next_TN = values_TN[1:] * going_TN
+    if len(final_K):
+        next_TN[truncated_TN] = final_K
+    delta_TN = rewards_TN + gamma * next_TN - values_TN[:-1]
     result_TN = torch.empty_like(rewards_TN)
     running_N = torch.zeros_like(rewards_TN[0])
     for t in range(len(rewards_TN) - 1, -1, -1):
@@ -88,7 +120,7 @@ def advantages(
 
 
 def standardised(advantages_B: Tensor) -> Tensor:
-    """Mean 0, spread 1."""
+    """Mean 0, standard deviation 1."""
     spread, mean = torch.std_mean(advantages_B)
     return (advantages_B - mean) / spread.clamp_min(1e-4)
 
@@ -96,8 +128,8 @@ def standardised(advantages_B: Tensor) -> Tensor:
 class RolloutsToBatch(ConnectorV2):
     """The whole learner pipeline: rollouts to one batch of columns.
 
-    An entry is one step [...]; for a recurrent model it is all that one environment went through
-    [T, ...], so that no sequence is ever torn.
+    An entry is one step [...]; for a recurrent model it is all steps of one environment
+    [T, ...], so that sequences stay whole.
     """
 
     def __init__(
@@ -134,10 +166,22 @@ class RolloutsToBatch(ConnectorV2):
             known = array if isinstance(array, Tensor) else as_tensor(array)
             return known.to(device)
 
-        observations, done = tensor(rollout.observations), tensor(rollout.done)
+        observations = tensor(rollout.observations)
+        terminated, truncated = tensor(rollout.terminated), tensor(rollout.truncated)
+        finals = tensor(rollout.final_observations), tensor(rollout.final_states)
         with torch.no_grad():
-            values, past = _valued(module, observations, done, tensor(rollout.state))
-        gained = advantages(tensor(rollout.rewards), values, done, self.gamma, self.gae_lambda)
+            ended = terminated | truncated
+            values, past = _valued(module, observations, ended, tensor(rollout.state))
+            final = _final_values(module, *finals)
+        gained = advantages(
+            tensor(rollout.rewards),
+            values,
+            terminated,
+            truncated,
+            final,
+            self.gamma,
+            self.gae_lambda,
+        )
         steps = {
             Columns.OBS: observations[:-1],
             Columns.ACTIONS: tensor(rollout.actions),
@@ -154,14 +198,14 @@ class RolloutsToBatch(ConnectorV2):
 
 
 def _valued(
-    module: Any, observations: Tensor, done_TN: Tensor, state: Tensor
+    module: Any, observations: Tensor, ended_TN: Tensor, state: Tensor
 ) -> tuple[Tensor, Past | None]:
     """Values [T + 1, N] of all observations; for a recurrent model also what went before them."""
-    horizon, envs = done_TN.shape
+    horizon, envs = ended_TN.shape
     if not module.net.recurrent:
         values = module.compute_values({Columns.OBS: observations.flatten(0, 1)})
         return values.view(horizon + 1, envs), None
-    begins = torch.cat([torch.zeros_like(done_TN[:1]), done_TN]).t()
+    begins = torch.cat([torch.zeros_like(ended_TN[:1]), ended_TN]).t()
     past = Past(state.squeeze(0), begins)
     batch = {
         Columns.OBS: observations.transpose(0, 1),
@@ -169,3 +213,18 @@ def _valued(
         BEGINS: begins,
     }
     return module.compute_values(batch).t(), past
+
+
+def _final_values(module: Any, observations: Tensor, states: Tensor) -> Tensor:
+    """Values [K] of the final observations of truncated episodes [K, ...], each seen with the
+    core's state [K, S] of its own episode."""
+    if not len(observations):
+        return states.new_zeros(0)
+    batch = {Columns.OBS: observations}
+    if module.net.recurrent:
+        batch = {
+            Columns.OBS: observations.unsqueeze(1),
+            Columns.STATE_IN: states,
+            BEGINS: torch.zeros(len(states), 1, dtype=torch.bool, device=states.device),
+        }
+    return module.compute_values(batch).flatten()

@@ -1,7 +1,7 @@
-"""The environment runner: acts in all its environments at once and brings home one rollout.
+"""The environment runner: steps its environments as one batch and returns one rollout a call.
 
-It builds its environments from the lane's stream, and can be pointed at another task without
-being built anew. Knows nothing of learning.
+It builds its environments from the lane's stream and follows task switches without being built
+anew. Knows nothing of learning.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
+from torch import Tensor
 
 from workers.contract import RunError, TaskSpec, derive_seed
 from workers.moe.growth import surgery
 from workers.rl.building import build_stream, sample_actions
 from workers.rl.dlpack import as_tensor, torch_type
-from workers.rl.environments.base import Episode, EpisodeLog, Observations
-from workers.rl.environments.gymnasium_vector import VectorEnvironment
+from workers.rl.environments.base import BatchedEnvironment, Episode, EpisodeLog, Observations
+from workers.rl.environments.vector_env import VectorEnvironment
 from workers.rl.rollout import Rollout
 from workers.supervised.building import pick_device
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a runner is pointed at: a task, and the seed of its worlds and actions."""
+    """What a runner plays: a task, and the seed of its environments and of the actions drawn."""
 
     task: TaskSpec
     seed: int
@@ -40,14 +42,18 @@ def build_environment(context: Any) -> VectorEnvironment:
 
 
 class BatchEnvRunner(SingleAgentEnvRunner):
-    """RLlib's runner with batches instead of one episode object per environment."""
+    """RLlib's runner with batches instead of one episode object per environment.
+
+    A rollout is on-policy: weights change between two calls of ``sample`` only, and actions are
+    drawn from a generator that ``point_at`` and ``reseed`` fix.
+    """
 
     # RLlib declares these as optional; in a built runner they are there.
     env: Any
     module: Any
 
     setting: Setting | None = None
-    """What it was pointed at; None in one that was just built, or built again after a death."""
+    """Task it plays; None in one that was just built, or built again after a death."""
 
     def make_env(self) -> None:
         """Build the batch of environments of this runner."""
@@ -64,14 +70,15 @@ class BatchEnvRunner(SingleAgentEnvRunner):
 
     def _build(self, task: TaskSpec) -> None:
         self.env = VectorEnvironment(self._stream.environment(task, self.num_envs))
-        self._plays = task.settings.get("environment")
+        self._plays = self._stream.built_as(task)
         self._log = EpisodeLog(self.num_envs)
 
     def point_at(self, setting: Setting) -> None:
         """Play this task with these seeds; running episodes are dropped."""
         self.setting = setting
         seed = derive_seed(setting.seed, self.worker_index or 0)
-        if setting.task.settings.get("environment") != self._plays:
+        if self._stream.built_as(setting.task) != self._plays:
+            self.env.close()
             self._build(setting.task)
         self.env.engine.set_task(self._stream.setting(setting.task))
         self.env.engine.seed(seed)
@@ -79,7 +86,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         self._needs_initial_reset = True
 
     def reseed(self, seed: int) -> None:
-        """Fix the actions drawn from here on; worlds go on."""
+        """Fix the actions drawn from here on; episodes go on."""
         self._generator.manual_seed(derive_seed(seed, self.worker_index or 0))
 
     def fingerprint(self) -> str:
@@ -87,7 +94,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         return surgery.fingerprint(self.module.net)
 
     def observe(self) -> Observations:
-        """What is seen in all environments now [num_envs, ...], a copy."""
+        """Observations of all environments now [num_envs, ...], a copy."""
         self._begin()
         return np.array(self._current)
 
@@ -138,7 +145,9 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         log_probabilities = np.empty((horizon, envs), np.float32)
         logits = np.empty((horizon, envs, engine.actions), np.float32)
         rewards = np.empty((horizon, envs), np.float32)
-        done = np.empty((horizon, envs), np.bool_)
+        terminated = np.empty((horizon, envs), np.bool_)
+        truncated = np.empty((horizon, envs), np.bool_)
+        finals = _Finals(engine, self._state)
         finished: list[Episode] = []
         before = self._state.cpu().numpy().copy()
         for t in range(horizon):
@@ -152,10 +161,13 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             drawn, chances = sample_actions(answered, self._generator)
             logits[t] = answered.numpy()
             actions[t], log_probabilities[t] = drawn.numpy(), chances.numpy()
-            self._current, rewards[t], done[t] = engine.step(actions[t])
-            finished += self._log.add(engine, rewards[t], done[t])
-            if done[t].any():
-                ended = np.flatnonzero(done[t])
+            self._current, rewards[t], terminated[t], cut = engine.step(actions[t])
+            np.logical_and(cut, ~terminated[t], out=truncated[t])
+            finished += self._log.add(engine, rewards[t], terminated[t], truncated[t])
+            if truncated[t].any():
+                finals.add(self._current, self._state, truncated[t])
+            ended = np.flatnonzero(terminated[t] | truncated[t])
+            if len(ended):
                 self._current = engine.renew(ended)
                 self._state[ended] = 0.0
         observations[horizon].copy_(as_tensor(self._current))
@@ -168,7 +180,25 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             log_probabilities=log_probabilities,
             logits=logits,
             rewards=rewards,
-            done=done,
+            terminated=terminated,
+            truncated=truncated,
             state=before[None],
+            final_observations=np.concatenate(finals.observations),
+            final_states=np.concatenate(finals.states),
             finished=tuple(finished),
         )
+
+
+class _Finals:
+    """Final observations of truncated episodes, and the model's state with them, as copies."""
+
+    def __init__(self, engine: BatchedEnvironment, state: Tensor) -> None:
+        none = np.empty((0, *engine.observation_shape), engine.observation_type)
+        self.observations: list[NDArray[Any]] = [none]
+        self.states = [np.empty((0, state.shape[1]), np.float32)]
+
+    def add(self, current: Observations, state: Tensor, truncated: NDArray[np.bool_]) -> None:
+        """Note what the truncated environments see now, before they are reset."""
+        chosen = torch.from_numpy(truncated)
+        self.observations.append(as_tensor(current)[chosen].cpu().numpy())
+        self.states.append(state[chosen].float().cpu().numpy())

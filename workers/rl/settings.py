@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workers.tables import Problem
+from workers.contract import LaneSettings
+from workers.tables import Problem, lookup
 
 
 class PPOTraining:
@@ -110,17 +111,16 @@ class PPOTraining:
                     f"environments evaluated together, {self.evaluated} (eval_envs)"
                 )
 
-        def problems(self, model: Any) -> list[Problem]:
+        def problems(self, lane: LaneSettings) -> list[Problem]:
             """What of it does not fit the lane's model: sequences of a recurrent one stay whole."""
-            core = getattr(model, "core", None)
             parts = self.minibatches * max(1, self.num_learners)
-            if core is None or core.kind == "none" or self.num_envs % parts == 0:
+            if not _recurrent(lane.sections["model"]) or self.num_envs % parts == 0:
                 return []
             return [
                 Problem(
                     "training.minibatches",
                     f"{self.minibatches} with num_envs = {self.num_envs}, num_learners = "
-                    f"{self.num_learners} and model.core = {core.kind!r}",
+                    f"{self.num_learners} and a recurrent model",
                     "minibatches of a recurrent model hold whole sequences: num_envs must be a "
                     f"multiple of minibatches * learners = {parts}",
                 )
@@ -146,3 +146,11 @@ class PPOTraining:
         def updates_per_interval(self) -> int:
             """Updates of one interval."""
             return self.steps_per_stage // (self.intervals * self.batch)
+
+
+def _recurrent(model: Any) -> bool:
+    """Whether the model of this config carries state from step to step."""
+    from workers.models import MODELS, ActingModel
+
+    found = lookup(MODELS, model.kind, "model.kind")
+    return not isinstance(found, Problem) and issubclass(found, ActingModel) and found.remembers(model)

@@ -36,8 +36,9 @@ from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
 from workers.rl.building import build_stream, read
 from workers.rl.environments.base import ACHIEVEMENT, summary
-from workers.rl.learner import LearnerState
+from workers.rl.learner import LearnerState, UpdateSettings
 from workers.rl.runner import Setting
+from workers.rl.signals import signals
 from workers.trainers import kernels
 
 PATIENCE = 120.0
@@ -79,7 +80,7 @@ class RLTrainer:
     def start(self, stage: StageSpec) -> StartReport:
         """Point runners and learners at the stage's task; nothing is built or compiled for it."""
         self._stage, self._steps = stage, 0
-        self._point(stage)
+        self._begin(stage)
         settings = stage.task.settings
         return StartReport(
             source=f"{settings['environment']} as task {stage.task.name}",
@@ -88,48 +89,44 @@ class RLTrainer:
             fields={
                 "environment": settings["environment"],
                 "largest_return": f"{self._stream.largest_return(stage.task):g}",
+                "smallest_return": f"{self._stream.smallest_return(stage.task):g}",
             },
         )
 
-    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
+    def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
         """Train for one interval (steps_per_stage / intervals environment steps).
 
-        Raises DivergedError where the model has other masks than those of this version, or where
-        learners and runners do not hold the same model.
+        Raises DivergedError where a learner has not taken exactly the edits up to ``revision``, or
+        where learners and runners do not hold the same model.
         """
         assert self._stage is not None, "start a stage before its intervals"
         begun = time.perf_counter()
         algorithm = self._open_algorithm
-        present = algorithm.ask(lambda learner: learner.mask_version())
-        if present != mask_version:
-            raise DivergedError(
-                f"interval {n} is to be trained under mask version {mask_version}, the model has "
-                f"version {present}"
-            )
+        algorithm.check_revision(revision)
         algorithm.align()
         algorithm.reseed(derive_seed(self._stage.seed, "interval", n))
-        algorithm.ask(lambda learner: learner.usage())  # start counting gate weights anew
+        algorithm.take_figures()  # start counting anew
         updates: list[Update] = []
         wanted = self._training.updates_per_interval * self._training.batch
         total = self._stage.intervals * wanted
         while sum(update.steps for update in updates) < wanted:
-            algorithm.progress = self._steps / total
-            algorithm.lr = self._training.lr_at(algorithm.progress)
-            updates.append(self._update(algorithm))
+            progress = self._steps / total
+            made_with = UpdateSettings(lr=self._training.lr_at(progress), progress=progress)
+            updates.append(self._update(algorithm, made_with))
             self._steps += updates[-1].steps
             self._lifetime += updates[-1].steps
-        metrics = self._metrics(updates)
-        counts, tokens = algorithm.ask(lambda learner: learner.take_counts())
+        gates, (counts, tokens), losses = algorithm.take_figures()
+        metrics = self._metrics(updates) | losses
         return IntervalReport(
             counts=counts,
             tokens=tokens,
-            mask_version=mask_version,
+            revision=revision,
             stage=self._stage.id,
             n=n,
             steps=self._steps,
             metrics=metrics,
-            usage=algorithm.ask(lambda learner: learner.usage()),
-            signals=_signals(metrics),
+            usage=gates,
+            signals=signals(metrics),
             seconds=time.perf_counter() - begun,
             rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
@@ -148,7 +145,7 @@ class RLTrainer:
         state = self._open_algorithm.export()
         return checkpoints.write(
             uri,
-            {"model": state.model, "optimizer": state.optimizer},
+            {"model": state.model, "optimizer": state.optimizer, "method": state.method},
             {
                 "engine": "rl",
                 "settings_digest": self._lane.built_from,
@@ -156,6 +153,7 @@ class RLTrainer:
                 "frozen": list(state.frozen),
                 "kl_coefficient": state.kl_coefficient,
                 "lr": state.lr,
+                "revision": state.revision,
                 "stage": asdict(self._stage) if self._stage is not None else None,
                 "steps": self._steps,
                 "lifetime": self._lifetime,
@@ -177,17 +175,16 @@ class RLTrainer:
         assert self._algorithm is not None, "open the lane first"
         return self._algorithm
 
-    def _point(self, stage: StageSpec) -> None:
-        """New worlds of the stage's task, from seeds that a rerun derives again."""
+    def _begin(self, stage: StageSpec) -> None:
+        """The stage's task for runners and learners; episodes from seeds that a rerun derives."""
         seed = derive_seed(stage.seed, "worlds", self._steps)
         self._open_algorithm.point_at(Setting(stage.task, seed))
         tasks = self._stream.tasks()
         domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
-        if len(domains) > 1:
-            self._open_algorithm.learn_for(domains, stage.task.domain)
+        self._open_algorithm.begin_stage(stage, domains)
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
-        """Everything back but the worlds: a stage left half-way goes on in new ones."""
+        """Everything back but the episodes: a stage left half-way goes on in new ones."""
         state = saved.state
         self._open_algorithm.restore_learners(
             LearnerState(
@@ -197,6 +194,8 @@ class RLTrainer:
                 frozen=tuple(state["frozen"]),
                 kl_coefficient=state["kl_coefficient"],
                 lr=state["lr"],
+                method=saved.tensors["method"],
+                revision=state["revision"],
             )
         )
         self._steps, self._lifetime = state["steps"], state["lifetime"]
@@ -204,20 +203,20 @@ class RLTrainer:
             stage, problems = parse(StageSpec, state["stage"], "stage")
             assert not problems, [str(problem) for problem in problems]
             self._stage = stage
-            self._point(stage)
+            self._begin(stage)
 
-    def _update(self, algorithm: GrowablePPO) -> Update:
+    def _update(self, algorithm: GrowablePPO, made_with: UpdateSettings) -> Update:
         """One update; waits for runners to come back. Raises LostError where none does, or where
         a learner is gone, whatever the others say of it."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                algorithm.train()
+                update = algorithm.update(made_with)
             except (RayError, RuntimeError):
                 algorithm.check_learners()
                 raise
-            if algorithm.last.steps:
-                return algorithm.last
+            if update.steps:
+                return update
             if time.monotonic() > deadline:
                 raise LostError(
                     f"no environment runner gave a single step in {PATIENCE:.0f} s: all are dead; "
@@ -235,11 +234,12 @@ class RLTrainer:
             if theirs in names
         }
         episodes = [episode for update in updates for episode in update.episodes]
-        largest = self._stream.largest_return(self._stage.task)
+        task = self._stage.task
+        ends = self._stream.largest_return(task), self._stream.smallest_return(task)
         return {
             **{
                 name: value
-                for name, value in summary(episodes, largest).items()
+                for name, value in summary(episodes, *ends).items()
                 if not name.startswith(ACHIEVEMENT)
             },
             **figures,
@@ -261,8 +261,3 @@ _LEARNER_METRICS = {
     "lr": "lr",
 }
 
-
-def _signals(metrics: dict[str, float]) -> dict[str, float]:
-    """What a growth trigger may look at."""
-    names = ("loss", "entropy", "kl", "gradient_norm", "explained_variance", "return_share")
-    return {name: metrics[name] for name in names if name in metrics}

@@ -9,7 +9,7 @@ import pytest
 
 from workers.parsing import choose
 from workers.rl import ENVIRONMENTS, STREAM
-from workers.rl.stream import CraftaxStream
+from workers.rl.streams import CraftaxStream
 from workers.tables import first_line
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from workers.contract import LaneSettings
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.parsing import choose
@@ -40,12 +42,25 @@ def test_what_cannot_be_split_is_a_problem_at_the_door(settings, word):
     assert word in str(problems[0])
 
 
+def lane(model: Any) -> LaneSettings:
+    return LaneSettings(
+        sections={"model": model},
+        policies={},
+        tasks=(),
+        domains=(),
+        trainer="rl",
+        acts=True,
+        workers=1,
+        intervals=1,
+    )
+
+
 def test_sequences_of_a_recurrent_model_must_not_be_torn():
     training = PPOTraining.Config(num_envs=12, rollout=16, steps_per_stage=768)
     recurrent = ActorCritic.Config(core=GRU.Config())
-    assert training.problems(ActorCritic.Config()) == []
-    (problem,) = training.problems(recurrent)
+    assert training.problems(lane(ActorCritic.Config())) == []
+    (problem,) = training.problems(lane(recurrent))
     assert problem.path == "training.minibatches"
     assert "multiple of minibatches * learners = 8" in str(problem)
-    assert replace(training, minibatches=3, num_learners=2).problems(recurrent) == []
-    assert replace(training, minibatches=4, num_learners=2).problems(recurrent) != []
+    assert replace(training, minibatches=3, num_learners=2).problems(lane(recurrent)) == []
+    assert replace(training, minibatches=4, num_learners=2).problems(lane(recurrent)) != []

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from workers.contract import TaskSpec
-from workers.rl.environments.base import EnvironmentTask
-from workers.tables import Problem
+from workers.rl.environments.base import BatchedEnvironment, Environment, EnvironmentTask
+from workers.rl.streams.base import EnvironmentStream
 
 LENGTH = 10
 CUES = 4
 
 
-class ToyFacts:
+class ToyFacts(Environment):
     """Four cues, four actions."""
 
     observation_shape = (CUES,)
     actions = CUES
 
+    @classmethod
+    def build(cls, num_envs: int, form: str = "dense") -> ToyEngine:
+        return ToyEngine(num_envs)
 
-class ToyEngine:
+
+class ToyEngine(BatchedEnvironment):
     """Shows one cue at a time; the right action is the cue plus the task's shift."""
 
     observation_shape: tuple[int, ...] = (CUES,)
@@ -31,6 +35,7 @@ class ToyEngine:
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
+        self.never = np.zeros(num_envs, bool)
         self.set_task(EnvironmentTask())
         self.seed(0)
         self.renewed = 0
@@ -46,11 +51,11 @@ class ToyEngine:
         self.hits = np.zeros(self.num_envs)
         return self._show()
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any]:
         right = actions == (self.cue + self.shift) % CUES
         self.hits += right
         self.age += 1
-        return self._show(), (right / LENGTH).astype(np.float32), self.age == LENGTH
+        return self._show(), (right / LENGTH).astype(np.float32), self.age == LENGTH, self.never
 
     def renew(self, indices: Any) -> Any:
         self.renewed += len(indices)
@@ -70,13 +75,10 @@ class ToyEngine:
         return self._observations
 
 
-class ToyStream:
+class ToyStream(EnvironmentStream):
     """Bandits whose right answer shifts from task to task."""
 
-    engine: ClassVar[str] = "rl"
     facts = ToyFacts
-    layout = None
-    input_shape, outputs = ToyFacts.observation_shape, ToyFacts.actions
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -97,16 +99,11 @@ class ToyStream:
             for i in range(self.config.tasks)
         )
 
-    def problems(self) -> list[Problem]:
-        return []
-
     def setting(self, task: TaskSpec) -> EnvironmentTask:
         return EnvironmentTask(params={"shift": task.settings["shift"]})
 
-    def environment(self, task: TaskSpec, num_envs: int) -> ToyEngine:
-        engine = ToyEngine(num_envs)
-        engine.set_task(self.setting(task))
-        return engine
+    def build(self, task: TaskSpec, num_envs: int) -> ToyEngine:
+        return ToyEngine(num_envs)
 
     def largest_return(self, task: TaskSpec) -> float:
         return 1.0
@@ -120,21 +117,20 @@ class TwoEnginesStream(ToyStream):
         other = {**second.settings, "environment": "recall"}
         return first, replace(second, settings=other)
 
-    def environment(self, task: TaskSpec, num_envs: int) -> ToyEngine:
-        engine = (RecallEngine if task.settings["environment"] == "recall" else ToyEngine)(num_envs)
-        engine.set_task(self.setting(task))
-        return engine
+    def build(self, task: TaskSpec, num_envs: int) -> ToyEngine:
+        engines = {"toy": ToyEngine, "recall": RecallEngine}
+        return engines[task.settings["environment"]](num_envs)
 
 
 class RecallEngine(ToyEngine):
     """The right action is the cue of the step before: of no use to an agent without memory."""
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any]:
         right = (actions == self.before) & (self.age > 0)
         self.before = self.cue
         self.hits += right
         self.age += 1
-        return self._show(), (right / (LENGTH - 1)).astype(np.float32), self.age == LENGTH
+        return self._show(), (right / (LENGTH - 1)).astype(np.float32), self.age == LENGTH, self.never
 
     def reset(self) -> Any:
         self.before = np.zeros(self.num_envs, int)
@@ -144,5 +140,5 @@ class RecallEngine(ToyEngine):
 class RecallStream(ToyStream):
     """One task: say what was shown a step ago."""
 
-    def environment(self, task: TaskSpec, num_envs: int) -> ToyEngine:
+    def build(self, task: TaskSpec, num_envs: int) -> ToyEngine:
         return RecallEngine(num_envs)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from workers.compact_layout import Compact
+from workers.rl.environments.base import Environment
 from workers.rl.environments.craftax import compact
 
 if TYPE_CHECKING:
@@ -66,18 +67,17 @@ def _tier(index: int, name: str) -> float:
     return 8.0 if name in _VERY_ADVANCED else 5.0
 
 
-class Environment:
-    """Facts of one environment; ``build`` makes the batched engine (imports JAX only then)."""
+class CraftaxEnvironment(Environment):
+    """Facts of one environment; ``build`` makes the batched engine (imports JAX only then).
+
+    An episode that reaches ``max_timesteps`` counts as terminated, as in the Craftax baselines
+    (Craftax tells one ``done`` only), so no step of it is ever truncated.
+    """
 
     name: ClassVar[str]
     auto_reset: ClassVar[bool] = False
     """Ended episodes begin anew inside the step, for which a world is made at every step."""
-    observation_shape: ClassVar[tuple[int, ...]]
-    forms: ClassVar[tuple[str, ...]]
-    """Forms in which it can be observed, the shortest first."""
-    layout: ClassVar[Compact | None] = None
-    """Layout of the compact form, where there is one."""
-    actions: ClassVar[int]
+    layout: Compact | None = None
     achievements: ClassVar[tuple[str, ...]]
     rewards: ClassVar[tuple[float, ...]]
     """Reward of each achievement, in the order of ``achievements``."""
@@ -118,10 +118,11 @@ class Environment:
         return max(entered, default=0)
 
 
-class _Classic(Environment):
+class _Classic(CraftaxEnvironment):
     actions = 17
     achievements = _BASIC
     rewards = (1.0,) * len(_BASIC)
+    largest_return = sum(rewards)
     floors = ("overworld",)
     params: ClassVar[dict[str, Number]] = {
         "max_timesteps": 10000, "day_length": 300, "always_diamond": True, "zombie_health": 5,
@@ -131,10 +132,11 @@ class _Classic(Environment):
     }  # fmt: skip
 
 
-class _Full(Environment):
+class _Full(CraftaxEnvironment):
     actions = 43
     achievements = _FULL
     rewards = tuple(_tier(index, name) for index, name in enumerate(_FULL))
+    largest_return = sum(rewards)
     floors = _FLOORS
     params: ClassVar[dict[str, Number]] = {
         "max_timesteps": 100000, "day_length": 300, "always_diamond": False,
@@ -204,7 +206,7 @@ class CraftaxPixelsAutoReset(CraftaxPixels):
     auto_reset = True
 
 
-ENVIRONMENTS: dict[str, type[Environment]] = {
+ENVIRONMENTS: dict[str, type[CraftaxEnvironment]] = {
     cls.name: cls
     for cls in (
         CraftaxClassicSymbolic,

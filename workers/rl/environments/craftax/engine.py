@@ -18,9 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.rl.environments.base import ACHIEVEMENT, EnvironmentTask, Observations
+from workers.rl.environments.base import (
+    ACHIEVEMENT,
+    BatchedEnvironment,
+    EnvironmentTask,
+    Observations,
+    Steps,
+)
 from workers.rl.environments.craftax import compact
-from workers.rl.environments.craftax.catalog import Environment
+from workers.rl.environments.craftax.catalog import CraftaxEnvironment
 from workers.rl.environments.craftax.textures import keep_textures
 
 MONSTERS_TO_CLEAR = 8
@@ -91,7 +97,7 @@ def _shared(name: str) -> Any:
     return make_craftax_env_from_name(name, auto_reset=False)
 
 
-def task_arguments(facts: type[Environment], task: EnvironmentTask) -> TaskArguments:
+def task_arguments(facts: type[CraftaxEnvironment], task: EnvironmentTask) -> TaskArguments:
     """The task as arguments; parameters keep their Python types, so none is ever recompiled."""
     defaults = shared_environment(facts.name).default_params
     values = {name: type(facts.params[name])(value) for name, value in task.params.items()}
@@ -134,17 +140,17 @@ Observe = Callable[[Any], Any]
 """State of one environment -> what the agent sees."""
 
 
-def _dense(environment: Any, facts: type[Environment]) -> Observe:
+def _dense(environment: Any, facts: type[CraftaxEnvironment]) -> Observe:
     observe: Observe = environment.get_obs
     return observe
 
 
-def _compact(environment: Any, facts: type[Environment]) -> Observe:
+def _compact(environment: Any, facts: type[CraftaxEnvironment]) -> Observe:
     many = len(facts.floors) > 1
     return (compact.full if many else compact.classic)(environment)
 
 
-def _pixels(environment: Any, facts: type[Environment]) -> Observe:
+def _pixels(environment: Any, facts: type[CraftaxEnvironment]) -> Observe:
     import jax.numpy as jnp
 
     return lambda state: jnp.round(environment.get_obs(state) * 255.0).astype(jnp.uint8)
@@ -153,7 +159,7 @@ def _pixels(environment: Any, facts: type[Environment]) -> Observe:
 FORMS = {"dense": _dense, "compact": _compact, "pixels": _pixels}
 
 
-def _world_function(environment: Any, facts: type[Environment]) -> Callable[..., Any]:
+def _world_function(environment: Any, facts: type[CraftaxEnvironment]) -> Callable[..., Any]:
     """A new world with the agent where the task begins."""
     has_floors = len(facts.floors) > 1
 
@@ -165,7 +171,7 @@ def _world_function(environment: Any, facts: type[Environment]) -> Callable[...,
 
 
 def _step_function(
-    environment: Any, facts: type[Environment], observe: Observe, num_envs: int
+    environment: Any, facts: type[CraftaxEnvironment], observe: Observe, num_envs: int
 ) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
@@ -191,7 +197,7 @@ def _step_function(
 
 
 def _renew_function(
-    environment: Any, facts: type[Environment], observe: Observe
+    environment: Any, facts: type[CraftaxEnvironment], observe: Observe
 ) -> Callable[..., Any]:
     import jax
 
@@ -208,7 +214,7 @@ def _renew_function(
 
 
 @functools.cache
-def programs(facts: type[Environment], num_envs: int, form: str) -> Programs:
+def programs(facts: type[CraftaxEnvironment], num_envs: int, form: str) -> Programs:
     """Both programs, compiled side by side (seconds; from the disk cache a fraction of it)."""
     jax = prepare_jax()
     environment = shared_environment(facts.name)
@@ -235,10 +241,10 @@ def programs(facts: type[Environment], num_envs: int, form: str) -> Programs:
     return Programs(compiled[0], compiled[1], (blank, observations))
 
 
-class CraftaxEngine:
+class CraftaxEngine(BatchedEnvironment):
     """Batched Craftax with exact lazy resets, everything compiled when it is constructed."""
 
-    def __init__(self, facts: type[Environment], num_envs: int, form: str = "dense") -> None:
+    def __init__(self, facts: type[CraftaxEnvironment], num_envs: int, form: str = "dense") -> None:
         self.facts = facts
         self.num_envs = num_envs
         self.actions = facts.actions
@@ -247,6 +253,7 @@ class CraftaxEngine:
         self.observation_shape = self._observations.shape[1:]
         self.observation_type = self._observations.dtype.type
         self._tiers = {name: list(chosen) for name, chosen in facts.tiers().items()}
+        self._never = np.zeros(num_envs, np.bool_)
         self._unlocked: NDArray[np.bool_] = np.zeros((num_envs, len(facts.achievements)), bool)
         self.set_task(EnvironmentTask())
         self.seed(0)
@@ -280,16 +287,15 @@ class CraftaxEngine:
             )
             self._worlds += 1
 
-    def step(
-        self, actions: NDArray[np.integer]
-    ) -> tuple[Observations, NDArray[np.float32], NDArray[np.bool_]]:
-        """Advance all environments: observations (on the device), rewards, ends."""
+    def step(self, actions: NDArray[np.integer]) -> Steps:
+        """Advance all environments: observations (on the device), rewards, terminated; none is
+        ever truncated."""
         count = np.uint32((2 * self._steps) % 2**32)
         self._observations, self._state, rewards, done, self._unlocked = self._programs.step(
             self._state, self._key, count, np.asarray(actions, np.int32), self._task
         )
         self._steps += 1
-        return self._observations, np.asarray(rewards), np.asarray(done)
+        return self._observations, np.asarray(rewards), np.asarray(done), self._never
 
     def floors(self) -> NDArray[np.int64]:
         """Floor each agent stands on now [num_envs]; 0 in the classic game."""

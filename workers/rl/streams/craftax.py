@@ -1,4 +1,4 @@
-"""A stream of reinforcement-learning tasks: one environment, set differently for each task.
+"""A stream of Craftax tasks: one environment, set differently for each task.
 
 Checks names and makes TaskSpecs without importing JAX, Craftax or Ray.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
-from workers.compact_layout import Compact
-from workers.contract import Json, TaskSpec
+from workers.contract import Json, LaneSettings, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, EnvironmentTask
 from workers.rl.environments.craftax.catalog import (
     ENVIRONMENTS,
     CraftaxClassicSymbolic,
-    Environment,
+    CraftaxEnvironment,
 )
+from workers.rl.streams.base import EnvironmentStream
 from workers.tables import Problem, lookup
 
 
@@ -38,10 +38,8 @@ class TaskConfig:
     """Environment parameters that differ from their defaults, e.g. ``max_timesteps``."""
 
 
-class CraftaxStream:
+class CraftaxStream(EnvironmentStream):
     """Craftax tasks: floors to begin on, achievements to earn, parameters of the world."""
-
-    engine: ClassVar[str] = "rl"
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -56,6 +54,18 @@ class CraftaxStream:
         shortest."""
         tasks: tuple[TaskConfig, ...] = (TaskConfig(name="survive"),)
         """The tasks, in the order they are learnt."""
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """The model must be able to read the form in which it observes."""
+            from workers.models import MODELS, ActingModel
+
+            model = lookup(MODELS, lane.sections["model"].kind, "model.kind")
+            if isinstance(model, Problem) or not issubclass(model, ActingModel):
+                return []
+            if model.reads_compact or CraftaxStream(self).form != "compact":
+                return []
+            what = f"{self.observations!r} gives compact ones, which model {model.__name__} cannot"
+            return [Problem("stream.observations", f"{what} read", "set it to 'dense'")]
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self.config = config
@@ -82,7 +92,7 @@ class CraftaxStream:
         return found
 
     @property
-    def facts(self) -> type[Environment]:
+    def facts(self) -> type[CraftaxEnvironment]:
         """Facts of the stream's environment."""
         return _known(self.config.environment)
 
@@ -92,29 +102,12 @@ class CraftaxStream:
         chosen = self.config.observations
         return self.facts.forms[0] if chosen == "auto" else chosen
 
-    @property
-    def layout(self) -> Compact | None:
-        """Layout of the observations, where they come in the compact form."""
-        return self.facts.layout if self.form == "compact" else None
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one observation."""
-        return self.facts.observation_shape
-
-    @property
-    def outputs(self) -> int:
-        """Number of actions: the width of the actor's last layer."""
-        return self.facts.actions
-
-    def environment(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
-        """The engine that plays this task, set to it."""
-        engine = _known(task.settings["environment"]).build(num_envs, self.form)
-        engine.set_task(self.setting(task))
-        return engine
+    def build(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
+        """The engine that plays this task."""
+        return _known(task.settings["environment"]).build(num_envs, self.form)
 
     def setting(self, task: TaskSpec) -> EnvironmentTask:
-        """How the environment is set for this task."""
+        """How the engine is set for this task."""
         return EnvironmentTask(
             start_floor=task.settings["start_floor"],
             achievements=tuple(task.settings["achievements"]),
@@ -144,13 +137,13 @@ MOST_STEPS = 2**31 - 1
 """Craftax counts in int32."""
 
 
-def _known(name: str) -> type[Environment]:
+def _known(name: str) -> type[CraftaxEnvironment]:
     found = lookup(ENVIRONMENTS, name, "environment")
     assert not isinstance(found, Problem), str(found)
-    return cast(type[Environment], found)
+    return cast(type[CraftaxEnvironment], found)
 
 
-def _largest(facts: type[Environment], setting: EnvironmentTask) -> float:
+def _largest(facts: type[CraftaxEnvironment], setting: EnvironmentTask) -> float:
     begun = facts.unlocked_at(setting.start_floor)
     listed = setting.achievements or facts.achievements
     rewards = zip(facts.achievements, facts.rewards, strict=True)

@@ -1,4 +1,4 @@
-"""The batched environment as a gymnasium VectorEnv, for tools that want one.
+"""A batched environment as a gymnasium VectorEnv, for tools that take one.
 
 Autoreset is NEXT_STEP: the step after an end ignores that environment's action and returns the
 first observation of its new episode with reward 0, as RLlib's stock runner assumes.
@@ -32,7 +32,7 @@ def spaces(
 
 
 class VectorEnvironment(gym.vector.VectorEnv[Any, Any, Any]):
-    """A gymnasium door to a batched environment."""
+    """The batched environment ``engine`` behind gymnasium's interface."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012  (gymnasium's own field)
 
@@ -48,7 +48,7 @@ class VectorEnvironment(gym.vector.VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin anew everywhere; a list of seeds is represented by its first."""
+        """Begin anew everywhere; of a list of seeds the first counts."""
         first = seed[0] if isinstance(seed, list) else seed
         if first is not None:
             self.engine.seed(first)
@@ -59,11 +59,15 @@ class VectorEnvironment(gym.vector.VectorEnv[Any, Any, Any]):
         self, actions: NDArray[np.integer]
     ) -> tuple[Any, Any, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """One step of all; those that ended at the last step begin anew instead."""
-        observations, rewards, done = self.engine.step(actions)
+        observations, rewards, terminated, truncated = self.engine.step(actions)
         begun = self._ended
         if begun.any():
             observations = self.engine.renew(np.flatnonzero(begun))
             rewards = np.where(begun, np.float32(0.0), rewards)
-        self._ended = done & ~begun
-        nowhere = np.zeros(self.num_envs, np.bool_)
-        return np.array(observations), np.array(rewards), self._ended.copy(), nowhere, {}
+        terminated, truncated = terminated & ~begun, truncated & ~begun
+        self._ended = terminated | truncated
+        return np.array(observations), np.array(rewards), terminated, truncated, {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the engine."""
+        self.engine.close()

@@ -1,0 +1,38 @@
+"""What every entry of MODELS is: a module that says what it can do.
+
+Checks ask for a capability and never for a model's name, so a class from outside
+(``module:Class``) is used wherever one of ours with the same capabilities is.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from workers.moe.routed import routed_layers, take_losses
+
+
+class Model(nn.Module):
+    """Base of models; a subclass names its capabilities and has a nested frozen ``Config``.
+
+    Capabilities: ``labels`` (built from ``(config, input_shape, outputs, seed)``, ``forward(x)`` ->
+    [B, outputs]), ``tokens`` (a language model), ``acts`` (an ``ActingModel``). Parameters must
+    depend on the constructor's arguments only.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward, once each.
+
+        Those of all routed layers inside; a trainer adds them to the task's loss and logs each by
+        name.
+        """
+        return take_losses(self._routed_layers) if self._routed_layers else {}
+
+    @cached_property
+    def _routed_layers(self) -> dict[str, nn.Module]:
+        # Found once: a walk over all modules costs as much as a layer, and growth adds none.
+        return dict(routed_layers(self))

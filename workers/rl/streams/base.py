@@ -1,0 +1,81 @@
+"""The contract between a stream of environments and the trainer, evaluator and runners of RL."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from workers.compact_layout import Compact
+from workers.contract import Json, TaskSpec
+from workers.rl.environments.base import BatchedEnvironment, Environment
+from workers.tables import Problem
+
+
+class EnvironmentStream(ABC):
+    """Tasks that are played: for each one an environment, how it is set and what returns are worth.
+
+    An entry of the table of streams, or ``module:Class``, with a nested frozen ``Config``;
+    constructed with ``(config, seed)`` in every process that plays.
+    """
+
+    engine: ClassVar[str] = "rl"
+
+    @abstractmethod
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks in order; their settings hold all that ``environment`` needs."""
+
+    def problems(self, path: str = "stream") -> list[Problem]:
+        """Everything wrong with the config; builds nothing that takes long."""
+        return []
+
+    @property
+    @abstractmethod
+    def facts(self) -> Environment | type[Environment]:
+        """What is known of the environments: observations and actions are the same in all."""
+
+    @property
+    def form(self) -> str:
+        """Form in which the stream's environments are observed."""
+        return self.facts.forms[0]
+
+    @property
+    def layout(self) -> Compact | None:
+        """Layout of the observations, where they come in the compact form."""
+        return self.facts.layout if self.form == "compact" else None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one observation in its longest form."""
+        return self.facts.observation_shape
+
+    @property
+    def outputs(self) -> int:
+        """Number of actions: the width of the policy's last layer."""
+        return self.facts.actions
+
+    def built_as(self, task: TaskSpec) -> Json:
+        """What decides how the task's environment is built: where two tasks agree in it, one
+        build plays both."""
+        return task.settings["environment"]
+
+    @abstractmethod
+    def build(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
+        """``num_envs`` environments in which the task can be played."""
+
+    def setting(self, task: TaskSpec) -> Any:
+        """How a built environment is set for this task (``BatchedEnvironment.set_task``)."""
+        return None
+
+    def environment(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
+        """Environments built for this task and set to it."""
+        built = self.build(task, num_envs)
+        built.set_task(self.setting(task))
+        return built
+
+    @abstractmethod
+    def largest_return(self, task: TaskSpec) -> float:
+        """Return of an episode that scores 1."""
+
+    def smallest_return(self, task: TaskSpec) -> float:
+        """Return of an episode that scores 0."""
+        return 0.0
