@@ -21,8 +21,8 @@ from workers.diagnostics.plasticity import (
     ZeroActivationRatio,
 )
 from workers.diagnostics.routing import (
-    CoSelection,
     ConditionalEntropy,
+    CoSelection,
     DeadExperts,
     DomainOverlap,
     ExpertRelevance,

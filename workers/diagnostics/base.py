@@ -49,8 +49,8 @@ class Probe:
     """The model's answers to them [N, ...]."""
     domains: tuple[str, ...]
     """Domains of the evaluated samples."""
-    domain_N: Tensor
-    """Place in ``domains`` of each evaluated sample, int64."""
+    domain: Tensor
+    """Place in ``domains`` of each evaluated sample, int64 [N]."""
     targets: Tensor | None = None
     """Labels or targets of ``inputs`` [N, ...]; None in a lane that acts."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Probe:
 
     def by_domain(self, values_TE: Tensor) -> list[Tensor]:
         """Rows of a table over tokens, split by domain in the order of ``domains``."""
-        domain_T = self.domain_N.repeat_interleave(len(values_TE) // len(self.domain_N))
+        domain_T = self.domain.repeat_interleave(len(values_TE) // len(self.domain))
         return [values_TE[domain_T == place] for place in range(len(self.domains))]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from workers.contract import Json, derive_seed
+from workers.contract import Json
 from workers.diagnostics import Diagnostic, Gates, Probe, chosen
 from workers.moe.telemetry import keeping, routed
 
@@ -123,7 +123,7 @@ def joined(parts: Sequence[Mapping[str, Gates]]) -> dict[str, Gates]:
 
 
 class Seen(TorchFunctionMode):
-    """What a model's last forward inside ``with seen:`` gave: its outputs, and features by layer.
+    """What a model gave in the one forward inside ``with seen:``: outputs, and features by layer.
 
     A layer is the module whose output an activation function reads (else the one that runs it), so
     that modules and plain functions count alike; several of one module are numbered
@@ -159,6 +159,7 @@ class Seen(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         super().__enter__()
+        self._kept, self.outputs = {}, None
         self._watching = True
         return self
 
@@ -189,9 +190,6 @@ class Seen(TorchFunctionMode):
     def _enter(self, name: str, routes: bool, part: nn.Module, inputs: Any) -> None:
         if not self._watching:
             return
-        if not self._running:  # a forward of its own
-            self._kept, self.outputs = {}, None
-            self._made.clear()
         self._running.append(name)
         self._routed += routes
 
@@ -244,7 +242,7 @@ def pooled(
         targets=targets,
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
-        domain_N=torch.cat([_places(probe, domains) for probe in probes]),
+        domain=torch.cat([_places(probe, domains) for probe in probes]),
         start=probes[0].start,
         gradients=found,
     )
@@ -313,7 +311,7 @@ def _sampled(
         activations=activations,
         routed=routed_layers,
         domains=domains,
-        domain_N=domain_N[index].to(device),
+        domain=domain_N[index].to(device),
     )
 
 
@@ -328,4 +326,4 @@ def _drawn(domain_N: Tensor, domains: int, samples: int, seed: int) -> Tensor:
 def _places(probe: Probe, domains: tuple[str, ...]) -> Tensor:
     """Place in ``domains`` of each sample that a probe's routing tells of."""
     places = torch.tensor([domains.index(name) for name in probe.domains])
-    return places.to(probe.domain_N.device)[probe.domain_N]
+    return places.to(probe.domain.device)[probe.domain]

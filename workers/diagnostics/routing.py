@@ -147,8 +147,8 @@ class CoSelection(OfLayer):
 class Specialisation(Diagnostic):
     """How far the expert tells the domain: ``I(D;E) / H(D)`` over all tasks' domains.
 
-    From the present router on the test parts of every task, so that a stream which trains one
-    domain a stage is told apart as well.
+    From the present router on the test parts of every task, so that it also tells something of a
+    stream which trains one domain a stage. Nothing where there is one domain only.
     """
 
     unit = "share of H(D), 0..1"
@@ -255,7 +255,9 @@ def load(gates: Gates) -> list[float]:
 
 
 def _by_domain(probe: Probe) -> Iterator[tuple[str, list[list[float]]]]:
-    """Routed layer -> mass of each expert on each domain [D][E], in tokens."""
+    """Routed layer -> mass of each expert on each domain [D][E], in tokens, of several domains."""
+    if len(probe.domains) < 2:
+        return
     for layer, gates in several(probe):
         yield layer, [part.sum(0).tolist() for part in probe.by_domain(shares(gates.weights))]
 

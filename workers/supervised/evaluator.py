@@ -19,7 +19,6 @@ from workers.diagnostics.observing import (
     PROBE_SAMPLES,
     Seen,
     drift_probe,
-    gradients,
     mean_weights,
     observe,
     pooled,
@@ -73,7 +72,10 @@ class SupervisedEvaluator:
         """
         began = time.perf_counter()
         torch.set_num_threads(lane.threads)
-        known = self.lanes.setdefault(f"{lane.built_from}-{lane.seed}", _lane(lane))
+        key = f"{lane.built_from}-{lane.seed}"
+        if key not in self.lanes:
+            self.lanes[key] = _lane(lane)
+        known = self.lanes[key]
         model = _restored(known, ref)
         with observe(model) as take, seeing(model) as seen:
             found = {task.name: _measure_task(known, model, task, take, seen) for task in tasks}
@@ -146,7 +148,7 @@ def _measure_task(
         activations=seen.activations,
         routed=routed,
         domains=task.domains,
-        domain_N=domain.to(device),
+        domain=domain.to(device),
         start=known.start,
     )
     score = values.pop("score")
@@ -178,7 +180,7 @@ def _drawn(
     """Places of the samples of the probe and of the drift probe, drawn once a lane."""
     if task.name not in known.draws:
         seed = derive_seed(known.spec.seed, "probe", task.name)
-        stratum = strata(len(test.y), objective.classes(test.y), test.domain)
+        stratum = strata(len(test.y), test.domain, objective.classes(test.y))
         known.draws[task.name] = (
             spread(stratum, PROBE_SAMPLES, seed),
             spread(stratum, DRIFT_SAMPLES, seed),
@@ -186,17 +188,13 @@ def _drawn(
     return known.draws[task.name]
 
 
-def _score(
-    model: nn.Module, objective: Objective, part: _Part | None, batch: int
-) -> float | None:
+def _score(model: nn.Module, objective: Objective, part: _Part | None, batch: int) -> float | None:
     if part is None:
         return None
     return float(measured(model, objective, part.x, part.y, batch, figures=False)["score"].mean())
 
 
-def _by_domain(
-    name: str, score: Tensor, task: TaskSpec, domain: Tensor | None
-) -> dict[str, float]:
+def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
     """Score on each domain of a task that mixes several."""
     if domain is None:
         return {}
