@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -16,9 +17,6 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
 
     Returns the config, or None with every problem found, nested choices included.
     """
-    assert is_dataclass(cls), f"{cls!r} is not a dataclass"
-    if not hasattr(cls, "__pydantic_config__"):
-        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     values, problems = dict(raw), []
     for item in fields(cls):
         table = item.metadata.get("table")
@@ -27,7 +25,7 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
             *_, values[item.name], more = pick(table, values[item.name], _join(path, item.name))
             problems += more
     try:
-        config = TypeAdapter(cls).validate_python(values)
+        config = _adapter(cls).validate_python(values)
     except ValidationError as error:
         problems += [_problem(path, item, cls) for item in error.errors()]
     return (None, problems) if problems else (config, [])
@@ -71,6 +69,15 @@ def checked(table: Mapping[str, type], raw: Mapping[str, Any]) -> tuple[type, An
     assert cls is not None
     assert not problems, [str(problem) for problem in problems]
     return cls, config
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """Validates values against a frozen dataclass; built once, which takes milliseconds."""
+    assert is_dataclass(cls), f"{cls!r} is not a dataclass"
+    if not hasattr(cls, "__pydantic_config__"):
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    return TypeAdapter(cls)
 
 
 def _join(path: str, name: str) -> str:

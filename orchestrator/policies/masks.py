@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from orchestrator.policies.growth import Progress
-from orchestrator.report.specialisation import jaccard, mean_pairs
 from workers.contract import Cause, Duplicate, RefreshMask, derive_seed
+from workers.diagnostics.tables import jaccard, mean_pairs
 
 Matrix = list[list[float]]
 Rows = list[list[int]]

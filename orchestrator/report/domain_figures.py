@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.report.figures import LAYERS, canvas, png, ticks
-from orchestrator.report.specialisation import weighted
 from workers.contract import RefreshMask
+from workers.diagnostics.tables import weighted_jaccard
 
 
 def domain_usage(lane: str, mask: RefreshMask) -> bytes:
@@ -40,7 +40,7 @@ def domain_overlap(lane: str, mask: RefreshMask) -> bytes:
     figure, panels = canvas(size + 2.0, min(11.0, len(layers) * size + 0.4), rows=len(layers))
     for axes, layer in zip(panels, layers, strict=True):
         rows = mask.usage.get(layer, [[0.0]] * len(mask.domains))
-        grid = [[weighted(one, other) for other in rows] for one in rows]
+        grid = [[weighted_jaccard(one, other) for other in rows] for one in rows]
         image = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis")
         ticks(axes.set_yticks, mask.domains)
         ticks(axes.set_xticks, mask.domains, rotation=30, ha="right")

@@ -185,7 +185,9 @@ class RunFold:
             "adopted_from": stage.adopted_from,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
             "routing": lane.routing(index),
-            "details": lane.rows[index].details if index in lane.rows else {},
+            "validation": lane.rows[index].validation if index in lane.rows else [],
+            "figures": lane.rows[index].figures if index in lane.rows else {},
+            "model_figures": lane.rows[index].model_figures if index in lane.rows else {},
         }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 from orchestrator.core.events import (
     CheckpointSaved,
@@ -43,8 +42,6 @@ class StageFold:
     rss_mb: float = 0.0
     usage: dict[str, list[float]] = field(default_factory=dict)
     """Gate weights of the last interval: layer -> expert."""
-    counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Layer -> domain -> tokens that chose each expert, over the stage."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
     adopted_from: str | None = None
@@ -57,8 +54,10 @@ class Row:
 
     scores: list[float]
     at: float
-    usage: dict[str, dict[str, list[float]]]
-    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    validation: list[float] = field(default_factory=list)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task -> its figures."""
+    model_figures: dict[str, float] = field(default_factory=dict)
     probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     """Task -> layer -> gate weights on the task's probe samples."""
 
@@ -170,26 +169,15 @@ class LaneFold:
         return max(masks, key=lambda edit: edit.version, default=None)
 
     def routing(self, index: int) -> dict[str, float]:
-        """How specialised the experts are after a stage: ``<layer>/<measure>`` and drift."""
+        """What became of the experts by the end of a stage: see ``report.specialisation``."""
         stage, mask, row = self.stages[index], self.mask(index), self.rows.get(index)
-        figures = specialisation.of_counts(stage.counts)
+        figures = specialisation.ages(stage.usage, self.births)
         if mask is not None:
-            figures |= specialisation.of_mask(mask.masks, mask.usage, mask.domains)
-        births = self.births
-        if len({born for layer in births.values() for born in layer}) > 1:
-            for layer, usage in stage.usage.items():
-                shares = specialisation.age_share(usage, births.get(layer, ()))
-                figures |= {f"{layer}/age/{born:02d}": x for born, x in sorted(shares.items())}
+            figures |= specialisation.overlaps(mask.masks, mask.usage, mask.domains)
         for task, layers in {} if row is None else row.probes.items():
             then = self._learnt(task, index)
-            if then is None:
-                continue
-            # A layer with a single expert had no gates to keep.
-            moves = [specialisation.drift(then[x], now) for x, now in layers.items() if x in then]
-            for name, values in zip(
-                ("drift", "flips", "newcomers"), zip(*moves, strict=True), strict=False
-            ):
-                figures[f"{name}/{task}"] = sum(values) / len(values)
+            if then is not None:
+                figures |= specialisation.drifts(task, then, layers)
         return figures
 
     def _learnt(self, task: str, index: int) -> dict[str, list[list[float]]] | None:
@@ -205,16 +193,21 @@ class LaneFold:
 
 
 def measured(lane: LaneFold, event: EvaluationDone) -> bool:
-    """A row of the matrix; details name the tasks where they cover all of them."""
+    """A row of the matrix; figures name the tasks where they cover all of them."""
     if event.index in lane.rows:
         return False
     scores = event.report.scores
     report = event.report
     lane.rows[event.index] = Row(
-        list(scores), event.at, report.usage, report.details, report.probes
+        list(scores),
+        event.at,
+        list(report.validation),
+        report.figures,
+        report.model_figures,
+        report.probes,
     )
-    if len(event.report.details) == len(scores):
-        for index, name in enumerate(event.report.details):
+    if len(event.report.figures) == len(scores):
+        for index, name in enumerate(event.report.figures):
             lane.names.setdefault(index, name)
     return True
 
@@ -232,15 +225,6 @@ def tried(lane: LaneFold, event: WorkFailed) -> int:
     lane.lost = event.attempt
     lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
     return lane.retries[event.kind]
-
-
-def _count(stage: StageFold, counts: dict[str, dict[str, list[int]]]) -> None:
-    """Add an interval's counts to the stage's."""
-    for layer, rows in counts.items():
-        known = stage.counts.setdefault(layer, {})
-        for domain, row in rows.items():
-            before = known.get(domain, [])
-            known[domain] = [a + b for a, b in zip_longest(before, row, fillvalue=0)]
 
 
 def answered(lane: LaneFold, event: Answer) -> bool:
@@ -261,7 +245,6 @@ def answered(lane: LaneFold, event: Answer) -> bool:
             stage = lane.stages[max(lane.stages)]
             stage.intervals, stage.steps = event.report.n, event.report.steps
             stage.usage = event.report.usage
-            _count(stage, event.report.counts)
             stage.seconds += event.report.seconds
             stage.rss_mb = max(stage.rss_mb, event.report.rss_mb)
         case CheckpointSaved(index=-1):

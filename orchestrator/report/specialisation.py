@@ -1,113 +1,73 @@
-"""How specialised a stage's experts are: pure measures of counts, masks, gates and births.
+"""How experts change over a lane: figures that need more than one evaluation. Pure.
 
-Knows no journal and no tracker. A table has one row per domain and one column per expert.
+Names are ``<figure>/<layer>`` or ``<figure>/<task>``; what one evaluation tells by itself comes
+from ``workers.diagnostics``. Knows no journal and no tracker.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
 
-Table = Sequence[Sequence[float]]
+from workers.diagnostics.tables import (
+    Table,
+    age_share,
+    drift,
+    jaccard,
+    mean_pairs,
+    weighted_jaccard,
+)
 
-
-def load_cv(load: Sequence[float]) -> float:
-    """Standard deviation over mean of the experts' shares; 0 = balanced."""
-    mean = sum(load) / len(load)
-    if mean == 0:
-        return 0.0
-    return math.sqrt(sum((x - mean) ** 2 for x in load) / len(load)) / mean
-
-
-def dead(load: Sequence[float]) -> int:
-    """Experts that get less than 0.01 / E of the load."""
-    total = sum(load)
-    return sum(1 for x in load if total == 0 or x / total < 0.01 / len(load))
+Gates = Mapping[str, Sequence[Sequence[float]]]
+"""Layer -> gate weights of each expert on the samples of a drift probe [n][E]."""
 
 
-def specialisation(table: Table) -> float:
-    """``I(D;E) / H(D)``: 1 = the expert tells the domain, 0 = it tells nothing."""
-    total = sum(map(sum, table))
-    rows = [sum(row) / total for row in table if sum(row)]
-    if total == 0 or len(rows) < 2:
-        return 0.0
-    joint = _entropy(x / total for row in table for x in row)
-    columns = _entropy(sum(column) / total for column in zip(*table, strict=True))
-    return (_entropy(rows) + columns - joint) / _entropy(rows)
-
-
-def jaccard(one: Sequence[float], other: Sequence[float]) -> float:
-    """``|S and S'| / |S or S'|`` of two rows of a mask."""
-    union = sum(1 for a, b in zip(one, other, strict=True) if a or b)
-    return sum(1 for a, b in zip(one, other, strict=True) if a and b) / union if union else 0.0
-
-
-def weighted(one: Sequence[float], other: Sequence[float]) -> float:
-    """``sum_e min(A, A') / sum_e max(A, A')`` of two rows of a usage matrix."""
-    largest = sum(max(a, b) for a, b in zip(one, other, strict=True))
-    return sum(min(a, b) for a, b in zip(one, other, strict=True)) / largest if largest else 0.0
-
-
-def mean_pairs(table: Table, measure: Callable[[Sequence[float], Sequence[float]], float]) -> float:
-    """Mean of a measure over pairs of rows; 0 for a single row."""
-    pairs = [measure(a, b) for a, b in combinations(table, 2)]
-    return sum(pairs) / len(pairs) if pairs else 0.0
-
-
-def drift(then: Table, now: Table) -> tuple[float, float, float]:
-    """(drift, flips, newcomers) of the gates on fixed samples between two moments.
-
-    Drift: mean Jensen-Shannon divergence, as a share of ln 2; flips: share of samples whose first
-    choice changed; newcomers: mean gate weight of experts that were not there then.
-    """
-    divergences, flips, mass = [], 0, 0.0
-    for before, after in zip(then, now, strict=True):
-        old = [*before, *[0.0] * (len(after) - len(before))]
-        middle = [(a + b) / 2 for a, b in zip(old, after, strict=True)]
-        divergence = _entropy(middle) - (_entropy(old) + _entropy(after)) / 2
-        divergences.append(max(0.0, divergence) / math.log(2))
-        flips += old.index(max(old)) != list(after).index(max(after))
-        mass += sum(after[len(before) :])
-    count = len(divergences)
-    return sum(divergences) / count, flips / count, mass / count
-
-
-def age_share(usage: Sequence[float], births: Sequence[int]) -> dict[int, float]:
-    """Stage -> gate weight of the experts born in it (-1 = there from the start)."""
-    shares: dict[int, float] = {}
-    for weight, stage in zip(usage, births, strict=False):
-        shares[stage] = shares.get(stage, 0.0) + weight
-    return shares
-
-
-def of_counts(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, float]:
-    """Load, dead experts and specialisation of each layer, from a stage's counts."""
-    figures: dict[str, float] = {}
-    for layer, rows in counts.items():
-        width = max(map(len, rows.values()))
-        table = [[*row, *[0] * (width - len(row))] for row in rows.values()]
-        load = [sum(column) for column in zip(*table, strict=True)]
-        figures[f"{layer}/load_cv"] = load_cv(load)
-        figures[f"{layer}/dead"] = float(dead(load))
-        figures[f"{layer}/specialisation"] = specialisation(table)
-    return figures
-
-
-def of_mask(
+def overlaps(
     masks: Mapping[str, Table], usage: Mapping[str, Table], domains: Sequence[str]
 ) -> dict[str, float]:
-    """Overlap of the domains that were counted, by mask (Jaccard) and by usage (weighted)."""
+    """How alike the experts of two domains are, mean over pairs of the domains counted so far.
+
+    ``mask_overlap/<layer>``: Jaccard index of the experts that they train;
+    ``usage_overlap/<layer>``: weighted Jaccard index of the shares of their tokens (both 0..1).
+    Tables are [domain][expert].
+    """
     figures: dict[str, float] = {}
     for layer, rows in masks.items():
         matrix = usage.get(layer, rows)
         counted = [number for number in range(len(domains)) if any(matrix[number])]
         mask = [rows[number] for number in counted]
-        figures[f"{layer}/overlap_jaccard"] = mean_pairs(mask, jaccard)
+        figures[f"mask_overlap/{layer}"] = mean_pairs(mask, jaccard)
         shares = [matrix[number] for number in counted]
-        figures[f"{layer}/overlap_weighted"] = mean_pairs(shares, weighted)
+        figures[f"usage_overlap/{layer}"] = mean_pairs(shares, weighted_jaccard)
     return figures
 
 
-def _entropy(shares: Iterable[float]) -> float:
-    return -sum(p * math.log(p) for p in shares if p > 0)
+def ages(
+    gate_weights: Mapping[str, Sequence[float]], births: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """``age_share/<layer>/<stage>``: gate weight of the experts born in a stage (0..1).
+
+    ``births``: layer -> stage of each expert, -1 = there from the start. Empty where all experts
+    are of one age.
+    """
+    if len({born for layer in births.values() for born in layer}) < 2:
+        return {}
+    return {
+        f"age_share/{layer}/{born:02d}": share
+        for layer, weights in gate_weights.items()
+        for born, share in sorted(age_share(weights, births.get(layer, ())).items())
+    }
+
+
+def drifts(task: str, then: Gates, now: Gates) -> dict[str, float]:
+    """What has become of a task's routing since it was learnt, mean over its layers (0..1).
+
+    ``routing_drift/<task>``: Jensen-Shannon divergence as a share of ln 2; ``top1_flips/<task>``:
+    share of samples whose first expert changed; ``newcomer_weight/<task>``: gate weight of experts
+    born since. Empty where no layer had two experts at both moments.
+    """
+    moves = [drift(then[layer], gates) for layer, gates in now.items() if layer in then]
+    names = ("routing_drift", "top1_flips", "newcomer_weight")
+    return {
+        f"{name}/{task}": sum(values) / len(values)
+        for name, values in zip(names, zip(*moves, strict=True), strict=False)
+    }

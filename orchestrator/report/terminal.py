@@ -263,19 +263,32 @@ def _matrix(lane: Json) -> Table:
     return table
 
 
+ROUTING = (
+    "conditional_entropy",
+    "marginal_entropy",
+    "load_cv",
+    "dead_experts",
+    "experts_per_token",
+    "specialisation",
+)
+"""Figures of an evaluation that the table of experts by domain shows."""
+
+
 def _specialisation(lane: Json) -> Table:
     """Masks, domain scores and routing measures after each stage."""
     rows = []
     for stage in lane["stages"]:
         masks = [edit for edit in stage["edits"] if edit["kind"] == "refresh_mask"]
-        details = stage["details"].get(stage["task"], {})
+        figures = stage["figures"].get(stage["task"], {})
         domains = {
             name.removeprefix("accuracy/"): score
-            for name, score in details.items()
+            for name, score in figures.items()
             if name.startswith("accuracy/")
         }
         scores = "\n".join(f"{name} {score:.3f}" for name, score in domains.items())
-        routing = "\n".join(_measures(stage["routing"]))
+        told = figures | stage["model_figures"]
+        told = {name: value for name, value in told.items() if name.split("/")[0] in ROUTING}
+        routing = "\n".join(_measures(told | stage["routing"]))
         rows.append((stage["task"], _refreshes(masks), scores, routing))
     names = ("after", "masks", "domains", "routing (layer by layer)")
     shown = [i for i, name in enumerate(names) if name != "domains" or any(row[i] for row in rows)]
@@ -295,14 +308,16 @@ def _refreshes(masks: list[Json]) -> str:
     return last if len(masks) == 1 else f"{last},\nthe last of {len(masks)}"
 
 
-def _measures(routing: Mapping[str, float]) -> Iterator[str]:
-    """One line per measure with its value in every layer, first layer first."""
-    by_measure: dict[str, list[float]] = {}
-    for name, value in routing.items():
-        layer, _, measure = name.partition("/")
-        by_measure.setdefault(measure if "." in layer else name, []).append(value)
-    for measure, values in by_measure.items():
-        yield " ".join([measure, *(f"{value:.2f}" for value in values)])
+def _measures(figures: Mapping[str, float]) -> Iterator[str]:
+    """One line per figure with its value in every layer, first layer first."""
+    by_figure: dict[str, list[float]] = {}
+    for name, value in figures.items():
+        figure, _, where = name.partition("/")
+        layer, _, part = where.partition("/")
+        shown = f"{figure}/{part}" if part else figure
+        by_figure.setdefault(shown if "." in layer else name, []).append(value)
+    for figure, values in by_figure.items():
+        yield " ".join([figure, *(f"{value:.2f}" for value in values)])
 
 
 def _wide() -> Console:

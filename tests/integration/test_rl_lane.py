@@ -224,7 +224,7 @@ def test_learning_raises_the_score_of_the_learnt_task(trainer, tmp_path):
     assert low.scores[0] < 0.5
     assert high.scores[0] > 0.7
     assert high.scores[1] < high.scores[0]
-    assert set(high.usage["shift0"]) == {"layers.0", "layers.1"}
+    assert set(high.gate_weights["shift0"]) == {"layers.0", "layers.1"}
     assert RLEvaluator().evaluate(spec, trained, tasks(spec)).scores == high.scores
 
 
@@ -280,8 +280,8 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     ref = trainer.save(str(tmp_path / "c"), 9)
     report = RLEvaluator().evaluate(spec, ref, tasks(spec))
     assert len(report.scores) == 2
-    assert report.details["gather"]["episode_length"] <= 40
-    assert report.details["survive"]["episodes"] == 8
+    assert report.figures["gather"]["episode_length"] <= 40
+    assert report.figures["survive"]["episodes"] == 6
     episode = trace_checkpoint(spec, ref, tasks(spec)[1])
     assert episode == trace_checkpoint(spec, ref, tasks(spec)[1])
     assert 1 <= len(episode.floors) <= 40

@@ -121,14 +121,25 @@ class IntervalReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
-    """Scores of one checkpoint on tasks, in task order. Accuracy, or return as a share of the
-    largest possible one: always between 0 and 1 for a model that is not worse than nothing."""
+    """Scores and figures of one checkpoint on tasks.
+
+    A score is the mean over samples of the objective's per-sample score (accuracy), or the mean
+    return as a share of the largest possible one: between 0 and 1 for a model that is not worse
+    than nothing.
+    """
 
     scores: list[float]
-    details: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Task name -> further figures (loss, episode length, achievements, ...)."""
-    usage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """On the test part of each task, in task order: what is reported."""
+    validation: list[float] = field(default_factory=list)
+    """On the validation part of each task: what searches and policies choose by; empty where
+    there is none."""
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task name -> further figures (loss, episode length, ``<diagnostic>/<layer>``, ...)."""
+    model_figures: dict[str, float] = field(default_factory=dict)
+    """Figures of the model over all tasks: ``<diagnostic>`` or ``<diagnostic>/<part>``."""
+    gate_weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Task name -> layer -> mean gate weight of each expert on that task."""
     probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
-    """Task name -> layer -> gate weights of each expert on the task's first test samples."""
+    """Task name -> layer -> gate weights of each expert on the task's probe: the same few test
+    samples over the whole lane."""
     seconds: float

@@ -1,1 +1,130 @@
-"""Measures of models: routing and plasticity."""
+"""What is measured of a model beside its scores: one table, one function. Imports no torch.
+
+``observing`` builds the probes that diagnostics look at, ``tables`` holds the arithmetic that the
+driver's reports share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from workers.diagnostics.base import Diagnostic, Figures, Gates, Probe, Scope
+from workers.diagnostics.plasticity import (
+    DormantRatio,
+    EffectiveRank,
+    GradientNorms,
+    ParticipationRatio,
+    SRank,
+    WeightDistance,
+    WeightNorm,
+    ZeroActivationRatio,
+)
+from workers.diagnostics.routing import (
+    ConditionalEntropy,
+    CoSelection,
+    DeadExperts,
+    DomainOverlap,
+    ExpertRelevance,
+    ExpertsPerToken,
+    LoadCV,
+    LoadPeak,
+    MarginalEntropy,
+    Specialisation,
+    SwitchBalance,
+)
+from workers.parsing import choose
+from workers.tables import Problem
+
+DIAGNOSTICS: dict[str, type] = {
+    "conditional_entropy": ConditionalEntropy,
+    "marginal_entropy": MarginalEntropy,
+    "load_cv": LoadCV,
+    "load_peak": LoadPeak,
+    "dead_experts": DeadExperts,
+    "switch_balance": SwitchBalance,
+    "experts_per_token": ExpertsPerToken,
+    "co_selection": CoSelection,
+    "specialisation": Specialisation,
+    "domain_overlap": DomainOverlap,
+    "expert_relevance": ExpertRelevance,
+    "dormant_ratio": DormantRatio,
+    "zero_activation_ratio": ZeroActivationRatio,
+    "effective_rank": EffectiveRank,
+    "srank": SRank,
+    "participation_ratio": ParticipationRatio,
+    "weight_norm": WeightNorm,
+    "weight_distance": WeightDistance,
+    "gradient_norms": GradientNorms,
+}
+"""Diagnostics by name."""
+
+CHEAP, ALL = "cheap", "all"
+"""Entries of a list of diagnostics that stand for every cheap one, and for every one."""
+
+
+def chosen(entries: Iterable[Any], path: str) -> tuple[dict[str, Diagnostic], list[Problem]]:
+    """(name of its figures -> diagnostic, problems) of a list as in a config.
+
+    An entry is ``"cheap"``, ``"all"``, a name, ``module:Class``, or a table with ``kind``.
+    """
+    found: dict[str, Diagnostic] = {}
+    problems: list[Problem] = []
+    for number, entry in enumerate(entries):
+        for raw in _meant(entry):
+            where = f"{path}.{number}"
+            cls, config, wrong = choose(DIAGNOSTICS, raw, where)
+            problems += wrong
+            if cls is None or config is None:
+                continue
+            name = config.name or config.kind.rpartition(":")[2]
+            known = found.get(name)
+            if known is not None and known.config != config:
+                allowed = "give one of them a name of its own: {kind = ..., name = ...}"
+                problems.append(Problem(where, f"two diagnostics are called {name!r}", allowed))
+            found[name] = cls(config)
+    return found, problems
+
+
+def refuse_unknown(entries: Iterable[Any]) -> None:
+    """Raise ValueError where an entry of a config's ``diagnostics`` names or sets nothing known."""
+    problems = chosen(entries, "diagnostics")[1]
+    if problems:
+        raise ValueError("; ".join(map(str, problems)))
+
+
+def measure(
+    probe: Probe, diagnostics: Mapping[str, Diagnostic], scopes: Iterable[Scope]
+) -> Figures:
+    """``<name>/<key>`` -> value of every diagnostic of these scopes; see ``Diagnostic.figures``."""
+    wanted = set(scopes)
+    return {
+        f"{name}/{key}" if key else name: value
+        for name, diagnostic in diagnostics.items()
+        if diagnostic.scope in wanted
+        for key, value in diagnostic.figures(probe).items()
+    }
+
+
+def _meant(entry: Any) -> list[Any]:
+    """What an entry of a list of diagnostics stands for."""
+    if entry == ALL:
+        return list(DIAGNOSTICS)
+    if entry == CHEAP:
+        return [name for name, cls in DIAGNOSTICS.items() if cls.cheap]  # type: ignore[attr-defined]
+    return [entry]
+
+
+__all__ = [
+    "ALL",
+    "CHEAP",
+    "DIAGNOSTICS",
+    "Diagnostic",
+    "Figures",
+    "Gates",
+    "Probe",
+    "Scope",
+    "chosen",
+    "measure",
+    "refuse_unknown",
+]

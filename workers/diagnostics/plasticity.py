@@ -1,116 +1,232 @@
-"""Measures of plasticity: pure functions of features, parameters and gradients.
+"""Diagnostics of plasticity: features, weights and gradients.
 
-Compare values over time on one fixed probe batch only; drift of data looks like drift of model.
-Letters: N samples, F features (units).
+Features are compared over time on one fixed probe only: drift of data looks like drift of the
+model. Letters: N samples, F features (units), M rows of a feature matrix.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+from workers.diagnostics.base import Diagnostic, Figures, Probe, Scope
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@torch.no_grad()
-def activations(
-    module: nn.Module, probe: Tensor, forward: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Output of every ``nn.ReLU`` while the probe passes: ``<module name>.<call number>``."""
-    seen: dict[str, Tensor] = {}
-    calls: Counter[str] = Counter()
-
-    def keep(name: str, output: Tensor) -> None:
-        seen[f"{name}.{calls[name]}"] = output
-        calls[name] += 1
-
-    handles = [
-        part.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name, part in module.named_modules()
-        if isinstance(part, nn.ReLU)
-    ]
-    try:
-        (forward or module)(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+MATRIX_SIDE = 512
+"""Rows and columns of a feature matrix whose singular values are taken; more are thinned out."""
 
 
-def dormant_ratio(features: Tensor, tau: float = 0.025) -> float:
-    """Share of units with ``mean|h_i| <= tau * mean over units of mean|h|``, in 0..1.
+class OfFeatures(Diagnostic):
+    """Base of diagnostics that look at one layer's features at a time."""
 
-    ``features`` [N, F], or [N, F, height, width] averaged over space (ReDo, arXiv 2302.12902).
+    scope: ClassVar[Scope] = "layer"
+
+    def figures(self, probe: Probe) -> Figures:
+        return {layer: self.of(features) for layer, features in probe.activations.items()}
+
+    def of(self, features: Tensor) -> float:
+        """The value of one layer; features as in ``Probe.activations``."""
+        raise NotImplementedError
+
+
+class DormantRatio(OfFeatures):
+    """Share of units that hardly fire: ``mean_x|h_i| <= tau * mean_k mean_x|h_k|``.
+
+    Means over samples, and over positions or space where a unit has several.
     """
-    dims = [dim for dim in range(features.dim()) if dim != 1]
-    score_F = features.abs().mean(dims)
-    return float((score_F <= tau * (score_F.mean() + 1e-9)).double().mean())
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings of the threshold."""
+
+        kind: str = "dormant_ratio"
+        tau: float = 0.025
+        """Score, as a share of the layer's mean one, up to which a unit is dormant."""
+
+        def __post_init__(self) -> None:
+            if self.tau < 0:
+                raise ValueError(f"tau must not be negative, got {self.tau}")
+
+    unit = "share of units, 0..1"
+    source = "Sokar et al. 2023 (arXiv 2302.12902), definition 3.1"
+
+    config: Config
+
+    def of(self, features: Tensor) -> float:
+        score_F = _units(features).abs().mean(0)
+        return float((score_F <= self.config.tau * (score_F.mean() + 1e-9)).double().mean())
 
 
-def zero_activation_ratio(features: Tensor) -> float:
-    """Share of activations that are exactly 0, in 0..1; any shape."""
-    return float((features == 0).double().mean())
+class ZeroActivationRatio(OfFeatures):
+    """Share of activations that are exactly 0."""
+
+    unit = "share of activations, 0..1"
+    source = "DynamicMoE (arXiv 2511.18987), training log"
+
+    def of(self, features: Tensor) -> float:
+        return float((features == 0).double().mean())
 
 
-def effective_rank(features_NF: Tensor) -> float:
-    """``exp(-sum p ln p)`` over normalised singular values, in 1..min(N, F); 0 for all zeros.
+class EffectiveRank(OfFeatures):
+    """Exponential of the entropy of the normalised singular values, ``exp(-sum_i p_i ln p_i)``.
 
-    Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+    ``p_i = s_i / sum s`` of the features [M, F]; 0 where all are zero.
     """
-    values = _singular_values(features_NF)
-    share = values[values > 0] / values.sum()
-    return float(torch.exp(-(share * share.log()).sum())) if len(share) else 0.0
+
+    unit = "dimensions, 1..min(M, F)"
+    source = "Roy and Vetterli 2007, The effective rank"
+    cheap = False
+
+    def of(self, features: Tensor) -> float:
+        values = _singular_values(features)
+        share = values[values > 0] / values.sum()
+        return float((-(share * share.log()).sum()).exp()) if len(share) else 0.0
 
 
-def srank(features_NF: Tensor, delta: float = 0.01) -> int:
-    """Least k whose k largest singular values sum to ``1 - delta`` of all (arXiv 2010.14498)."""
-    values = _singular_values(features_NF)
-    if not values.any():
-        return 0
-    reached = (values.cumsum(0) / values.sum()) >= 1 - delta
-    return int(reached.double().argmax()) + 1
+class SRank(OfFeatures):
+    """Least number of singular values that hold ``1 - delta`` of their sum; 0 for zeros."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings of the share."""
+
+        kind: str = "srank"
+        delta: float = 0.01
+        """Share of the sum that may be left out."""
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.delta < 1:
+                raise ValueError(f"delta must be at least 0 and below 1, got {self.delta}")
+
+    unit = "dimensions, 1..min(M, F)"
+    source = "Kumar et al. 2021 (arXiv 2010.14498)"
+    cheap = False
+
+    config: Config
+
+    def of(self, features: Tensor) -> float:
+        values = _singular_values(features)
+        if not values.any():
+            return 0.0
+        reached = (values.cumsum(0) / values.sum()) >= 1 - self.config.delta
+        return float(int(reached.double().argmax()) + 1)
 
 
-def participation_ratio(features_NF: Tensor) -> float:
-    """``(sum lam)^2 / sum lam^2`` of the covariance's eigenvalues, in 1..F; 0 for constants."""
-    centred = features_NF.double() - features_NF.double().mean(0)
-    lam = torch.linalg.svdvals(centred) ** 2
-    return float(lam.sum() ** 2 / (lam**2).sum()) if lam.any() else 0.0
+class ParticipationRatio(OfFeatures):
+    """``(sum lam)^2 / sum lam^2`` of the eigenvalues of the features' covariance; 0 if constant."""
+
+    unit = "dimensions, 1..F"
+    source = "Gao and Ganguli 2015; DynaMoE (arXiv 2603.01697), equation 30"
+    cheap = False
+
+    def of(self, features: Tensor) -> float:
+        features_MF = _matrix(features)
+        centred = features_MF - features_MF.mean(0)
+        # both sums are norms: sum lam = |X|_F^2 and sum lam^2 = |X X'|_F^2
+        total, squares = (centred**2).sum(), ((centred @ centred.T) ** 2).sum()
+        return float(total**2 / squares) if squares > 0 else 0.0
 
 
-def weight_norm(parameters: Mapping[str, Tensor]) -> float:
-    """``sum over tensors of |W|_2 / numel(W)``."""
-    return float(sum(w.detach().norm().double() / w.numel() for w in parameters.values()))
+class WeightNorm(Diagnostic):
+    """Sum over tensors of ``|W|_2 / numel(W)``: of all, and of each part of the model."""
+
+    unit = "norm per entry, from 0"
+    source = "DynamicMoE (arXiv 2511.18987), training log"
+    scope = "model"
+
+    def figures(self, probe: Probe) -> Figures:
+        return _scaled_norms(probe.parameters)
 
 
-def weight_distance(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
-    """``weight_norm`` of the difference to ``start``, over the tensors that both have alike."""
-    moved = {
-        name: tensor.detach() - start[name]
-        for name, tensor in parameters.items()
-        if name in start and start[name].shape == tensor.shape
-    }
-    return weight_norm(moved)
+class WeightDistance(Diagnostic):
+    """``weight_norm`` of the difference to the untrained model: ``|W - W_0|_2 / numel(W)``.
 
-
-def gradient_norms(gradients: Iterable[Tensor | None]) -> dict[str, float]:
-    """``min``, ``mean``, ``max`` of the tensors' 2-norms and ``zero_ratio`` of their entries.
-
-    Parameters without a gradient are left out; empty if none has one.
+    Only over tensors that both have in one shape: experts born later have no start.
     """
-    present = [gradient.detach() for gradient in gradients if gradient is not None]
-    if not present:
+
+    unit = "norm per entry, from 0"
+    source = "DynamicMoE (arXiv 2511.18987), training log"
+    scope = "model"
+
+    def figures(self, probe: Probe) -> Figures:
+        moved = {
+            name: tensor - probe.start[name]
+            for name, tensor in probe.parameters.items()
+            if name in probe.start and probe.start[name].shape == tensor.shape
+        }
+        return _scaled_norms(moved)
+
+
+class GradientNorms(Diagnostic):
+    """Least, mean and largest 2-norm of the parameters' gradients, and their share of zeros.
+
+    Of the mean loss on the probe; parameters without a gradient are left out. Keys ``min``,
+    ``mean``, ``max`` and ``zero_ratio``.
+    """
+
+    unit = "norm, from 0 (zero_ratio: share of entries, 0..1)"
+    source = "DynamicMoE (arXiv 2511.18987), training log"
+    scope = "model"
+    cheap = False
+    needs_gradients = True
+
+    def figures(self, probe: Probe) -> Figures:
+        present = [g.detach() for g in (probe.gradients or {}).values() if g is not None]
+        if not present:
+            return {}
+        norms = [float(gradient.double().norm()) for gradient in present]
+        zeros = sum(int((gradient == 0).sum()) for gradient in present)
+        return {
+            "min": min(norms),
+            "mean": sum(norms) / len(norms),
+            "max": max(norms),
+            "zero_ratio": zeros / sum(gradient.numel() for gradient in present),
+        }
+
+
+def _units(features: Tensor) -> Tensor:
+    """Features as [M, F]: space (of [N, F, height, width]) and positions become rows."""
+    if features.dim() == 4:
+        features = features.movedim(1, -1)
+    return features.reshape(-1, features.shape[-1])
+
+
+def _matrix(features: Tensor) -> Tensor:
+    """Features as float64 [M, F], thinned out evenly to MATRIX_SIDE rows and columns.
+
+    A feature map counts as one row of features for each place and filter.
+    """
+    flat = features.flatten(1) if features.dim() == 4 else _units(features)
+    rows, columns = (_evenly(size) for size in flat.shape)
+    return flat.detach()[rows][:, columns].double()
+
+
+def _evenly(size: int) -> list[int]:
+    """At most MATRIX_SIDE of ``size`` places, evenly spaced."""
+    kept = min(size, MATRIX_SIDE)
+    return [place * size // kept for place in range(kept)]
+
+
+def _singular_values(features: Tensor) -> Tensor:
+    import torch
+
+    values: Tensor = torch.linalg.svdvals(_matrix(features))
+    return values
+
+
+def _scaled_norms(tensors: Mapping[str, Tensor]) -> Figures:
+    """``all`` and each part of the model (first word of the names) -> sum of norm / numel."""
+    import torch
+
+    if not tensors:
         return {}
-    norms = torch.stack([gradient.norm().double() for gradient in present])
-    zeros = sum(int((gradient == 0).sum()) for gradient in present)
-    return {
-        "min": float(norms.min()),
-        "mean": float(norms.mean()),
-        "max": float(norms.max()),
-        "zero_ratio": zeros / sum(gradient.numel() for gradient in present),
-    }
-
-
-def _singular_values(features_NF: Tensor) -> Tensor:
-    return torch.linalg.svdvals(features_NF.detach().flatten(1).double())
+    norms = torch._foreach_norm(list(tensors.values()))
+    sums: dict[str, float] = defaultdict(float)
+    for (name, tensor), norm in zip(tensors.items(), torch.stack(norms).tolist(), strict=True):
+        for part in ("all", name.partition(".")[0]):
+            sums[part] += norm / tensor.numel()
+    return dict(sums)

@@ -7,10 +7,13 @@ agent that only loses health can score slightly below zero.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from workers.contract import (
     CheckpointRef,
@@ -19,6 +22,16 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
+from workers.diagnostics import Diagnostic, Gates, Probe, chosen, measure
+from workers.diagnostics.observing import (
+    DRIFT_SAMPLES,
+    PROBE_SAMPLES,
+    Seen,
+    drift_probe,
+    observe,
+    pooled,
+    seeing,
+)
 from workers.models.acting import ActingModel
 from workers.moe.growth.surgery import ensure_arch
 from workers.parsing import checked
@@ -26,12 +39,34 @@ from workers.rl import TRAINING
 from workers.rl.building import build_model, build_stream, read, sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment, Episode, summary
-from workers.rl.floor_routing import NOWHERE, Routing
+from workers.rl.floor_routing import FloorGates
 from workers.supervised.building import pick_device
+
+Watch = Callable[[int, Tensor, Tensor, NDArray[np.bool_]], None]
+"""Told of each step after the model answered: its number, observations and states [N, ...] before
+it, and which environments still play."""
+
+
+class _Measured(NamedTuple):
+    """What one task's episodes gave."""
+
+    score: float
+    validation: float | None
+    figures: dict[str, float]
+    gate_weights: dict[str, list[float]]
+    drift: dict[str, list[list[float]]]
+    probe: Probe
 
 
 class RLEvaluator:
-    """Plays the first episode of each environment, actions drawn from the policy."""
+    """Plays the first episode of each environment, actions drawn from the policy.
+
+    The episodes of the first ``test_episodes`` environments are the test part, those of the next
+    ``validation`` ones the validation part: all begin and are stepped together, so that the second
+    part costs nothing of its own. What the agent meets in test episodes is what its features and
+    routing are measured on, so these figures also move with what it does. Only drift is told on
+    inputs that never change: the first observations of the test episodes.
+    """
 
     def evaluate(
         self, lane: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
@@ -40,32 +75,161 @@ class RLEvaluator:
         begun = time.perf_counter()
         torch.set_num_threads(lane.threads)
         _, training = checked(TRAINING, lane.settings["training"])
+        diagnostics, problems = chosen(training.diagnostics, "training.diagnostics")
+        assert not problems, [str(problem) for problem in problems]
         stream = build_stream(lane.settings["stream"], lane.seed)
-        model = load_model(lane, checkpoint, stream).to(pick_device())
-        scores, details, gates = [], {}, {}
-        for task in tasks:
-            engine = stream.environment(task, training.evaluated)
-            engine.seed(derive_seed(lane.seed, "evaluate", task.name))
-            routing = Routing(model)
-            episodes = play(
-                model,
-                engine,
-                episodes=training.eval_episodes or training.evaluated,
-                max_steps=training.eval_max_steps,
-                seed=derive_seed(lane.seed, "actions", task.name),
-                routing=routing,
-            )
-            figures = summary(episodes, stream.largest_return(task), stream.smallest_return(task))
-            scores.append(figures["return_share"])
-            details[task.name] = figures | routing.by_floor()
-            gates[task.name] = routing.total()
+        model, start = _restored(lane, checkpoint, stream)
+        model.to(pick_device())
+        with observe(model) as take, seeing(model) as seen:
+            found = {
+                task.name: _Task(lane, training, stream, model, task, start, take, seen).measure(
+                    diagnostics
+                )
+                for task in tasks
+            }
+        validation = [one.validation for one in found.values() if one.validation is not None]
+        domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+        probe = pooled([one.probe for one in found.values()], domains)
         return EvaluationReport(
-            scores=scores, details=details, usage=gates, seconds=time.perf_counter() - begun
+            scores=[one.score for one in found.values()],
+            validation=validation if len(validation) == len(found) else [],
+            figures={name: one.figures for name, one in found.items()},
+            model_figures=measure(probe, diagnostics, ("model",)),
+            gate_weights={name: one.gate_weights for name, one in found.items()},
+            probes={name: one.drift for name, one in found.items()},
+            seconds=time.perf_counter() - begun,
         )
+
+
+class _Task:
+    """One task's episodes, and what is seen of the model in them."""
+
+    def __init__(
+        self,
+        lane: LaneSpec,
+        training: Any,
+        stream: Any,
+        model: ActingModel,
+        task: TaskSpec,
+        start: dict[str, Tensor],
+        take: Callable[[], dict[str, Gates]],
+        seen: Seen,
+    ) -> None:
+        self.lane, self.training, self.stream, self.task = lane, training, stream, task
+        self.model, self.start, self.take, self.seen = model, start, take, seen
+        self.floors = FloorGates()
+        self.visits = Visits(derive_seed(lane.seed, "probe", task.name))
+        self.drift: dict[str, list[list[float]]] = {}
+
+    def measure(self, diagnostics: dict[str, Diagnostic]) -> _Measured:
+        """Play, then look at the model on what was met."""
+        training, task = self.training, self.task
+        self.engine = self.stream.environment(task, training.evaluated)
+        self.engine.seed(derive_seed(self.lane.seed, "evaluate", task.name))
+        self.take()
+        tested, validated = training.test_episodes, training.validated
+        episodes = play(
+            self.model,
+            self.engine,
+            episodes=tested + validated,
+            max_steps=training.eval_max_steps,
+            seed=derive_seed(self.lane.seed, "actions", task.name),
+            watch=self._step,
+        )
+        figures = self._summary([one for one in episodes if one.index < tested])
+        validation = None
+        if validated:
+            told = self._summary([one for one in episodes if one.index >= tested])
+            validation = told["return_share"]
+        probe = self._probe()
+        return _Measured(
+            score=figures["return_share"],
+            validation=validation,
+            figures=(
+                figures | self.floors.by_floor() | measure(probe, diagnostics, ("task", "layer"))
+            ),
+            gate_weights=self.floors.total(),
+            drift=self.drift,
+            probe=probe,
+        )
+
+    def _step(
+        self, step: int, observations: Tensor, state: Tensor, running: NDArray[np.bool_]
+    ) -> None:
+        """Take in what the routers did and what was met in test episodes."""
+        tested = running & (np.arange(len(running)) < self.training.test_episodes)
+        routed = self.take()
+        self.floors.add(routed, self.engine.floors(), tested)
+        self.visits.add(observations, state, tested)
+        if step == 0:
+            first = torch.from_numpy(np.flatnonzero(tested)[:DRIFT_SAMPLES])
+            self.drift = drift_probe(routed, len(running), first)
+
+    @torch.inference_mode()
+    def _probe(self) -> Probe:
+        """The model's answers to observations met in test episodes."""
+        observations, state = self.visits.kept()
+        with self.seen:
+            outputs, _ = self.model.step(observations, state)
+        return Probe(
+            model=self.model,
+            inputs=observations,
+            outputs=outputs,
+            activations=self.seen.activations,
+            routed=self.take(),
+            domains=self.task.domains,
+            domain=torch.zeros(len(observations), dtype=torch.long, device=observations.device),
+            start=self.start,
+        )
+
+    def _summary(self, episodes: list[Episode]) -> dict[str, float]:
+        stream = self.stream
+        return summary(
+            episodes, stream.largest_return(self.task), stream.smallest_return(self.task)
+        )
+
+
+class Visits:
+    """At most PROBE_SAMPLES observations with the core's state before them, one a step.
+
+    Which environment's is drawn by seed, and every step has the same chance to be kept (reservoir
+    sampling).
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._met = 0
+
+    def add(self, observations: Tensor, state: Tensor, allowed: NDArray[np.bool_]) -> None:
+        """One step's observations and states [N, ...]; ``allowed`` [N]: which may be drawn."""
+        if not allowed.any():
+            return
+        row = int(self._rng.choice(np.flatnonzero(allowed)))
+        self._met += 1
+        place = len(self._kept)
+        if place == PROBE_SAMPLES:
+            place = int(self._rng.integers(self._met))
+            if place >= PROBE_SAMPLES:
+                return
+            self._kept.pop(place)
+        self._kept.insert(place, (observations[row].clone(), state[row].clone()))
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Observations [n, ...] and states [n, S]."""
+        observations, states = zip(*self._kept, strict=True)
+        return torch.stack(observations), torch.stack(states)
 
 
 def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActingModel:
     """The model of a checkpoint, in the shape it had grown to."""
+    return _restored(lane, checkpoint, stream)[0]
+
+
+def _restored(
+    lane: LaneSpec, checkpoint: CheckpointRef, stream: Any
+) -> tuple[ActingModel, dict[str, Tensor]]:
+    """The model of a checkpoint in evaluation mode, and the untrained model's parameters."""
     saved = read(checkpoint, lane)
     facts = stream.facts
     model = build_model(
@@ -75,9 +239,11 @@ def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> Acting
         lane.seed,
         stream.layout,
     )
+    device = pick_device()
+    start = {name: p.detach().to(device, copy=True) for name, p in model.named_parameters()}
     ensure_arch(model, saved.state["arch"])
     model.load_state_dict(saved.tensors["model"])
-    return model.eval()
+    return model.eval(), start
 
 
 @torch.inference_mode()
@@ -88,12 +254,11 @@ def play(
     episodes: int,
     max_steps: int,
     seed: int,
-    routing: Routing | None = None,
+    watch: Watch | None = None,
 ) -> list[Episode]:
     """The first episode of each of the first ``episodes`` environments.
 
-    An episode still running after ``max_steps`` counts as it stands. ``routing`` counts what the
-    routers do in these episodes.
+    An episode still running after ``max_steps`` counts as it stands.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, state = engine.reset(), model.initial_state(engine.num_envs)
@@ -102,12 +267,10 @@ def play(
     running = np.arange(engine.num_envs) < episodes
     played: list[Episode] = []
     for step in range(max_steps):
-        seen = as_tensor(observations).to(device)
-        if routing is None:
-            logits, state = model.step(seen, state)
-        else:
-            floors = np.where(running, engine.floors(), NOWHERE)
-            logits, state = routing.step(seen, state, floors)
+        seen, before = as_tensor(observations).to(device), state
+        logits, state = model.step(seen, before)
+        if watch is not None:
+            watch(step, seen, before, running)
         actions, _ = sample_actions(logits, generator)
         observations, rewards, terminated, truncated = engine.step(actions.numpy())
         done = terminated | truncated

@@ -7,62 +7,49 @@ move to another expert. Knows no algorithm and draws nothing.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from workers.diagnostics import Gates
+from workers.diagnostics.observing import observe
 from workers.models.acting import ActingModel
-from workers.moe.telemetry import recording, usage
 from workers.rl.building import sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment
 
-NOWHERE = -1
-"""Floor of an environment whose steps do not count."""
 
-Gates = dict[str, list[float]]
-"""Layer -> gate weight of each expert."""
+class FloorGates:
+    """Gate weights summed up by layer and floor."""
 
-
-class Routing:
-    """Gate weights of a model, summed up by floor."""
-
-    def __init__(self, model: ActingModel) -> None:
-        self.model = model
+    def __init__(self) -> None:
         self._sums: dict[tuple[str, int], NDArray[np.float64]] = {}
         self._counts: dict[int, int] = defaultdict(int)
 
-    def step(
-        self, observations: Tensor, state: Tensor, floors: NDArray[np.int64]
-    ) -> tuple[Tensor, Tensor]:
-        """The model's step; what its routers did counts for the floor each one is on.
+    def add(
+        self,
+        routed: Mapping[str, Gates],
+        floors: NDArray[np.int64],
+        counted: NDArray[np.bool_],
+    ) -> None:
+        """Count what the routers did in one step of N environments.
 
-        Environments whose floor is NOWHERE are answered, but not counted.
+        ``floors`` [N]: where each one is; ``counted`` [N]: whether its step counts.
         """
-        answers: list[tuple[Tensor, Tensor]] = []
-        places = []
-        for floor in np.unique(floors):
-            place = torch.from_numpy(np.flatnonzero(floors == floor))
-            with recording(self.model):
-                answers.append(self.model.step(observations[place], state[place]))
-                if floor != NOWHERE:
-                    self._count(int(floor), len(place), usage(self.model))
-            places.append(place)
-        order = torch.cat(places).argsort()
-        logits, after = (torch.cat(parts)[order] for parts in zip(*answers, strict=True))
-        return logits, after
+        for floor in np.unique(floors[counted]):
+            self._counts[int(floor)] += int((counted & (floors == floor)).sum())
+        for layer, gates in routed.items():
+            weights_NE = gates.weights.double().cpu().numpy()
+            for floor in np.unique(floors[counted]):
+                added = weights_NE[counted & (floors == floor)].sum(0)
+                place = layer, int(floor)
+                self._sums[place] = self._sums.get(place, np.zeros(1)) + added
 
-    def _count(self, floor: int, samples: int, gates: Gates) -> None:
-        self._counts[floor] += samples
-        for layer, weights in gates.items():
-            added = samples * np.array(weights)
-            self._sums[layer, floor] = self._sums.get((layer, floor), np.zeros(1)) + added
-
-    def total(self) -> Gates:
-        """Mean gate weights over all floors."""
+    def total(self) -> dict[str, list[float]]:
+        """Layer -> mean gate weight of each expert over all floors."""
         steps = sum(self._counts.values())
         sums: dict[str, NDArray[np.float64]] = {}
         for (layer, _), added in self._sums.items():
@@ -93,21 +80,19 @@ def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, see
     observations, floors = engine.reset(), []
     state = model.initial_state(engine.num_envs)
     gates: dict[str, list[list[float]]] = defaultdict(list)
-    for _ in range(max_steps):
-        seen = as_tensor(observations).to(state.device)
-        floors.append(int(engine.floors()[0]))
-        with recording(model):
-            model.step(seen[:1], state[:1])
-            for layer, weights in usage(model).items():
-                gates[layer].append(weights)
-        logits, state = model.step(seen, state)
-        actions, _ = sample_actions(logits, generator)
-        observations, _, terminated, truncated = engine.step(actions.numpy())
-        done = terminated | truncated
-        if done[0]:
-            break
-        if done.any():
-            ended = np.flatnonzero(done)
-            observations = engine.renew(ended)
-            state[ended] = 0.0
+    with observe(model) as take:
+        for _ in range(max_steps):
+            floors.append(int(engine.floors()[0]))
+            logits, state = model.step(as_tensor(observations).to(state.device), state)
+            for layer, routed in take().items():
+                gates[layer].append(routed.weights[0].tolist())
+            actions, _ = sample_actions(logits, generator)
+            observations, _, terminated, truncated = engine.step(actions.numpy())
+            done = terminated | truncated
+            if done[0]:
+                break
+            if done.any():
+                ended = np.flatnonzero(done)
+                observations = engine.renew(ended)
+                state[ended] = 0.0
     return Trace(floors, dict(gates))

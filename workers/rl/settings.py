@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.contract import LaneSettings
+from workers.diagnostics import CHEAP, refuse_unknown
 from workers.tables import Problem, lookup
 
 
@@ -64,9 +65,16 @@ class PPOTraining:
         """Environments an evaluation steps together; as many as a runner has where absent, which
         saves a compilation."""
         eval_episodes: int | None = None
-        """Episodes scored per task, the first of each environment; all of them where absent."""
+        """Episodes scored per task as its test part, each the first of its environment; those that
+        ``validation_episodes`` leaves where absent."""
+        validation_episodes: int | None = None
+        """Episodes scored per task as its validation part, in the environments after those of the
+        test part: played along with them. A quarter of the environments where absent, 0 = none."""
         eval_max_steps: int = 1000
         """An episode still running after this many steps is scored as it stands."""
+        diagnostics: tuple[Any, ...] = (CHEAP,)
+        """What evaluations measure beside scores: names of DIAGNOSTICS, ``module:Class``, tables
+        with ``kind``, ``"cheap"`` for all that cost little and ``"all"``."""
 
         def __post_init__(self) -> None:
             positive = (
@@ -105,11 +113,14 @@ class PPOTraining:
                     f"({self.num_env_runners}) and of num_learners ({self.num_learners})"
                 )
 
-            if self.eval_episodes is not None and not 0 < self.eval_episodes <= self.evaluated:
+            if self.validated < 0 or not 0 < self.test_episodes <= self.evaluated - self.validated:
                 raise ValueError(
-                    f"eval_episodes = {self.eval_episodes} must be between 1 and the number of "
-                    f"environments evaluated together, {self.evaluated} (eval_envs)"
+                    f"eval_episodes = {self.eval_episodes} with validation_episodes = "
+                    f"{self.validation_episodes}: there must be at least 1 test episode, and both "
+                    "together at most the number of environments evaluated together, "
+                    f"{self.evaluated} (eval_envs)"
                 )
+            refuse_unknown(self.diagnostics)
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """What of it does not fit the lane's model: sequences of a recurrent one stay whole."""
@@ -130,6 +141,20 @@ class PPOTraining:
         def evaluated(self) -> int:
             """Environments an evaluation steps together."""
             return self.eval_envs or self.num_envs // max(1, self.num_env_runners)
+
+        @property
+        def test_episodes(self) -> int:
+            """Episodes of a task's test part."""
+            if self.eval_episodes is None:
+                return self.evaluated - self.validated
+            return self.eval_episodes
+
+        @property
+        def validated(self) -> int:
+            """Episodes of a task's validation part."""
+            if self.validation_episodes is not None:
+                return self.validation_episodes
+            return min(self.evaluated // 4, self.evaluated - (self.eval_episodes or 0))
 
         @property
         def batch(self) -> int:

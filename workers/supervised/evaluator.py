@@ -1,66 +1,234 @@
-"""Scores of a supervised lane's checkpoints. Keeps nothing that training depends on."""
+"""Scores and figures of a supervised lane's checkpoints. Keeps nothing that training depends on."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from workers import checkpoint
-from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec
-from workers.diagnostics import routing
+from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec, derive_seed
+from workers.diagnostics import Diagnostic, Gates, Probe, chosen, measure
+from workers.diagnostics.observing import (
+    DRIFT_SAMPLES,
+    PROBE_SAMPLES,
+    Seen,
+    drift_probe,
+    mean_weights,
+    observe,
+    pooled,
+    seeing,
+    spread,
+    strata,
+)
 from workers.moe.growth import surgery
-from workers.moe.routed import observing, recording, take_gate_weights
-from workers.supervised.objectives import measured
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
+from workers.supervised.objectives import Classification, Objective, measured
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What evaluations of one lane share."""
+
+    spec: LaneSpec
+    stream: Any
+    batch: int
+    diagnostics: dict[str, Diagnostic]
+    start: dict[str, Tensor] = field(default_factory=dict)
+    """Parameters of the untrained model."""
+    draws: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Task -> places of its probe's and of its drift probe's samples in its test part."""
+
+
+class _Measured(NamedTuple):
+    """What one task's parts gave."""
+
+    score: float
+    validation: float | None
+    figures: dict[str, float]
+    gate_weights: dict[str, list[float]]
+    drift: dict[str, list[list[float]]]
+    probe: Probe
 
 
 class SupervisedEvaluator:
-    """Accuracy of a checkpoint on the test data of each task."""
+    """Scores a checkpoint on the validation and test parts of each task, and measures it."""
 
     def __init__(self) -> None:
-        self.streams: dict[str, Any] = {}
+        self.lanes: dict[str, _Lane] = {}
 
     def evaluate(
         self, lane: LaneSpec, ref: CheckpointRef, tasks: tuple[TaskSpec, ...]
     ) -> EvaluationReport:
-        """Scores in task order; accuracy over the whole output layer (class-incremental)."""
+        """Scores in task order over the whole output layer (class-incremental).
+
+        Samples that figures are taken on are drawn by the lane's seed, evenly over classes and
+        domains: the same ones for every checkpoint of the lane.
+        """
         began = time.perf_counter()
         torch.set_num_threads(lane.threads)
         key = f"{lane.built_from}-{lane.seed}"
-        stream = self.streams.setdefault(key, build_stream(lane))
-        saved = checkpoint.read(ref)
-        model = build_model(lane, stream)
-        surgery.ensure_arch(model, saved.state["arch"])
-        model.load_state_dict(saved.tensors["model"])
-        model.to(pick_device())
-        batch = training_config(lane).eval_batch
-        report = EvaluationReport(scores=[], seconds=0.0)
-        specialised = len({name for task in tasks for name in task.domains}) > 1
-        for task in tasks:
-            test = stream.held_out(task)["test"]
-            with recording(model), observing(model if specialised else nn.Module()) as seen:
-                right = measured(model, stream.objective, test.x, test.y, batch)["score"]
-                report.usage[task.name] = take_gate_weights(model)
-            report.scores.append(float(right.mean()))
-            if specialised:
-                kept = {name: [r.weights for r in parts] for name, parts in seen.items()}
-                report.details[task.name] = {
-                    **_by_domain(right, task, test.domain),
-                    **routing.measure(kept),
-                }
-                report.probes[task.name] = routing.probe(kept)
-        return replace(report, seconds=time.perf_counter() - began)
+        if key not in self.lanes:
+            self.lanes[key] = _lane(lane)
+        known = self.lanes[key]
+        model = _restored(known, ref)
+        with observe(model) as take, seeing(model) as seen:
+            found = {task.name: _measure_task(known, model, task, take, seen) for task in tasks}
+        validation = [one.validation for one in found.values() if one.validation is not None]
+        return EvaluationReport(
+            scores=[one.score for one in found.values()],
+            validation=validation if len(validation) == len(found) else [],
+            figures={name: one.figures for name, one in found.items()},
+            model_figures=_measure_model(known, tasks, [one.probe for one in found.values()]),
+            gate_weights={name: one.gate_weights for name, one in found.items()},
+            probes={name: one.drift for name, one in found.items()},
+            seconds=time.perf_counter() - began,
+        )
 
 
-def _by_domain(right: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
-    """Accuracy on each domain of a task that mixes several."""
+def _lane(spec: LaneSpec) -> _Lane:
+    config = training_config(spec)
+    diagnostics, problems = chosen(config.diagnostics, "training.diagnostics")
+    assert not problems, [str(problem) for problem in problems]
+    return _Lane(spec, build_stream(spec), config.eval_batch, diagnostics)
+
+
+def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
+    """The model of a checkpoint in evaluation mode, in the shape it had grown to."""
+    saved = checkpoint.read(ref)
+    model = build_model(known.spec, known.stream)
+    if not known.start:
+        device = pick_device()
+        parameters = model.named_parameters()
+        known.start = {name: p.detach().to(device, copy=True) for name, p in parameters}
+    surgery.ensure_arch(model, saved.state["arch"])
+    model.load_state_dict(saved.tensors["model"])
+    return model.to(pick_device()).eval()
+
+
+def _measure_task(
+    known: _Lane,
+    model: nn.Module,
+    task: TaskSpec,
+    take: Callable[[], dict[str, Gates]],
+    seen: Seen,
+) -> _Measured:
+    """Scores and figures of one task; ``take`` and ``seen`` watch the model.
+
+    A test part that fits into a probe is passed through the model once, a larger one first as a
+    whole, then the samples drawn for the probe.
+    """
+    objective, parts = _objective(known.stream), _held_out(known.stream, task)
+    test, validation = parts["test"], parts["validation"]
+    assert test is not None
+    index, drifting = _drawn(known, task, objective, test)
+    chosen_score = _score(model, objective, validation, known.batch)
+    take()
+    whole = len(index) == len(test.y) <= known.batch
+    with seen if whole else nullcontext():
+        values = measured(model, objective, test.x, test.y, known.batch)
+    routed, few = take(), test if whole else test.take(index)
+    if not whole:
+        with seen:
+            measured(model, objective, few.x, few.y, len(index), figures=False)
+        take()
+    device = pick_device()
+    assert seen.outputs is not None
+    domain = torch.zeros(len(test.y), dtype=torch.long) if test.domain is None else test.domain
+    probe = Probe(
+        model=model,
+        inputs=few.x.to(device),
+        outputs=seen.outputs,
+        targets=few.y.to(device),
+        activations=seen.activations,
+        routed=routed,
+        domains=task.domains,
+        domain=domain.to(device),
+        start=known.start,
+    )
+    score = values.pop("score")
+    figures = {name: float(value.mean()) for name, value in values.items()}
+    figures |= _by_domain(objective.score_name, score, task, test.domain)
+    return _Measured(
+        score=float(score.mean()),
+        validation=chosen_score,
+        figures=figures | measure(probe, known.diagnostics, ("task", "layer")),
+        gate_weights=mean_weights(routed),
+        drift=drift_probe(routed, len(test.y), drifting),
+        probe=probe,
+    )
+
+
+def _measure_model(
+    known: _Lane, tasks: tuple[TaskSpec, ...], probes: list[Probe]
+) -> dict[str, float]:
+    """Figures of the model over all tasks."""
+    domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+    wanted = any(diagnostic.needs_gradients for diagnostic in known.diagnostics.values())
+    loss = _objective(known.stream).loss if wanted else None
+    return measure(pooled(probes, domains, loss), known.diagnostics, ("model",))
+
+
+def _drawn(
+    known: _Lane, task: TaskSpec, objective: Objective, test: _Part
+) -> tuple[Tensor, Tensor]:
+    """Places of the samples of the probe and of the drift probe, drawn once a lane."""
+    if task.name not in known.draws:
+        seed = derive_seed(known.spec.seed, "probe", task.name)
+        stratum = strata(len(test.y), test.domain, objective.classes(test.y))
+        known.draws[task.name] = (
+            spread(stratum, PROBE_SAMPLES, seed),
+            spread(stratum, DRIFT_SAMPLES, seed),
+        )
+    return known.draws[task.name]
+
+
+def _score(model: nn.Module, objective: Objective, part: _Part | None, batch: int) -> float | None:
+    if part is None:
+        return None
+    return float(measured(model, objective, part.x, part.y, batch, figures=False)["score"].mean())
+
+
+def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
+    """Score on each domain of a task that mixes several."""
     if domain is None:
         return {}
     return {
-        f"accuracy/{name}": float(right[domain == place].mean())
-        for place, name in enumerate(task.domains)
+        f"{name}/{label}": float(score[domain == place].mean())
+        for place, label in enumerate(task.domains)
     }
+
+
+# ---------------------------------------------------------------- what the stream tells
+
+
+class _Part(NamedTuple):
+    """Samples of one part of a task."""
+
+    x: Tensor
+    y: Tensor
+    domain: Tensor | None
+
+    def take(self, index: Tensor) -> _Part:
+        domain = None if self.domain is None else self.domain[index]
+        return _Part(self.x[index], self.y[index], domain)
+
+
+def _held_out(stream: Any, task: TaskSpec) -> Mapping[str, _Part | None]:
+    """The parts of a task that are not trained on."""
+    return {"validation": None, "test": _Part(*stream.test(task), stream.test_domains(task))}
+
+
+def _objective(stream: Any) -> Objective:
+    """What the stream's outputs are scored by."""
+    return Classification(Classification.Config())
+
+
+def correct(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """Bool [N] on the CPU: is the largest logit the sample's label?"""
+    return measured(model, _objective(None), x, y, batch, figures=False)["score"] > 0

@@ -161,7 +161,8 @@ def measured(
     device = next(model.parameters()).device
     found: dict[str, list[Tensor]] = {}
     training = model.training
-    model.eval()
+    if training:  # a walk over all modules
+        model.eval()
     with torch.inference_mode():
         for inputs, targets in zip(x.split(batch), y.split(batch), strict=True):
             outputs, targets = model(inputs.to(device)), targets.to(device)
@@ -169,5 +170,6 @@ def measured(
             more = objective.figures(outputs, targets) if figures else {}
             for name, values in more.items():
                 found.setdefault(name, []).append(values)
-    model.train(training)
+    if training:
+        model.train()
     return {name: torch.cat(values).double().cpu() for name, values in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workers.diagnostics import CHEAP, refuse_unknown
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.tables import choice
@@ -35,6 +36,9 @@ class SupervisedTraining:
         probe: int = 256
         """Training samples on which an edit's output change is measured."""
         eval_batch: int = 2048
+        diagnostics: tuple[Any, ...] = (CHEAP,)
+        """What evaluations measure beside scores: names of DIAGNOSTICS, ``module:Class``, tables
+        with ``kind``, ``"cheap"`` for all that cost little and ``"all"``."""
         batches: Literal["mixed", "domain"] = "mixed"
         """``domain``: every batch holds samples of one domain only."""
 
@@ -50,6 +54,7 @@ class SupervisedTraining:
                 value = getattr(self, name)
                 if value is not None and value <= 0:
                     raise ValueError(f"{name} must be positive")
+            refuse_unknown(self.diagnostics)
 
     def __init__(self, config: Config) -> None:
         self.config = config

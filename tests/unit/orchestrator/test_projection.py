@@ -92,7 +92,7 @@ def test_sums_are_written_once_per_row_even_where_rows_arrive_out_of_order() -> 
 
 
 def test_columns_wait_for_their_name() -> None:
-    nameless = [_without_details(record) for record in story(lanes=(("replay", 0),), lose_at=None)]
+    nameless = [_without_figures(record) for record in story(lanes=(("replay", 0),), lose_at=None)]
     key = f"{RUN_ID}/replay-s0"
     names = ("task/tops", "task/shoes_ boots", "task/bags")
     found, full = writes(nameless), writes(story(lanes=(("replay", 0),), lose_at=None))
@@ -101,10 +101,10 @@ def test_columns_wait_for_their_name() -> None:
     assert not points(found, key, "task/task 2")
 
 
-def _without_details(record: Record) -> Record:
+def _without_figures(record: Record) -> Record:
     if record.event.type != "EvaluationDone":
         return record
-    report = replace(record.event.report, details={})
+    report = replace(record.event.report, figures={})
     return replace(record, event=replace(record.event, report=report))
 
 

@@ -101,7 +101,8 @@ def test_seed_and_settings_matter(straight: list[str], tmp_path: Path) -> None:
 
 
 def test_evaluator_scores_what_was_learnt(tmp_path: Path) -> None:
-    config = tiny(training={"epochs": 20, "intervals": 2})
+    wide = {"head": {"kind": "moe", "hidden": [64]}}  # learns from every seed
+    config = tiny(training={"epochs": 20, "intervals": 2}, model=wide)
     refs = train(config, tmp_path)
     lane = config.lanes[0]
     report = SupervisedEvaluator().evaluate(lane.spec(), refs[-1], lane.tasks())

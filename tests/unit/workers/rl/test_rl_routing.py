@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.unit.workers.rl.toy import CUES, LENGTH, ToyEngine
+from workers.diagnostics import Gates
+from workers.diagnostics.observing import PROBE_SAMPLES, observe
 from workers.models.actor_critic import ActorCritic
-from workers.models.cores import GRU
-from workers.rl.evaluator import play
-from workers.rl.floor_routing import Routing, trace
+from workers.rl.evaluator import Visits, play
+from workers.rl.floor_routing import FloorGates, trace
 
 
 @pytest.fixture
@@ -19,36 +20,53 @@ def model() -> ActorCritic:
     return ActorCritic(config, (CUES,), CUES, 0).eval()
 
 
-def test_counting_by_floor_changes_no_answer_and_adds_up(model):
-    x, floors = torch.rand(9, CUES), np.array([0, 1, 1, 0, 2, 1, 0, 0, 2])
-    routing = Routing(model)
-    with torch.inference_mode():
-        logits, _ = routing.step(x, model.initial_state(len(x)), floors)
-        assert torch.allclose(logits, model(x), atol=1e-6)
-    figures = routing.by_floor()
-    assert [figures[f"steps/floor{f}"] for f in range(3)] == [4, 3, 2]
-    first = [figures[f"gate/layers.0/floor{f}/0"] for f in range(3)]
-    assert len(set(first)) == 3
-    mean = sum(w * n for w, n in zip(first, (4, 3, 2), strict=True)) / 9
-    assert routing.total()["layers.0"][0] == pytest.approx(mean)
-    assert sum(routing.total()["layers.0"]) == pytest.approx(1.0)
+def gates(rows: list[list[float]]) -> dict[str, Gates]:
+    weights = torch.tensor(rows)
+    return {"l": Gates(weights=weights, chosen=weights > 0, probabilities=weights)}
 
 
-def test_counting_by_floor_keeps_each_ones_own_state():
-    config = ActorCritic.Config(encoder=8, core=GRU.Config(size=6), hidden=(8,), experts=2)
-    model = ActorCritic(config, (CUES,), CUES, 0).eval()
-    x, state, floors = torch.rand(5, CUES), torch.rand(5, 6), np.array([1, 0, 2, 0, 1])
-    with torch.inference_mode():
-        counted, plain = Routing(model).step(x, state, floors), model.step(x, state)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(counted, plain, strict=True))
+def test_gate_weights_by_floor_and_over_all_floors():
+    counted = FloorGates()
+    rows = [[0.25, 0.75], [1.0, 0.0], [0.75, 0.25], [0.0, 1.0]]
+    counted.add(gates(rows), np.array([0, 1, 0, 1]), np.array([True, True, True, False]))
+    counted.add(gates(rows), np.array([2, 1, 1, 1]), np.array([False, True, False, False]))
+    figures = counted.by_floor()
+    assert [figures[f"steps/floor{f}"] for f in (0, 1)] == [2, 2]
+    assert "steps/floor2" not in figures, "nothing counted there"
+    assert figures["gate/l/floor0/0"] == 0.5
+    assert figures["gate/l/floor1/0"] == 1.0
+    assert counted.total()["l"] == [0.75, 0.25]
 
 
-def test_only_the_episodes_asked_for_are_counted(model):
-    routing = Routing(model)
-    played = play(model, ToyEngine(3), episodes=2, max_steps=50, seed=1, routing=routing)
-    figures = routing.by_floor()
-    steps = sum(n for name, n in figures.items() if name.startswith("steps/"))
-    assert steps == sum(episode.length for episode in played) == 2 * LENGTH
+def test_watching_changes_no_episode_and_sees_every_step(model):
+    plain = play(model, ToyEngine(3), episodes=2, max_steps=50, seed=1)
+    met: list[int] = []
+    with observe(model) as take:
+
+        def watch(step, observations, state, running):
+            assert len(observations) == len(take()["layers.0"].weights) == 3
+            assert not running[2], "only the episodes asked for"
+            met.append(int(running.sum()))
+
+        watched = play(model, ToyEngine(3), episodes=2, max_steps=50, seed=1, watch=watch)
+    assert watched == plain
+    assert sum(met) == sum(episode.length for episode in plain) == 2 * LENGTH
+
+
+def test_visits_keep_a_bounded_sample_of_what_was_allowed():
+    visits, again = Visits(3), Visits(3)
+    for step in range(3 * PROBE_SAMPLES):
+        x = torch.tensor([[step, 0.0], [step, 1.0], [step, 2.0]])
+        for one in (visits, again):
+            one.add(x, torch.zeros(3, 0), np.array([True, True, False]))
+    x, state = visits.kept()
+    assert x.shape == (PROBE_SAMPLES, 2)
+    assert state.shape == (PROBE_SAMPLES, 0)
+    assert set(x[:, 1].tolist()) == {0.0, 1.0}
+    assert len(set(x[:, 0].tolist())) == PROBE_SAMPLES, "one a step"
+    late = (x[:, 0] >= 1.5 * PROBE_SAMPLES).double().mean()
+    assert 0.35 < late < 0.65, "early and late steps alike"
+    assert again.kept()[0].equal(x)
 
 
 def test_a_trace_has_one_entry_for_each_step_of_the_first_episode(model):

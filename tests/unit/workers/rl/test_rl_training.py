@@ -64,3 +64,33 @@ def test_sequences_of_a_recurrent_model_must_not_be_torn():
     assert "multiple of minibatches * learners = 8" in str(problem)
     assert replace(training, minibatches=3, num_learners=2).problems(lane(recurrent)) == []
     assert replace(training, minibatches=4, num_learners=2).problems(lane(recurrent)) != []
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({}, (48, 16)),
+        ({"validation_episodes": 0}, (64, 0)),
+        ({"eval_episodes": 10}, (10, 16)),
+        ({"eval_episodes": 60}, (60, 4)),
+        ({"eval_episodes": 10, "validation_episodes": 54}, (10, 54)),
+        ({"eval_envs": 3}, (3, 0)),
+    ],
+)
+def test_validation_episodes_are_played_beside_those_of_the_test_part(settings, parts):
+    config = PPOTraining.Config(steps_per_stage=4096, **settings)
+    assert (config.test_episodes, config.validated) == parts
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"validation_episodes": 64},
+        {"validation_episodes": -1},
+        {"eval_episodes": 60, "validation_episodes": 5},
+        {"eval_episodes": 0},
+    ],
+)
+def test_parts_that_do_not_fit_the_environments_are_refused(settings):
+    with pytest.raises(ValueError, match="validation_episodes"):
+        PPOTraining.Config(steps_per_stage=4096, **settings)

@@ -1,0 +1,156 @@
+"""What an evaluation of a supervised lane tells beside its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from orchestrator.config.file import RunConfig, check
+from tests.fakes import tiny
+from workers.contract import CheckpointRef, EvaluationReport
+from workers.diagnostics import DIAGNOSTICS, Diagnostic, Figures, Probe
+from workers.diagnostics.observing import DRIFT_SAMPLES
+from workers.supervised.evaluator import SupervisedEvaluator
+from workers.supervised.trainer import SupervisedTrainer
+
+ROUTED = {
+    "model": {
+        "experts": 3,
+        "head": {"kind": "moe", "hidden": [16, 16], "selector": {"kind": "topk", "k": 1}},
+    }
+}
+SEQUENTIAL = {
+    "stream": {
+        "kind": "domains",
+        "base": [],
+        "domains": [{"name": "upright"}, {"name": "dark", "invert": True}],
+        "order": "sequential",
+        "train_samples": 40,
+        "test_samples": 100,
+    },
+}
+
+
+def untrained(config: RunConfig, folder: Path) -> CheckpointRef:
+    trainer = SupervisedTrainer()
+    trainer.open(config.lanes[0].spec(), None)
+    return trainer.save(str(folder / "untrained"), 1)
+
+
+def evaluated(config: RunConfig, folder: Path) -> EvaluationReport:
+    lane = config.lanes[0]
+    return SupervisedEvaluator().evaluate(lane.spec(), untrained(config, folder), lane.tasks())
+
+
+def names(figures: Figures) -> set[str]:
+    return {name.split("/")[0] for name in figures}
+
+
+def test_a_stream_of_single_domain_tasks_is_measured_as_well(tmp_path: Path) -> None:
+    config = tiny(**ROUTED)
+    report = evaluated(config, tmp_path)
+    cheap = {scope: set() for scope in ("task", "layer", "model")}
+    for name, cls in DIAGNOSTICS.items():
+        if cls.cheap:
+            cheap[cls.scope].add(name)
+    assert list(report.figures) == [task.name for task in config.lanes[0].tasks()]
+    for figures in report.figures.values():
+        assert cheap["task"] | cheap["layer"] <= names(figures)
+    alone = cheap["model"] - {"specialisation", "domain_overlap"}
+    assert names(report.model_figures) == alone, "one domain only"
+    assert report.model_figures["weight_distance/all"] == 0.0, "untrained"
+    gates = report.gate_weights["classes 0,1"]["head.layers.0"]
+    assert sum(gates) == pytest.approx(1.0)
+
+
+def test_domains_trained_one_after_another_show_how_specialised_experts_are(
+    tmp_path: Path,
+) -> None:
+    report = evaluated(tiny(**ROUTED, **SEQUENTIAL), tmp_path)
+    told = [report.model_figures[f"specialisation/head.layers.{n}"] for n in (0, 1)]
+    assert all(0.01 < value <= 1 for value in told), told
+
+
+def test_drift_is_told_on_samples_of_every_domain(tmp_path: Path) -> None:
+    """The samples of a joint task come domain by domain."""
+    stream = {**SEQUENTIAL["stream"], "order": "joint"}
+    config = tiny(**ROUTED, stream=stream)
+    lane = config.lanes[0]
+    evaluator = SupervisedEvaluator()
+    ref = untrained(config, tmp_path)
+    (probe,) = evaluator.evaluate(lane.spec(), ref, lane.tasks()).probes.values()
+    assert [len(rows) for rows in probe.values()] == [DRIFT_SAMPLES, DRIFT_SAMPLES]
+    (known,) = evaluator.lanes.values()
+    ((_, drawn),) = known.draws.values()
+    domain = known.stream.test_domains(lane.tasks()[0])
+    assert domain[drawn].bincount().tolist() == [DRIFT_SAMPLES // 2] * 2
+    labels = known.stream.test(lane.tasks()[0])[1][drawn]
+    assert len(labels.unique()) == 10
+    again = SupervisedEvaluator().evaluate(lane.spec(), ref, lane.tasks())
+    assert again.probes["joint"] == probe, "the same samples over the whole lane"
+
+
+def test_a_large_test_part_is_measured_on_a_probe_and_scored_as_a_whole(tmp_path: Path) -> None:
+    stream = {"kind": "permuted", "dataset": "digits", "tasks": 2}
+    wide = {**ROUTED, "stream": stream}
+    whole = evaluated(tiny(**wide), tmp_path / "a")
+    parts = evaluated(tiny(**wide, training={"eval_batch": 50}), tmp_path / "b")
+    assert parts.scores == whole.scores
+    for name, figures in whole.figures.items():
+        assert parts.figures[name] == pytest.approx(figures, rel=1e-4)
+
+
+def test_gradients_are_taken_where_a_diagnostic_asks_for_them(tmp_path: Path) -> None:
+    report = evaluated(tiny(**ROUTED, training={"diagnostics": ["gradient_norms"]}), tmp_path)
+    found = report.model_figures
+    assert set(found) == {f"gradient_norms/{part}" for part in ("min", "mean", "max", "zero_ratio")}
+    assert 0 <= found["gradient_norms/min"] <= found["gradient_norms/mean"]
+    assert found["gradient_norms/mean"] <= found["gradient_norms/max"]
+
+
+class Parity(Diagnostic):
+    """Share of a task's probe whose answer is an even class."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings."""
+
+        kind: str = "parity"
+        scale: float = 1.0
+
+    unit: ClassVar[str] = "share, 0..1"
+    source: ClassVar[str] = "this test"
+    scope = "task"
+
+    def figures(self, probe: Probe) -> Figures:
+        even = (probe.outputs.argmax(-1) % 2 == 0).double().mean()
+        return {"": self.config.scale * float(even)}
+
+
+def test_a_diagnostic_from_outside_is_reported_by_its_name(tmp_path: Path) -> None:
+    own = f"{__name__}:Parity"
+    entries: list[Any] = [own, {"kind": own, "scale": 2.0, "name": "twice"}]
+    report = evaluated(tiny(training={"diagnostics": entries}), tmp_path)
+    for figures in report.figures.values():
+        assert figures["twice"] == 2 * figures["Parity"]
+        assert set(figures) == {"loss", "Parity", "twice"}
+
+
+def test_an_unknown_diagnostic_is_refused_with_its_place() -> None:
+    raw = {"name": "x", "stream": {"kind": "split"}, "training": {"diagnostics": ["dormancy"]}}
+    with pytest.raises(Exception, match=r"training.*diagnostics\.0.*unknown name 'dormancy'"):
+        check({**raw, "lanes": [{"method": "finetune"}]}, "x")
+
+
+def test_measuring_changes_nothing(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    first = evaluated(tiny(**ROUTED, training={"diagnostics": ["all"]}), tmp_path / "a")
+    torch.set_rng_state(before)
+    second = evaluated(tiny(**ROUTED, training={"diagnostics": []}), tmp_path / "b")
+    assert first.scores == second.scores
+    assert first.probes == second.probes
+    assert second.model_figures == {}

@@ -1,0 +1,329 @@
+"""How probes come about: samples drawn by seed, features and routing seen in a forward pass.
+
+Letters: N samples, T tokens, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from workers.contract import Json
+from workers.diagnostics import Diagnostic, Gates, Probe, chosen
+from workers.moe.telemetry import keeping, routed
+
+PROBE_SAMPLES = 256
+"""Samples of a task on which features are looked at."""
+DRIFT_SAMPLES = 32
+"""Samples of a task whose gate weights are told one by one, for drift between two moments."""
+DECIMALS = 5
+
+ACTIVATIONS = frozenset(
+    [
+        *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu, functional.relu6),
+        *(torch.tanh, Tensor.tanh, functional.tanh, functional.hardtanh, functional.softplus),
+        *(functional.gelu, functional.silu, functional.mish, functional.hardswish),
+        *(functional.elu, functional.selu, functional.celu, functional.leaky_relu),
+        *(functional.prelu, torch.prelu),
+    ]
+)
+"""Functions whose results are features. Gating ones (sigmoid, softmax) are not."""
+
+
+# ---------------------------------------------------------------- drawing samples
+
+
+def strata(samples: int, *labels: Tensor | None) -> Tensor:
+    """int64 [N], one number for each combination of the labels (int64 [N]) that are not None."""
+    number = torch.zeros(samples, dtype=torch.int64)
+    for label in labels:
+        if label is not None:
+            number = number * (int(label.max()) + 1) + label.cpu()
+    return number
+
+
+def spread(strata_N: Tensor, samples: int, seed: int) -> Tensor:
+    """Places of at most so many samples, sorted: each stratum has its share, one more or less.
+
+    Samples are ordered by stratum, at random inside each, and taken at equal distances (systematic
+    sampling), so the draw covers the whole set whatever its order is.
+    """
+    total = len(strata_N)
+    if samples >= total:
+        return torch.arange(total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(strata_N[order], stable=True)]
+    at = ((2 * torch.arange(samples) + 1) * total) // (2 * samples)
+    return order[at].sort().values
+
+
+# ---------------------------------------------------------------- watching a forward pass
+
+
+@contextmanager
+def observe(model: nn.Module) -> Iterator[Callable[[], dict[str, Gates]]]:
+    """Routed layer -> what it did since the last call, for forward passes inside the block.
+
+    The one place that knows how routed layers tell what they do.
+    """
+    with keeping(model) as kept:
+
+        def take() -> dict[str, Gates]:
+            taken = {layer: torch.cat(parts) for layer, parts in kept.items() if parts}
+            for parts in kept.values():
+                parts.clear()
+            return {
+                layer: Gates(weights=gates, chosen=gates > 0, probabilities=gates)
+                for layer, gates in taken.items()
+            }
+
+        yield take
+
+
+def mean_weights(routed: Mapping[str, Gates]) -> dict[str, list[float]]:
+    """Layer -> mean gate weight of each expert over all tokens [E]."""
+    return {layer: gates.weights.double().mean(0).tolist() for layer, gates in routed.items()}
+
+
+def drift_probe(
+    routed: Mapping[str, Gates], samples: int, index: Tensor
+) -> dict[str, list[list[float]]]:
+    """Layer -> gate weights [n][E] of ``index`` (int64 [n]) of the ``samples`` evaluated ones.
+
+    Rounded: small enough for a journal. Of a sample with several positions the middle one is told;
+    layers with a single expert have nothing to tell.
+    """
+    told: dict[str, list[list[float]]] = {}
+    for layer, gates in routed.items():
+        positions, experts = len(gates.weights) // samples, gates.weights.shape[1]
+        if experts > 1 and positions:
+            rows = gates.weights[(index * positions + positions // 2).to(gates.weights.device)]
+            told[layer] = [[round(gate, DECIMALS) for gate in row] for row in rows.tolist()]
+    return told
+
+
+def joined(parts: Sequence[Mapping[str, Gates]]) -> dict[str, Gates]:
+    """Gates of the same layers over all parts, first part first."""
+    layers = parts[0] if parts else {}
+    return {
+        layer: Gates(
+            weights=torch.cat([part[layer].weights for part in parts]),
+            chosen=torch.cat([part[layer].chosen for part in parts]),
+            probabilities=torch.cat([part[layer].probabilities for part in parts]),
+        )
+        for layer in layers
+    }
+
+
+class Seen(TorchFunctionMode):
+    """What a model gave in the one forward inside ``with seen:``: outputs, and features by layer.
+
+    A layer is the module whose output an activation function reads (else the one that runs it), so
+    that modules and plain functions count alike; several of one module are numbered
+    ``<layer>.0``, ``<layer>.1``. Nothing inside routed layers is kept: how they run their experts
+    is their business.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.outputs: Tensor | None = None
+        self._kept: dict[str, list[Tensor]] = {}
+        self._made: dict[int, tuple[str, Tensor]] = {}  # an id holds while its tensor lives
+        self._running: list[str] = []
+        self._watching = False
+        self._routed = 0
+        routers = set(routed(model))
+        self._handles: list[Any] = []
+        for name, part in model.named_modules():
+            routes = part in routers
+            self._handles += [
+                part.register_forward_pre_hook(partial(self._enter, name, routes)),
+                part.register_forward_hook(partial(self._leave, name, routes)),
+            ]
+
+    @property
+    def activations(self) -> dict[str, Tensor]:
+        """Layer -> features, as in ``Probe.activations``."""
+        found: dict[str, Tensor] = {}
+        for name, kept in self._kept.items():
+            numbered = {f"{name}.{number}": part for number, part in enumerate(kept)}
+            found |= {name: kept[0]} if len(kept) == 1 else numbered
+        return found
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._kept, self.outputs = {}, None
+        self._watching = True
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._watching = False
+        self._made.clear()
+        super().__exit__(*error)
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if self._routed or func not in ACTIVATIONS:
+            return func(*args, **(kwargs or {}))
+        read = args[0] if args else kwargs["input"]
+        name = self._made[id(read)][0] if id(read) in self._made else self._place()
+        features = func(*args, **(kwargs or {}))
+        self._kept.setdefault(name, []).append(features.detach())
+        return features
+
+    def _place(self) -> str:
+        return (self._running[-1] if self._running else "") or "model"
+
+    def _enter(self, name: str, routes: bool, part: nn.Module, inputs: Any) -> None:
+        if not self._watching:
+            return
+        self._running.append(name)
+        self._routed += routes
+
+    def _leave(self, name: str, routes: bool, part: nn.Module, inputs: Any, output: Any) -> None:
+        if not self._watching:
+            return
+        self._running.pop()
+        self._routed -= routes
+        if not isinstance(output, Tensor):
+            return
+        self._made.setdefault(id(output), (name, output))
+        if name == "":
+            self.outputs = output.detach()
+
+
+@contextmanager
+def seeing(model: nn.Module) -> Iterator[Seen]:
+    """A watch on the model; it looks inside ``with seen:`` and can be read until the block ends."""
+    seen = Seen(model)
+    try:
+        yield seen
+    finally:
+        seen.close()
+
+
+# ---------------------------------------------------------------- probes
+
+
+def pooled(
+    probes: Sequence[Probe],
+    domains: tuple[str, ...],
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Probe:
+    """The probe of all tasks: every token's routing, and a few samples of each.
+
+    ``domains``: those of all tasks; ``loss`` of (outputs, targets): take its gradients too.
+    Features are left out; they are compared task by task.
+    """
+    few = max(1, PROBE_SAMPLES // len(probes))
+    model, inputs = probes[0].model, torch.cat([probe.inputs[:few] for probe in probes])
+    given = [probe.targets[:few] for probe in probes if probe.targets is not None]
+    targets = torch.cat(given) if given else None
+    found = None
+    if loss is not None and targets is not None:
+        found = gradients(model, loss, inputs, targets)
+    return Probe(
+        model=model,
+        inputs=inputs,
+        outputs=torch.cat([probe.outputs[:few] for probe in probes]),
+        targets=targets,
+        routed=joined([probe.routed for probe in probes]),
+        domains=domains,
+        domain=torch.cat([_places(probe, domains) for probe in probes]),
+        start=probes[0].start,
+        gradients=found,
+    )
+
+
+def gradients(
+    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> dict[str, Tensor | None]:
+    """Gradient of ``loss(model(x), y)`` by parameter, None for frozen ones; leaves none behind."""
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        value = loss(model(x), y)
+        found = torch.autograd.grad(value, list(learning.values()), allow_unused=True)
+    by_name: dict[str, Tensor | None] = dict(zip(learning, found, strict=True))
+    return {name: by_name.get(name) for name, _ in model.named_parameters()}
+
+
+def at_start(
+    entries: Iterable[Any],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    domain: Tensor | None,
+    domains: tuple[str, ...],
+    seed: int,
+) -> dict[str, Json]:
+    """What policies asked for at the start of a stage: name -> ``Diagnostic.told``.
+
+    ``x`` [N, ...], ``y`` [N, ...] and ``domain`` (int64 [N], place in ``domains``; None = one) are
+    the stage's training data; each diagnostic sees ``samples`` of each domain, drawn by ``seed``.
+    """
+    diagnostics, problems = chosen(entries, "diagnostics")
+    assert not problems, [str(problem) for problem in problems]
+    domain_N = torch.zeros(len(x), dtype=torch.long) if domain is None else domain.cpu()
+    return {
+        name: diagnostic.told(_sampled(diagnostic, model, x, y, domain_N, domains, seed))
+        for name, diagnostic in diagnostics.items()
+    }
+
+
+@torch.no_grad()
+def _sampled(
+    diagnostic: Diagnostic,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    domain_N: Tensor,
+    domains: tuple[str, ...],
+    seed: int,
+) -> Probe:
+    """The probe of one diagnostic: the model's answers to the samples drawn for it."""
+    index = _drawn(domain_N, len(domains), diagnostic.samples, seed)
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    inputs = x[index].to(device)
+    with observe(model) as take, seeing(model) as seen:
+        with seen:
+            outputs = model(inputs)
+        activations, routed_layers = seen.activations, take()
+    model.train(training)
+    return Probe(
+        model=model,
+        inputs=inputs,
+        outputs=outputs,
+        targets=y[index].to(device),
+        activations=activations,
+        routed=routed_layers,
+        domains=domains,
+        domain=domain_N[index].to(device),
+    )
+
+
+def _drawn(domain_N: Tensor, domains: int, samples: int, seed: int) -> Tensor:
+    """At most ``samples`` places of each domain, in order of domains, then of places."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [(domain_N == place).nonzero()[:, 0] for place in range(domains)]
+    drawn = [torch.randperm(len(part), generator=generator)[:samples] for part in parts]
+    return torch.cat([part[d.sort().values] for part, d in zip(parts, drawn, strict=True)])
+
+
+def _places(probe: Probe, domains: tuple[str, ...]) -> Tensor:
+    """Place in ``domains`` of each sample that a probe's routing tells of."""
+    places = torch.tensor([domains.index(name) for name in probe.domains])
+    return places.to(probe.domain.device)[probe.domain]
