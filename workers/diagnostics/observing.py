@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
 from workers.diagnostics import Diagnostic, Gates, Probe, chosen
-from workers.moe.telemetry import keeping, routed
+from workers.moe.routed import Routed, observing, routed_layers
 
 PROBE_SAMPLES = 256
 """Samples of a task on which features are looked at."""
@@ -73,18 +73,33 @@ def observe(model: nn.Module) -> Iterator[Callable[[], dict[str, Gates]]]:
 
     The one place that knows how routed layers tell what they do.
     """
-    with keeping(model) as kept:
+    with observing(model, _gates) as kept:
 
         def take() -> dict[str, Gates]:
-            taken = {layer: torch.cat(parts) for layer, parts in kept.items() if parts}
+            taken = {layer: _together(parts) for layer, parts in kept.items() if parts}
             for parts in kept.values():
                 parts.clear()
-            return {
-                layer: Gates(weights=gates, chosen=gates > 0, probabilities=gates)
-                for layer, gates in taken.items()
-            }
+            return taken
 
         yield take
+
+
+def _gates(routed: Routed) -> Gates:
+    """The part of a pass that diagnostics look at; inputs and logits are let go."""
+    return Gates(
+        weights=routed.weights.detach(),
+        chosen=routed.chosen,
+        probabilities=routed.probabilities.detach(),
+    )
+
+
+def _together(parts: Sequence[Gates]) -> Gates:
+    """Gates of consecutive tokens."""
+    return Gates(
+        weights=torch.cat([part.weights for part in parts]),
+        chosen=torch.cat([part.chosen for part in parts]),
+        probabilities=torch.cat([part.probabilities for part in parts]),
+    )
 
 
 def mean_weights(routed: Mapping[str, Gates]) -> dict[str, list[float]]:
@@ -112,14 +127,7 @@ def drift_probe(
 def joined(parts: Sequence[Mapping[str, Gates]]) -> dict[str, Gates]:
     """Gates of the same layers over all parts, first part first."""
     layers = parts[0] if parts else {}
-    return {
-        layer: Gates(
-            weights=torch.cat([part[layer].weights for part in parts]),
-            chosen=torch.cat([part[layer].chosen for part in parts]),
-            probabilities=torch.cat([part[layer].probabilities for part in parts]),
-        )
-        for layer in layers
-    }
+    return {layer: _together([part[layer] for part in parts]) for layer in layers}
 
 
 class Seen(TorchFunctionMode):
@@ -139,7 +147,7 @@ class Seen(TorchFunctionMode):
         self._running: list[str] = []
         self._watching = False
         self._routed = 0
-        routers = set(routed(model))
+        routers = set(routed_layers(model).values())
         self._handles: list[Any] = []
         for name, part in model.named_modules():
             routes = part in routers

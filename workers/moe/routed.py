@@ -96,7 +96,7 @@ class Record:
         self.counters = Counters()
         self.losses: dict[str, Tensor] = {}
         """Kind -> weighted loss of the last training forward."""
-        self.observers: list[list[Routed]] = []
+        self.observers: list[Callable[[Routed], None]] = []
         self.always = False
         """Add up gate weights in every forward, not only in training forwards."""
         self.ran = False
@@ -215,12 +215,18 @@ def drop_gradients(layers: Layers, anywhere: Total | None = None) -> None:
 
 
 @contextmanager
-def observing(model: nn.Module) -> Iterator[dict[str, list[Routed]]]:
-    """Layer -> what it routed, without graph, one entry for each pass inside the block."""
-    seen: dict[str, list[Routed]] = {}
+def observing(
+    model: nn.Module, keep: Callable[[Routed], Any] = Routed.detached
+) -> Iterator[dict[str, list[Any]]]:
+    """Layer -> what ``keep`` makes of each pass through it inside the block, in any mode.
+
+    By default the whole ``Routed`` without graph, inputs included.
+    """
+    seen: dict[str, list[Any]] = {}
     parts = routed_layers(model)
     for name, layer in parts.items():
-        layer.record.observers.append(seen.setdefault(name, []))
+        kept = seen.setdefault(name, [])
+        layer.record.observers.append(lambda routed, kept=kept: kept.append(keep(routed)))
     try:
         yield seen
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,8 +27,9 @@ from workers.diagnostics.observing import (
     strata,
 )
 from workers.moe.growth import surgery
+from workers.streams import Part
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
-from workers.supervised.objectives import Classification, Objective, measured
+from workers.supervised.objectives import Objective, measured
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ def _measure_task(
     A test part that fits into a probe is passed through the model once, a larger one first as a
     whole, then the samples drawn for the probe.
     """
-    objective, parts = _objective(known.stream), _held_out(known.stream, task)
+    objective, parts = known.stream.objective, known.stream.held_out(task)
     test, validation = parts["test"], parts["validation"]
     assert test is not None
     index, drifting = _drawn(known, task, objective, test)
@@ -170,12 +171,12 @@ def _measure_model(
     """Figures of the model over all tasks."""
     domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
     wanted = any(diagnostic.needs_gradients for diagnostic in known.diagnostics.values())
-    loss = _objective(known.stream).loss if wanted else None
+    loss = known.stream.objective.loss if wanted else None
     return measure(pooled(probes, domains, loss), known.diagnostics, ("model",))
 
 
 def _drawn(
-    known: _Lane, task: TaskSpec, objective: Objective, test: _Part
+    known: _Lane, task: TaskSpec, objective: Objective, test: Part
 ) -> tuple[Tensor, Tensor]:
     """Places of the samples of the probe and of the drift probe, drawn once a lane."""
     if task.name not in known.draws:
@@ -188,7 +189,7 @@ def _drawn(
     return known.draws[task.name]
 
 
-def _score(model: nn.Module, objective: Objective, part: _Part | None, batch: int) -> float | None:
+def _score(model: nn.Module, objective: Objective, part: Part | None, batch: int) -> float | None:
     if part is None:
         return None
     return float(measured(model, objective, part.x, part.y, batch, figures=False)["score"].mean())
@@ -202,33 +203,3 @@ def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) 
         f"{name}/{label}": float(score[domain == place].mean())
         for place, label in enumerate(task.domains)
     }
-
-
-# ---------------------------------------------------------------- what the stream tells
-
-
-class _Part(NamedTuple):
-    """Samples of one part of a task."""
-
-    x: Tensor
-    y: Tensor
-    domain: Tensor | None
-
-    def take(self, index: Tensor) -> _Part:
-        domain = None if self.domain is None else self.domain[index]
-        return _Part(self.x[index], self.y[index], domain)
-
-
-def _held_out(stream: Any, task: TaskSpec) -> Mapping[str, _Part | None]:
-    """The parts of a task that are not trained on."""
-    return {"validation": None, "test": _Part(*stream.test(task), stream.test_domains(task))}
-
-
-def _objective(stream: Any) -> Objective:
-    """What the stream's outputs are scored by."""
-    return Classification(Classification.Config())
-
-
-def correct(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    """Bool [N] on the CPU: is the largest logit the sample's label?"""
-    return measured(model, _objective(None), x, y, batch, figures=False)["score"] > 0

@@ -183,7 +183,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             routed = self._routed(router, x_TD, logits_TE, allowed_TE, selection, context)
             self._add_losses(losses, routed)
             for observer in record.observers:
-                observer.append(routed.detached())
+                observer(routed)
         return y_TO
 
     def _routed(
