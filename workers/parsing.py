@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from workers.tables import Problem, lookup
+from workers.tables import Problem, lookup, resolved
 
 
 def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Problem]]:
@@ -23,7 +23,9 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
     for item in fields(cls):
         table = item.metadata.get("table")
         if table is not None and item.name in values:
-            values[item.name], more = choose(table, values[item.name], _join(path, item.name))[1:]
+            values[item.name], more = choose(
+                resolved(table), values[item.name], _join(path, item.name)
+            )[1:]
             problems += more
     try:
         config = TypeAdapter(cls).validate_python(values)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.report.figures import LAYERS, canvas, png, ticks
 from orchestrator.report.specialisation import weighted
-from workers.contract import RefreshMask
+from workers.edits import RefreshMask
 
 
 def domain_usage(lane: str, mask: RefreshMask) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workers.contract.identity import Json
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
@@ -86,6 +88,10 @@ class StartReport:
     samples: int | None
     """Training samples; None for an environment."""
     fields: dict[str, str] = field(default_factory=dict)
+    """What lineage should tell of the start, as text."""
+    figures: dict[str, Json] = field(default_factory=dict)
+    """Diagnostic -> what it measured of the model before the stage's first step, where a policy
+    asked for it (``Policy.start_diagnostics``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +104,15 @@ class IntervalReport:
     steps: int
     """Gradient steps (supervised) or environment steps (rl) since the stage began."""
     metrics: dict[str, float]
-    usage: dict[str, list[float]] = field(default_factory=dict)
-    """Layer -> mean gate weight of each live expert over the interval."""
+    gate_weights: dict[str, list[float]] = field(default_factory=dict)
+    """Layer -> mean routing weight of each live expert over the interval's tokens, 0 to 1."""
     counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Layer -> domain -> how many of its tokens chose each expert. Integers, so that sums over
     workers and intervals are exact."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Domain -> tokens trained on, each counted once a layer."""
-    mask_version: int = 0
-    """Version of the gradient masks the interval was trained under; 0 = none yet."""
+    revision: int = 0
+    """Edits that the model had taken in when the interval was trained."""
     signals: dict[str, float] = field(default_factory=dict)
     """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
     seconds: float
@@ -115,14 +121,23 @@ class IntervalReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
-    """Scores of one checkpoint on tasks, in task order. Accuracy, or return as a share of the
-    largest possible one: always between 0 and 1 for a model that is not worse than nothing."""
+    """What one checkpoint scores on every task of the stream.
+
+    A score is accuracy, or return as a share of the largest possible one: between 0 and 1 for a
+    model that is not worse than nothing.
+    """
 
     scores: list[float]
-    details: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Task name -> further figures (loss, episode length, achievements, ...)."""
-    usage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Task name -> layer -> mean gate weight of each expert on that task."""
+    """On the test part of each task, in task order: what reports show."""
+    validation: list[float] = field(default_factory=list)
+    """The same on the validation parts: what searches and policies may choose by. Empty where the
+    stream has none."""
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task name -> further figures by name (loss, episode length, routing entropy, ...)."""
+    model_figures: dict[str, float] = field(default_factory=dict)
+    """Figures of the model alone by name (dormant units, effective rank, ...)."""
+    gate_weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Task name -> layer -> mean routing weight of each expert on that task."""
     probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
-    """Task name -> layer -> gate weights of each expert on the task's first test samples."""
+    """Task name -> layer -> gate weights of each expert on fixed samples of the task."""
     seconds: float

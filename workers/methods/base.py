@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,8 +37,8 @@ class Method:
     """Whether ``training_data`` is given the data of all earlier tasks."""
     mixes: bool = False
     """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
-    specialises: bool = False
-    """Whether it masks experts itself, so that domains matter even where there is but one."""
+    works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
+    """Trainers whose lanes can use it: keys of ``workers.trainers.TRAINERS``."""
 
     def __init__(self, config: Any, seed: int) -> None:
         self.config = config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +20,8 @@ class Finetune(Method):
         """No settings."""
 
         kind: str = "finetune"
+
+    works_with: ClassVar[frozenset[str]] = frozenset({"supervised", "rl"})
 
 
 class Joint(Method):

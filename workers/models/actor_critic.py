@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class ActorCritic(nn.Module):
     sequences, ``past`` says what went before them; without it every observation is the first of
     an episode.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"acts"})
 
     value_mean: Tensor
     value_spread: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ class Classifier(nn.Module):
 
     The parameters depend on (config, input_shape, outputs, seed) only.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, Json, LayerShape, Role, derive_seed
+from workers.contract import InputError, Json, LayerShape, derive_seed
+from workers.edits.set_phase import Role
 from workers.moe.domains.masks import DomainGuide, Mask
 from workers.moe.growth.growable import (
     Growable,

@@ -27,13 +27,13 @@ from ray.tune.registry import register_env
 
 from workers.contract import (
     DivergedError,
-    Edit,
     EditReport,
     InputError,
     LaneSpec,
     LostError,
     RunError,
 )
+from workers.edits import Edit
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
 from workers.rl.environments.gymnasium_vector import spaces

@@ -60,7 +60,7 @@ class RLEvaluator:
             details[task.name] = figures | routing.by_floor()
             gates[task.name] = routing.total()
         return EvaluationReport(
-            scores=scores, details=details, usage=gates, seconds=time.perf_counter() - begun
+            scores=scores, figures=details, gate_weights=gates, seconds=time.perf_counter() - begun
         )
 
 

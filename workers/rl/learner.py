@@ -27,7 +27,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
-from workers.contract import Edit, EditReport, Json, ModelShape
+from workers.contract import EditReport, Json, ModelShape
+from workers.edits import Edit
 from workers.models.actor_critic import ActorCritic
 from workers.moe.bank import ExpertBank
 from workers.moe.domains import specialise
@@ -159,10 +160,6 @@ class GrowableLearner(PPOTorchLearner):
         A sample counts once in each epoch. To be called in all learners at once.
         """
         return specialise.take_counts(self._net, self._total)
-
-    def mask_version(self) -> int:
-        """Version of the masks it trains under; 0 = none yet."""
-        return specialise.mask_version(self._net)
 
     def _total(self, counts: Tensor) -> Tensor:
         """The sum over all learners."""

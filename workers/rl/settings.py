@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
+from workers.contract import LaneSettings
 from workers.tables import Problem
 
 
 class PPOTraining:
     """Proximal policy optimisation on environments in parallel (arXiv 1707.06347), by RLlib."""
+
+    trainer: ClassVar[str] = "rl"
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -110,15 +113,15 @@ class PPOTraining:
                     f"environments evaluated together, {self.evaluated} (eval_envs)"
                 )
 
-        def problems(self, model: Any) -> list[Problem]:
+        def problems(self, lane: LaneSettings) -> list[Problem]:
             """What of it does not fit the lane's model: sequences of a recurrent one stay whole."""
-            core = getattr(model, "core", None)
+            core = getattr(lane.sections["model"], "core", None)
             parts = self.minibatches * max(1, self.num_learners)
             if core is None or core.kind == "none" or self.num_envs % parts == 0:
                 return []
             return [
                 Problem(
-                    "training.minibatches",
+                    "minibatches",
                     f"{self.minibatches} with num_envs = {self.num_envs}, num_learners = "
                     f"{self.num_learners} and model.core = {core.kind!r}",
                     "minibatches of a recurrent model hold whole sequences: num_envs must be a "

@@ -41,7 +41,7 @@ class TaskConfig:
 class CraftaxStream:
     """Craftax tasks: floors to begin on, achievements to earn, parameters of the world."""
 
-    engine: ClassVar[str] = "rl"
+    trainer: ClassVar[str] = "rl"
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

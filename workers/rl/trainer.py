@@ -20,7 +20,6 @@ from workers import checkpoint as checkpoints
 from workers.contract import (
     CheckpointRef,
     DivergedError,
-    Edit,
     EditReport,
     IntervalReport,
     LaneSpec,
@@ -31,6 +30,7 @@ from workers.contract import (
     derive_seed,
     digest,
 )
+from workers.edits import Edit
 from workers.parsing import checked, parse
 from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
@@ -54,6 +54,8 @@ class RLTrainer:
         """Environment steps since the stage began."""
         self._lifetime = 0
         """Environment steps of the whole lane."""
+        self._revision = 0
+        """Edits that the model has taken in."""
 
     # ------------------------------------------------------------ the lane
 
@@ -91,20 +93,19 @@ class RLTrainer:
             },
         )
 
-    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
+    def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
         """Train for one interval (steps_per_stage / intervals environment steps).
 
-        Raises DivergedError where the model has other masks than those of this version, or where
-        learners and runners do not hold the same model.
+        Raises DivergedError where the model has had other edits, or where learners and runners do
+        not hold the same model.
         """
         assert self._stage is not None, "start a stage before its intervals"
         begun = time.perf_counter()
         algorithm = self._open_algorithm
-        present = algorithm.ask(lambda learner: learner.mask_version())
-        if present != mask_version:
+        if self._revision != revision:
             raise DivergedError(
-                f"interval {n} is to be trained under mask version {mask_version}, the model has "
-                f"version {present}"
+                f"interval {n} is to be trained at revision {revision}, the model is at revision "
+                f"{self._revision}"
             )
         algorithm.align()
         algorithm.reseed(derive_seed(self._stage.seed, "interval", n))
@@ -123,12 +124,12 @@ class RLTrainer:
         return IntervalReport(
             counts=counts,
             tokens=tokens,
-            mask_version=mask_version,
+            revision=revision,
             stage=self._stage.id,
             n=n,
             steps=self._steps,
             metrics=metrics,
-            usage=algorithm.ask(lambda learner: learner.usage()),
+            gate_weights=algorithm.ask(lambda learner: learner.usage()),
             signals=_signals(metrics),
             seconds=time.perf_counter() - begun,
             rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -141,6 +142,7 @@ class RLTrainer:
         fingerprints = {report.fingerprint for report in reports}
         if len(fingerprints) != 1:
             raise DivergedError(f"learners disagree after edit {edit.id}: {sorted(fingerprints)}")
+        self._revision = edit.revision
         return replace(reports[0], seconds=time.perf_counter() - begun)
 
     def save(self, uri: str, seq: int) -> CheckpointRef:
@@ -150,7 +152,8 @@ class RLTrainer:
             uri,
             {"model": state.model, "optimizer": state.optimizer},
             {
-                "engine": "rl",
+                "trainer": "rl",
+                "revision": self._revision,
                 "settings_digest": self._lane.built_from,
                 "arch": state.architecture,
                 "frozen": list(state.frozen),
@@ -200,6 +203,7 @@ class RLTrainer:
             )
         )
         self._steps, self._lifetime = state["steps"], state["lifetime"]
+        self._revision = state["revision"]
         if state["stage"] is not None:
             stage, problems = parse(StageSpec, state["stage"], "stage")
             assert not problems, [str(problem) for problem in problems]

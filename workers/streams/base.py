@@ -90,7 +90,8 @@ class Stream:
     Everything a stream says depends only on its config, the seed and the data files.
     """
 
-    engine = "supervised"
+    trainer = "supervised"
+    """Key of ``workers.trainers.TRAINERS``: what trains the stream's lanes."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

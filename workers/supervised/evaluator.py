@@ -43,10 +43,10 @@ class SupervisedEvaluator:
             x, y = stream.test(task)
             with recording(model), keeping(model if specialised else nn.Module()) as kept:
                 right = correct(model, x, y, batch)
-                report.usage[task.name] = usage(model)
+                report.gate_weights[task.name] = usage(model)
             report.scores.append(float(right.double().mean()))
             if specialised:
-                report.details[task.name] = {
+                report.figures[task.name] = {
                     **_by_domain(right, task, stream.test_domains(task)),
                     **routing.measure(kept),
                 }

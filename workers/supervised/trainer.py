@@ -19,7 +19,6 @@ from workers import checkpoint, trainers
 from workers.contract import (
     CheckpointRef,
     DivergedError,
-    Edit,
     EditReport,
     InputError,
     IntervalReport,
@@ -30,6 +29,7 @@ from workers.contract import (
     StartReport,
     derive_seed,
 )
+from workers.edits import Edit, EditProbe
 from workers.methods import METHODS
 from workers.moe.domains import specialise
 from workers.moe.growth import optimizer_state, surgery
@@ -91,6 +91,7 @@ class SupervisedTrainer:
         tasks = self.stream.tasks()
         self.domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
         self.stage = None
+        self.revision = 0
         seq = 0
         if ref is not None:
             self._restore(checkpoint.read(ref))
@@ -122,17 +123,16 @@ class SupervisedTrainer:
             fields={"test_samples": str(len(data.test_y)), "device": str(self.device), **notes},
         )
 
-    def run_interval(self, n: int, mask_version: int = 0) -> IntervalReport:
-        """Train the ``n``-th of the stage's equal parts (from 1), under masks of this version.
+    def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
+        """Train the ``n``-th of the stage's equal parts (from 1), after so many edits.
 
-        Raises DivergedError where the model has other masks.
+        Raises DivergedError where the model has had others.
         """
         stage = self._current()
-        present = specialise.mask_version(self.model)
-        if present != mask_version:
+        if self.revision != revision:
             raise DivergedError(
-                f"interval {n} is to be trained under mask version {mask_version}, the model has "
-                f"version {present}"
+                f"interval {n} is to be trained at revision {revision}, the model is at revision "
+                f"{self.revision}"
             )
         began = time.perf_counter()
         target = stage.total_steps * n // stage.spec.intervals
@@ -152,20 +152,23 @@ class SupervisedTrainer:
         return IntervalReport(
             counts=counts,
             tokens=tokens,
-            mask_version=mask_version,
+            revision=revision,
             stage=stage.spec.id,
             n=n,
             steps=stage.step,
             metrics=metrics,
-            usage=usage(self.model, self.replicas.sum_counts),
+            gate_weights=usage(self.model, self.replicas.sum_counts),
             seconds=time.perf_counter() - began,
             rss_mb=resident_mb(),
         )
 
     def apply(self, edit: Edit) -> EditReport:
         """Change the model and its optimizer in place."""
-        x, _ = self._probe(self.config.probe)
-        report = surgery.apply(self.model, self.optimizer, edit, x)
+        x, y = self._probe(self.config.probe)
+        domain = self._current().batches.domain
+        probe = EditProbe(x, y, None if domain is None else domain[: len(y)].to(self.device))
+        report = surgery.apply(self.model, self.optimizer, edit, probe)
+        self.revision = edit.revision
         self.replicas.watch(self.model)
         return report
 
@@ -185,7 +188,8 @@ class SupervisedTrainer:
                 rng["order"] = stage.batches.order_state
                 cursor = {"step": stage.step, "position": stage.batches.position}
         state = {
-            "engine": "supervised",
+            "trainer": "supervised",
+            "revision": self.revision,
             "arch": surgery.arch(self.model),
             "settings_digest": self.lane.built_from,
             "lane_seed": self.lane.seed,
@@ -278,7 +282,7 @@ class SupervisedTrainer:
 
     def _domains_of(self, spec: StageSpec, data: TaskData, samples: int) -> Tensor | None:
         """Domain of each training sample, as its place in the stream's domains."""
-        wanted = len(self.domains) > 1 or self.method.specialises
+        wanted = len(self.domains) > 1 or self.lane.by_domain
         if not wanted or not self.banks or self.method.mixes:
             return None
         places = torch.tensor([self.domains.index(name) for name in spec.task.domains])
@@ -295,12 +299,13 @@ class SupervisedTrainer:
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Everything back as it was when the checkpoint was written."""
         state = saved.state
-        if state.get("engine") != "supervised":
+        if state.get("trainer") != "supervised":
             raise InputError(
-                f"checkpoint of engine {state.get('engine')!r} given to a supervised lane"
+                f"checkpoint of trainer {state.get('trainer')!r} given to a supervised lane"
             )
         if state["settings_digest"] != self.lane.built_from:
             raise InputError("checkpoint was written by a lane with other settings")
+        self.revision = state["revision"]
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.report import domain_figures, specialisation
-from workers.contract import Cause, RefreshMask
+from workers.edits import Cause, RefreshMask
 
 
 def test_specialisation_is_1_for_own_experts_and_0_for_shared_ones() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config.file import RunConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.core.controller import Controller
 from orchestrator.core.transitions import stage_spec
 from orchestrator.policies.growth import Periodic, Progress

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from workers.contract import DivergedError, InputError, RefreshMask, Role, SetPhase, derive_seed
+from workers.contract import DivergedError, InputError, derive_seed
+from workers.edits import AdaptRouter, Parents, RefreshMask, Role, SetPhase
 from workers.moe.bank import ExpertBank
 from workers.moe.domains.masks import Mask
 from workers.moe.telemetry import Total, own
-
-Parents = dict[str, list[int | None]]
-"""Layer -> parent of each expert that was added."""
 
 Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
 """(layer -> domain -> tokens that chose each expert, domain -> tokens); integers."""
@@ -87,12 +85,6 @@ def take_counts(module: nn.Module, add_up: Total = own) -> Counts:
     return counts, tokens
 
 
-def mask_version(module: nn.Module) -> int:
-    """Version of the masks that the model trains under; 0 = none yet."""
-    masks = [bank.guide.mask for bank in banks(module).values()]
-    return max((mask.version for mask in masks if mask is not None), default=0)
-
-
 # ---------------------------------------------------------------- edits
 
 
@@ -111,15 +103,30 @@ def plan_phase(module: nn.Module, edit: SetPhase) -> Callable[[], Parents]:
     if not parts:
         raise InputError(
             "a phase trains routers or experts, and the model has neither; use a routed head "
-            "(head moe or big_moe), or leave [phases] out"
+            "(head moe or big_moe), or leave the policy of phases out"
         )
 
     def change() -> Parents:
-        for name, bank in parts.items():
-            if edit.adapt:
-                bank.router.adapt(derive_seed(edit.seed, name, "router"))
+        for bank in parts.values():
             bank.trains = edit.trains
         enforce(module)
+        return {}
+
+    return change
+
+
+def plan_adapt(module: nn.Module, edit: AdaptRouter) -> Callable[[], Parents]:
+    """Check that there is a router that can take over; the result has them do so."""
+    able = {name: bank for name, bank in banks(module).items() if bank.router.adapts}
+    if not able:
+        raise InputError(
+            "no router of the model can take over from another; use router adaptive, or leave the "
+            "policy adapt_router out"
+        )
+
+    def change() -> Parents:
+        for name, bank in able.items():
+            bank.router.adapt(derive_seed(edit.seed, name, "router"))
         return {}
 
     return change

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from workers.contract import Json
+from workers.contract import InputError, Json
 
 
 class Router(nn.Module, ABC):
     """Scores experts. One row per expert, added and never reshaped."""
+
+    adapts: ClassVar[bool] = False
+    """Whether ``adapt`` has it take over from the router trained so far."""
 
     progress: float = 0.0
     """Share of the stage's training that is done, 0 to 1; set by who trains."""
@@ -46,6 +50,10 @@ class Router(nn.Module, ABC):
 
     def adapt(self, seed: int) -> None:
         """Take over from the router trained so far; nothing to do for a router without a second."""
+
+    def fit(self, x_TD: Tensor, y_T: Tensor, seed: int) -> None:
+        """Set the parameters from tokens and their targets, without a gradient."""
+        raise InputError(f"{type(self).__name__} is trained by gradients and cannot be fitted")
 
     def distillation(self, x_TD: Tensor) -> Tensor | None:
         """Weighted loss that keeps the router near its teacher; None where it has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from workers.moe.selectors.base import Bank, largest
 
 class Dense:
     """All live experts, weighted by the softmax of their logits."""
+
+    chooses_all: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -73,7 +73,7 @@ class ToyEngine:
 class ToyStream:
     """Bandits whose right answer shifts from task to task."""
 
-    engine: ClassVar[str] = "rl"
+    trainer: ClassVar[str] = "rl"
     facts = ToyFacts
     layout = None
     input_shape, outputs = ToyFacts.observation_shape, ToyFacts.actions

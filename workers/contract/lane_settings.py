@@ -1,0 +1,54 @@
+"""A lane's settings as one value: what a config looks at to tell whether it fits the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from workers.contract.specs import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What ``Config.problems(lane)`` may look at. Every config in it was checked by itself."""
+
+    sections: Mapping[str, Any]
+    """``stream``, ``model``, ``training``, ``method`` -> Config."""
+    policies: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> Config, in the order in which they are asked."""
+    tasks: tuple[TaskSpec, ...]
+    domains: tuple[str, ...]
+    """Every domain of the stream, in order of appearance."""
+    trainer: str
+    """Key of ``workers.trainers.TRAINERS``."""
+    acts: bool
+    """Whether the lane learns from what its own model does."""
+    workers: int
+    """Workers that train the lane together."""
+    intervals: int
+    """Intervals of each stage."""
+    experts: int | None = None
+    """Experts of the model's largest layer at the start; None = a model that knows no experts."""
+    final_experts: int | None = None
+    """The same at the end of the stream; None where it cannot be known beforehand."""
+    proposes: frozenset[str] = frozenset()
+    """Kinds of edit that the policies may propose."""
+    mixes: bool = False
+    """Whether the method adds samples of which nobody can tell the domain."""
+
+    def parts(self, section: str) -> Iterator[Any]:
+        """The Config of a section and every Config inside it."""
+        yield from (part for _, part in nested(self.sections[section]))
+
+
+def nested(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A config dataclass and those inside it, lists included, each with its dotted path."""
+    if isinstance(config, list | tuple):
+        for place, item in enumerate(config):
+            yield from nested(item, f"{path}.{place}" if path else str(place))
+    if not is_dataclass(config):
+        return
+    yield path, config
+    for item in fields(config):
+        yield from nested(getattr(config, item.name), f"{path}.{item.name}".strip("."))
