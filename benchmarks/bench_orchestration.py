@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from orchestrator.config.file import RunConfig, check, load  # noqa: E402
+from orchestrator.beginning import begin, joined  # noqa: E402
+from orchestrator.config.file import check  # noqa: E402
+from orchestrator.config.run import RunConfig, load  # noqa: E402
 from orchestrator.core.events import (  # noqa: E402
     CheckpointSaved,
     EditApplied,
@@ -34,7 +36,7 @@ from orchestrator.core.events import (  # noqa: E402
 )
 from orchestrator.core.journal import Journal, read  # noqa: E402
 from orchestrator.core.transitions import stage_spec  # noqa: E402
-from orchestrator.driver import Driver, begin  # noqa: E402
+from orchestrator.driver import Driver  # noqa: E402
 from tests.fakes import FakeExecutor  # noqa: E402
 from workers.supervised.trainer import SupervisedTrainer  # noqa: E402
 
@@ -56,7 +58,7 @@ def synthetic_stages(stages: int = 1000) -> float:
         journal = Journal(Path(folder) / "journal.jsonl")
         driver = Driver(config, journal, FakeExecutor())
         began = time.perf_counter()
-        status = driver.run(begin(config, "synthetic", 1, 0))
+        status = driver.run(begin(config, "synthetic"), joined(1, 0))
         seconds = time.perf_counter() - began
         journal.close()
     assert status == "done"

@@ -26,7 +26,7 @@ from orchestrator.core.controller import Controller  # noqa: E402
 from orchestrator.core.events import ApplyEdit, RunInterval, StartStage  # noqa: E402
 from orchestrator.core.transitions import stage_spec  # noqa: E402
 from tests.pairs import Pair  # noqa: E402
-from workers.contract import Cause, Grow  # noqa: E402
+from workers.edits import Cause, Grow  # noqa: E402
 
 ROUNDS = 11
 STEPS = 40

@@ -120,8 +120,8 @@ def submit(
 @app.command()
 def plan(config: Config, set_: Set = None, as_json: AsJson = False) -> None:
     """Dry run: stages, ids, what waits for what, resources, parameters."""
+    from orchestrator.config import plan as planning
     from orchestrator.config.file import load
-    from orchestrator.core import plan as planning
     from orchestrator.report import terminal
 
     checked = load(config, set_ or ())

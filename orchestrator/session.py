@@ -7,21 +7,22 @@ import time
 import uuid
 from pathlib import Path
 
-from orchestrator.config import file as configuration
-from orchestrator.config.file import RunConfig
-from orchestrator.core.events import RunResumed, RunStarted
-from orchestrator.core.folder import RunFolder, open_folder
-from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.driver import (
-    Driver,
+from orchestrator.beginning import (
+    acted,
     begin,
-    check_resources,
     check_same_config,
     first_record,
-    needs,
+    joined,
     takeover,
-    unplaceable,
+    tracking_store,
+    without_password,
 )
+from orchestrator.cluster.placement import check_resources, needs, unplaceable
+from orchestrator.config import file as configuration
+from orchestrator.config.run import RunConfig
+from orchestrator.core.folder import RunFolder, open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.driver import Driver
 from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json
 
@@ -49,9 +50,9 @@ def run(
     """
     folder = open_folder(run_dir)
     started = first_record(folder.path)
-    if started is not None:
+    if started is not None and acted(folder.path):
         check_same_config(folder.place, started, config)
-    return _drive(config, folder, started, tracking_uri, address, quiet, wait_for_nodes)
+    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes)
 
 
 def resume(
@@ -67,13 +68,12 @@ def resume(
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
     config = configuration.restore(started.config)
-    return _drive(config, folder, started, tracking_uri, address, quiet, wait_for_nodes)
+    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes)
 
 
 def _drive(
     config: RunConfig,
     folder: RunFolder,
-    started: RunStarted | None,
     tracking_uri: str | None,
     address: str | None,
     quiet: bool,
@@ -85,29 +85,27 @@ def _drive(
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     journal = folder.journal()
-    tracker = Tracker(folder.path, tracking_uri)
+    store = tracking_store(folder.path, tracking_uri)
+    tracker = Tracker(folder.path, store)
     progress = terminal.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = executor.RayExecutor(folder.checkpoints, resources)
         driver = Driver(config, journal, workers, (progress.add,))
+        enrol(config, folder, store, driver)
         if driver.state.status == "done":
             tracker.connect()
             tracker.project()  # what a tracking server that was away at the end has missed
             print(f"{folder.place}: this run is done; nothing to go on with", file=sys.stderr)
             return "done"
+        known = acted(folder.path)
         for record, _ in read(journal.path):
             progress.add(record)
         connection.connect_beside(tracker.connect, address)
         make_room(config, wait_for_nodes)
         cpus, gpus = connection.cluster_size()
-        first: RunStarted | RunResumed = (
-            begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", cpus, gpus)
-            if started is None
-            else takeover(cpus, gpus)
-        )
         with BackgroundTracker(tracker), progress:
-            status = driver.run(first)
+            status = driver.run(takeover(cpus, gpus, store) if known else joined(cpus, gpus))
     finally:
         connection.disconnect()
         journal.close()
@@ -115,6 +113,20 @@ def _drive(
         terminal.print_report(report_of(folder.path))
         terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)
     return status
+
+
+def enrol(config: RunConfig, folder: RunFolder, store: str | None, driver: Driver) -> None:
+    """Write down what the run is and was started with, before anything acts.
+
+    A run that was begun and killed before anything acted is begun anew with what it is given now.
+    """
+    started = first_record(folder.path)
+    same = started is not None and (started.config_digest, started.tracking_uri) == (
+        config.digest,
+        None if store is None else without_password(store),
+    )
+    if not same and not acted(folder.path):
+        driver.handle(begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", store))
 
 
 def make_room(config: RunConfig, seconds: float) -> None:

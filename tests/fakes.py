@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.config.file import RunConfig, check
+from orchestrator.config.file import check
+from orchestrator.config.run import RunConfig
 from orchestrator.core.events import (
     Action,
     ApplyEdit,
@@ -132,7 +133,7 @@ class FakeExecutor:
                     n=action.n,
                     steps=10 * action.n,
                     metrics={"loss": 1.0},
-                    **{"mask_version": action.mask_version, **self.counted(action)},
+                    **{"revision": action.revision, **self.counted(action)},
                     seconds=0.1,
                 )
                 return IntervalDone(**common, report=report)

@@ -10,27 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.events import (
+    Budget,
     CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     Event,
+    FailureKind,
     IntervalDone,
     LaneClosed,
     LaneOpened,
+    LanePlan,
     Record,
     RunFinished,
+    RunPlan,
     RunStarted,
     StageStarted,
     WorkFailed,
 )
 from orchestrator.core.journal import JOURNAL_FILE, Journal
 from workers.contract import (
-    Cause,
     CheckpointRef,
     EditReport,
     EvaluationReport,
-    Grow,
     IntervalReport,
+    LaneSpec,
     LayerShape,
     ModelShape,
     OpenReport,
@@ -39,10 +43,12 @@ from workers.contract import (
     TaskSpec,
     digest,
 )
+from workers.edits import Cause, Grow
 
 TASKS = ("tops", "shoes, boots", "bags")
 RUN_ID = "fashion-0a1b2c3d"
 START = 1_790_000_000.0
+FAILURES: tuple[FailureKind, ...] = ("worker_lost", "stage_error", "diverged", "evaluation")
 
 
 def shape(experts: int) -> ModelShape:
@@ -64,6 +70,7 @@ class LaneStory:
     def __init__(self, method: str, seed: int, tasks: tuple[str, ...], start: float) -> None:
         self.name, self.method, self.seed, self.tasks = f"{method}-s{seed}", method, seed, tasks
         self.at, self.seq, self.attempt, self.experts = start, 0, 1, 1
+        self.revision = 0
         self.parent: str | None = None
 
     def head(self, numbered: bool = True) -> dict[str, Any]:
@@ -97,10 +104,9 @@ class LaneStory:
         return EvaluationDone(at=self.at, lane=self.name, index=index, report=report)
 
     def spec(self, index: int) -> StageSpec:
-        task = TaskSpec(index=index, name=self.tasks[index], domain="clothes", settings={"n": 2})
         return StageSpec(
             index=index,
-            task=task,
+            task=task(index, self.tasks),
             intervals=2,
             seed=index,
             parent=self.parent,
@@ -121,8 +127,9 @@ class LaneStory:
             n=n,
             steps=10 * n,
             metrics={"loss": 1.0 / (n + spec.index), "accuracy": 0.5 + 0.1 * n},
-            usage={"body": weights},
+            gate_weights={"body": weights},
             signals={"slope": -0.1 * n},
+            revision=self.revision,
             seconds=0.5,
             rss_mb=100.0,
         )
@@ -130,11 +137,13 @@ class LaneStory:
 
     def grown(self, spec: StageSpec, after: int) -> EditApplied:
         before, self.experts = self.experts, self.experts + 1
+        self.revision += 1
         cause = Cause(policy="plateau", trigger="slope", figures={"slope": -0.1})
         edit = Grow(
             id=f"{spec.id}-e1",
             stage=spec.id,
             after_interval=after,
+            revision=self.revision,
             experts=self.experts,
             seed=7,
             cause=cause,
@@ -150,7 +159,7 @@ class LaneStory:
         )
         return EditApplied(**self.head(), edit=edit, report=report)
 
-    def events(self, grow_at: int = 1, lose_at: int | None = None) -> Iterator[Event]:
+    def events(self, grow_at: int | None = 1, lose_at: int | None = None) -> Iterator[Event]:
         """All of a lane: growth in stage ``grow_at``, a worker loss in stage ``lose_at``."""
         yield self.opened()
         yield self.saved(-1, None)
@@ -179,13 +188,17 @@ class LaneStory:
             yield replace(event, at=self.at, attempt=self.attempt)  # type: ignore[type-var]
 
 
+def task(index: int, names: tuple[str, ...] = TASKS) -> TaskSpec:
+    return TaskSpec(index=index, name=names[index], domain="clothes", settings={"n": 2})
+
+
 def config(lanes: list[tuple[str, int]], name: str = "fashion") -> dict[str, Any]:
     sections = {
-        "engine": "supervised",
+        "trainer": "supervised",
         "stream": {"kind": "split", "dataset": "fashion_mnist"},
         "model": {"kind": "classifier", "hidden": [32]},
         "training": {"kind": "supervised", "intervals": 2, "lr": 0.1},
-        "growth": {"kind": "plateau"},
+        "policies": {"growth": {"kind": "plateau"}},
     }
     return {
         "name": name,
@@ -196,6 +209,61 @@ def config(lanes: list[tuple[str, int]], name: str = "fashion") -> dict[str, Any
     }
 
 
+def plan(lanes: list[tuple[str, int]], tasks: tuple[str, ...] = TASKS) -> RunPlan:
+    """What the imagined config comes to."""
+    budget = Budget(retries=3, then="fail_lane")
+    return RunPlan(
+        lanes=tuple(
+            LanePlan(
+                spec=LaneSpec(
+                    lane=f"{m}-s{s}", trainer="supervised", method=m, seed=s, settings={}
+                ),
+                tasks=tuple(task(index, tasks) for index in range(len(tasks))),
+                intervals=2,
+                cpus=1.0,
+                gpus=0.0,
+            )
+            for m, s in lanes
+        ),
+        failures=dict.fromkeys(FAILURES, budget),
+    )
+
+
+def begun(
+    lanes: list[tuple[str, int]], tasks: tuple[str, ...] = TASKS, run_id: str = RUN_ID
+) -> list[Record]:
+    """The two records that every run begins with."""
+    settings = config(lanes)
+    started = RunStarted(
+        at=START,
+        run_id=run_id,
+        name=settings["name"],
+        config=settings,
+        config_digest=digest(settings),
+        plan=plan(lanes, tasks),
+        code_version="abc1234",
+    )
+    room = ClusterChanged(at=START, cpus=len(lanes), gpus=0)
+    return [Record(event=started), Record(event=room)]
+
+
+def recorded(events: list[Event]) -> list[Record]:
+    """The events as records; an edit stands in the record of what its lane's worker said before."""
+    records: list[Record] = []
+    for event in events:
+        if isinstance(event, EditApplied):
+            place, before = next(
+                (place, record)
+                for place, record in reversed(list(enumerate(records)))
+                if getattr(record.event, "lane", "") == event.lane
+            )
+            known = {edit.id for record in records for edit in record.edits}
+            if event.edit.id not in known:
+                records[place] = replace(before, edits=(*before.edits, event.edit))
+        records.append(Record(event=event))
+    return records
+
+
 def story(
     lanes: tuple[tuple[str, int], ...] = (("replay", 0), ("finetune", 0)),
     tasks: tuple[str, ...] = TASKS,
@@ -203,26 +271,13 @@ def story(
     lose_at: int | None = 1,
 ) -> list[Record]:
     """A whole run: lanes side by side (their events interleaved), the first one loses a worker."""
-    settings = config(list(lanes))
-    events: list[Event] = [
-        RunStarted(
-            at=START,
-            run_id=run_id,
-            name=settings["name"],
-            config=settings,
-            config_digest=digest(settings),
-            code_version="abc1234",
-            cpus=2,
-            gpus=0,
-        )
-    ]
     told = [
         list(LaneStory(m, s, tasks, START + 0.1 * i).events(lose_at=lose_at if i == 0 else None))
         for i, (m, s) in enumerate(lanes)
     ]
-    events += sorted((event for lane in told for event in lane), key=lambda event: event.at)
+    events = sorted((event for lane in told for event in lane), key=lambda event: event.at)
     events.append(RunFinished(at=events[-1].at + 1.0, status="done"))
-    return [Record(event=event) for event in events]
+    return [*begun(list(lanes), tasks, run_id), *recorded(events)]
 
 
 def write(run_dir: Path, records: list[Record]) -> Path:

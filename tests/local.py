@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
-from orchestrator.cluster.answer_events import ANSWER
+from orchestrator.cluster.answers import ANSWER
 from orchestrator.core.events import (
     Action,
     ApplyEdit,

@@ -34,9 +34,12 @@ MASKED: dict[str, Any] = {
         "clip": 1.0,
         "optimizer": {"kind": "sgd", "momentum": 0.9},
     },
-    "growth": {"kind": "periodic"},
-    "masks": {"kind": "usage", "sharing": "copy", "max_copies": 3, "from_stage": 1},
-    "phases": {"kind": "three", "from_stage": 1},
+    "policies": {
+        "growth": {"kind": "periodic"},
+        "router": {"kind": "adapt_router", "from_stage": 1},
+        "phases": {"kind": "three_phases", "from_stage": 1},
+        "masks": {"kind": "usage_masks", "sharing": "copy", "max_copies": 3, "from_stage": 1},
+    },
     "checkpoint_every": 2,
 }
 """An epoch of 113 samples ends with a batch of one: the second worker gets none of it. Not Adam: an

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.core.events import EditApplied, LaneOpened
 from orchestrator.core.journal import JOURNAL_FILE, read
-from workers.contract import Edit
+from workers.edits import Edit
 
 
 class Watched:

@@ -66,6 +66,7 @@ def main_(
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Search over whole streams."""
+    from orchestrator.beginning import named_store, without_password
     from tune_spaces import sweep
     from tune_spaces.search import load
 
@@ -86,9 +87,11 @@ def main_(
             objective=objective,
             grace=grace,
             seed=seed,
+            tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
         )
         folder = sweep.create(plan, sweep_dir)
-    status, summary = sweep.run(plan, folder, tracking_uri, address, quiet=as_json)
+    store = named_store(plan.tracking_uri, tracking_uri)
+    status, summary = sweep.run(plan, folder, store, address, quiet=as_json)
     if as_json:
         print(json.dumps(summary), flush=True)
     if status == "interrupted":

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from orchestrator.core.events import (
     CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     IntervalDone,
@@ -33,7 +34,9 @@ def inherited(
     may be trained on from; what a recovery of the donor repeated is left out. Edits keep the
     donor's ids: they are its decisions.
     """
-    kept = [Record(event=first)]
+    (lane,) = first.plan.lanes
+    room = ClusterChanged(at=first.at, cpus=lane.cpus, gpus=lane.gpus)
+    kept = [Record(event=first), Record(event=room)]
     answered, rows, complete = 0, set(), False
     for record in records:
         event = record.event
@@ -41,7 +44,7 @@ def inherited(
             case EvaluationDone(index=index) if index < stages and index not in rows:
                 rows.add(index)
                 kept.append(record)
-            case LaneOpened() if len(kept) == 1:
+            case LaneOpened() if len(kept) == 2:
                 kept.append(replace(record, event=replace(event, attempt=1)))
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 if complete or event.seq <= answered:

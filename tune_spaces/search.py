@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config.file import RunConfig
+from orchestrator.config.run import RunConfig
 from tune_spaces import SPACES
 from tune_spaces.space import Choice, Domain, Integer, LogUniform
 from tune_spaces.store import StageStore
@@ -49,6 +49,8 @@ class Plan:
     grace: int
     """Stages every trial learns before ASHA may stop it."""
     seed: int
+    tracking_uri: str | None = None
+    """MLflow store that was named, without a password; None = the file beside the sweep."""
 
     def parameters(self) -> Mapping[str, Domain]:
         found: Mapping[str, Domain] = SPACES[self.space].parameters  # type: ignore[attr-defined]

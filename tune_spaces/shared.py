@@ -39,6 +39,8 @@ from orchestrator.driver import Executor
 from tune_spaces.store import Reply
 from workers.contract import CheckpointRef, Json, LaneSpec, digest
 
+OWN = ("id", "stage", "cause")
+"""Fields of an edit that only its own trial's lineage tells apart."""
 POLL_S = 0.2
 """Between two questions after an answer another trial is about to give."""
 
@@ -171,7 +173,8 @@ class SharingExecutor:
     def _key(self, *commands: Json) -> str:
         spec: LaneSpec = self._opened.spec
         base = None if self._base is None else self._base.digest
-        return digest([spec.engine, spec.built_from, spec.seed, base, *commands])
+        told = [spec.trainer, spec.built_from, spec.seed, spec.by_domain]
+        return digest([*told, list(spec.start_diagnostics), base, *commands])
 
     # ------------------------------------------------------------ from a worker
 
@@ -250,10 +253,10 @@ def _essence(command: Command) -> Json:
         case StartStage(stage=stage):
             return ["start", stage.index, asdict(stage.task), stage.intervals, stage.seed]
         case RunInterval(n=n):
-            return ["interval", n, command.mask_version]
+            return ["interval", n]
         case ApplyEdit(edit=edit):
             plain = asdict(edit)
-            return ["edit", {k: v for k, v in plain.items() if k not in ("id", "stage", "cause")}]
+            return ["edit", {k: v for k, v in plain.items() if k not in OWN}]
         case SaveCheckpoint(index=index, final=final):
             return ["save", index, final]
     raise AssertionError(f"no command: {command!r}")

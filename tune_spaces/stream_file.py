@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import file as configuration
-from orchestrator.config.file import DEFAULT_KINDS, SECTIONS, RunConfig, merge
+from orchestrator.config.run import RunConfig
+from orchestrator.config.sections import LANE_KEYS, SECTIONS, merge
 from tune_spaces.space import Space
 from workers.contract import InputError, Json
 
@@ -38,12 +39,12 @@ def single_lane(path: Path, lane: str | None, space: str) -> Json:
         raise InputError(f"{path}: no lane {name!r}; allowed for --lane: {', '.join(entries)}")
     entry = entries[name]
     merged = {
-        section: merge(raw.get(section), entry.get(section), DEFAULT_KINDS.get(section))
-        for section in SECTIONS
-        if section in raw or section in entry or section in DEFAULT_KINDS
+        key: merge(raw.get(key), entry.get(key), _default(key))
+        for key in LANE_KEYS
+        if key in raw or key in entry or _default(key) is not None
     }
     seeds = entry.get("seeds") or [raw.get("seed", 0)]
-    rest = {key: value for key, value in raw.items() if key not in (*SECTIONS, "lanes", "seed")}
+    rest = {key: value for key, value in raw.items() if key not in (*LANE_KEYS, "lanes", "seed")}
     return {
         **rest,
         "name": f"{raw['name']}-{space}",
@@ -120,8 +121,13 @@ def _key(name: str) -> str:
     return name if bare else json.dumps(name, ensure_ascii=False)
 
 
+def _default(key: str) -> str | None:
+    """Kind of a section where the file names none."""
+    return SECTIONS[key].default if key in SECTIONS else None
+
+
 def _name(entry: Json) -> str:
     """Name of a ``[[lanes]]`` entry: its own, else its method's."""
-    method = entry.get("method", DEFAULT_KINDS["method"])
-    kind = method if isinstance(method, str) else method.get("kind", DEFAULT_KINDS["method"])
+    method = entry.get("method", _default("method"))
+    kind = method if isinstance(method, str) else method.get("kind", _default("method"))
     return str(entry.get("name") or kind)

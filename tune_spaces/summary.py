@@ -12,8 +12,8 @@ from pathlib import Path
 
 from orchestrator.core.events import CheckpointSaved, RunResumed, RunStarted, StageStarted
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.report.history import RunFold
-from tune_spaces.objective import Objective
+from orchestrator.report.history import RunHistory
+from tune_spaces.objective import Objective, scores_of
 from workers.contract import Json
 
 STATUS = {"interrupted": "stopped"}
@@ -103,23 +103,23 @@ def _trial(attempt: Attempt) -> Json:
 
 def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None:
     """None where the journal holds no whole record yet."""
-    fold = RunFold()
+    history = RunHistory()
     started: set[int] = set()
     trained: set[int] = set()
     shared: set[int] = set()
     for record, _ in read(folder / JOURNAL_FILE):
-        fold.add(record)
+        history.add(record)
         match record.event:
             case StageStarted(stage=stage):
                 started.add(stage.index)
             case CheckpointSaved(index=index, final=True, adopted_from=origin) if index >= 0:
                 (trained if origin is None else shared).add(index)
-    first = fold.started
+    first = history.started
     if first is None or first.trial is None:
         return None
     inherited = _prefix(folder) if first.trial.parent is not None else 0
-    (lane,) = fold.lanes.values()
-    rows = lane.complete()
+    (lane,) = history.lanes.values()
+    scores, learnt = scores_of(lane), len(lane.complete())
     experts = [layer.experts for layer in lane.shape.layers.values()] if lane.shape else []
     return Attempt(
         run=first.run_id,
@@ -128,10 +128,10 @@ def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None
         name=first.trial.name,
         settings=first.trial.settings,
         parent=first.trial.parent,
-        status=STATUS.get(fold.status, fold.status),
+        status=STATUS.get(history.status, history.status),
         folder=folder,
         planned=planned,
-        values=tuple(objective(rows[: k + 1], lane.untrained()) for k in range(len(rows))),
+        values=tuple(objective(scores, stages) for stages in range(1, learnt + 1)),
         experts=max(experts, default=0),
         trained=len(trained),
         cut=len(started - trained - shared),

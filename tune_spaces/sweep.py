@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core import plan as planning
+from orchestrator.config import plan as planning
 from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
 from tune_spaces.objective import parse
-from tune_spaces.placement import check_placeable
+from tune_spaces.reservation import check_placeable
 from tune_spaces.search import Plan, resume_option
 from tune_spaces.stream_file import base_of, to_toml, with_settings
 from tune_spaces.summary import Attempt, as_json, attempts, best

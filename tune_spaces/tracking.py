@@ -14,12 +14,12 @@ from pathlib import Path
 from orchestrator.core.events import Record, RunInterrupted
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.report.history import RunFold
+from orchestrator.report.history import RunHistory
 from orchestrator.tracking import views
 from orchestrator.tracking.pages import NOTE, Page
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
-from tune_spaces.objective import Objective, parse
+from tune_spaces.objective import Objective, parse, scores_of
 from tune_spaces.search import Plan
 from tune_spaces.summary import Attempt, best
 from workers.contract import Json
@@ -95,25 +95,25 @@ class SweepTracker:
 
     def _objectives(self, attempt: Path) -> tuple[list[Write], int]:
         """The objective after every row that was not written yet, and how many rows there are."""
-        fold = RunFold()
+        history = RunHistory()
         for record, _ in read(attempt / JOURNAL_FILE):
-            fold.add(record)
-        if fold.started is None:
+            history.add(record)
+        if history.started is None:
             return [], 0
-        (lane,) = fold.lanes.values()
-        rows, told = lane.complete(), self._told.get(attempt, 0)
+        (lane,) = history.lanes.values()
+        scores, learnt, told = scores_of(lane), len(lane.complete()), self._told.get(attempt, 0)
         points = tuple(
             Point(
                 name="objective",
-                value=self._objective(rows[:count], lane.untrained()),
+                value=self._objective(scores, count),
                 step=count,
                 at=round(lane.rows[count - 1].at * 1000),
             )
-            for count in range(told + 1, len(rows) + 1)
+            for count in range(told + 1, learnt + 1)
             if count - 1 in lane.rows
         )
-        key = fold.started.run_id
-        return [LogPoints(key=key, points=points)] if points else [], len(rows)
+        key = history.started.run_id
+        return [LogPoints(key=key, points=points)] if points else [], learnt
 
 
 def close_journals(found: list[Attempt], reason: str) -> None:

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.file import RunConfig
+from orchestrator.beginning import begin, first_record, joined, takeover
+from orchestrator.cluster.placement import needs
+from orchestrator.config.run import RunConfig
 from orchestrator.core.events import Record, RunStarted, TrialRef
 from orchestrator.core.folder import RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.driver import Driver, Executor, Interrupted, begin, first_record, needs, takeover
-from orchestrator.report.history import RunFold
-from orchestrator.report.lane_history import LaneFold
+from orchestrator.driver import Driver, Executor, Interrupted
+from orchestrator.report.history import RunHistory
+from orchestrator.report.lane import LaneHistory
 from tune_spaces.inherit import inherited
-from tune_spaces.objective import Objective, parse
+from tune_spaces.objective import Objective, parse, scores_of
 from tune_spaces.shared import SharingExecutor, Store
 from tune_spaces.stream_file import trial_config
 from workers.contract import CheckpointRef, Json, RunError
@@ -71,29 +73,28 @@ class Reporter:
     ) -> None:
         """``stages``: of the stream; ``reported``: those Tune already knows; ``report`` is given
         (figures, stages)."""
-        self.fold = RunFold()
+        self.history = RunHistory()
         self.objective = objective
         self.stages = stages
         self.reported = reported
         self.report = report
 
     def __call__(self, record: Record) -> None:
-        self.fold.add(record)
-        (lane,) = self.fold.lanes.values()
-        last = self.stages if self.fold.status == "done" else self.stages - 1
+        self.history.add(record)
+        (lane,) = self.history.lanes.values()
+        last = self.stages if self.history.status == "done" else self.stages - 1
         while self.reported < min(last, len(lane.complete())):
             self.reported += 1
             self.report(self._figures(lane, self.reported), self.reported)
 
-    def _figures(self, lane: LaneFold, stages: int) -> Json:
-        rows = lane.complete()[:stages]
+    def _figures(self, lane: LaneHistory, stages: int) -> Json:
         experts = [layer.experts for layer in lane.shape.layers.values()] if lane.shape else []
-        assert self.fold.started is not None
-        assert self.fold.started.trial is not None
+        assert self.history.started is not None
+        assert self.history.started.trial is not None
         return {
-            "name": self.fold.started.trial.name,
+            "name": self.history.started.trial.name,
             "stage": stages,
-            "objective": self.objective(rows, lane.untrained()),
+            "objective": self.objective(scores_of(lane), stages),
             "experts": max(experts, default=0),
             "edits": len(lane.edits),
         }
@@ -152,8 +153,9 @@ def drive(
             listener(record)
         if driver.state.status == "done":
             return "done"
-        cpus, gpus = lane.cpus, lane.gpus
-        return driver.run(takeover(cpus, gpus) if known else started)
+        if known:
+            return driver.run(takeover(lane.cpus, lane.gpus))
+        return driver.run(started, joined(lane.cpus, lane.gpus))
     except Interrupted:  # before the driver ran: Tune stopped what was only being read
         return "interrupted"
     finally:
@@ -186,7 +188,6 @@ def _begin(
     folder: RunFolder,
 ) -> RunStarted:
     """The first event of a new attempt; one that goes on from a donor is given its history."""
-    (lane,) = config.lanes
     donor = open_folder(pointer.folder) if pointer else None
     ref = TrialRef(
         sweep=sweep.id,
@@ -196,7 +197,7 @@ def _begin(
         settings=settings,
         parent=pointer.run if pointer else None,
     )
-    started = begin(config, f"{sweep.id}/{trial}/{number}", lane.cpus, lane.gpus, ref)
+    started = begin(config, f"{sweep.id}/{trial}/{number}", trial=ref)
     if pointer is not None and donor is not None:
         records = (record for record, _ in read(donor.path / JOURNAL_FILE))
         adopt = _adopter(config, folder)
@@ -266,7 +267,9 @@ class StoreClient:
 def bundles(config: RunConfig) -> list[dict[str, float]]:
     """What a trial reserves: nothing for its driver, a bundle for each worker and helper."""
     (lane,) = config.lanes
-    helpers = sum(getattr(lane.training, f"num_{kind}", 0) for kind in ("env_runners", "learners"))
+    helpers = sum(
+        getattr(lane.sections["training"], f"num_{kind}", 0) for kind in ("env_runners", "learners")
+    )
     evaluator = {"CPU": lane.resources.evaluator_cpus, "GPU": lane.resources.evaluator_gpus}
     wanted = {name: amount for name, amount in evaluator.items() if amount > 0}
     workers = [needs(lane.resources)] * lane.workers

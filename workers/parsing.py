@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from workers.tables import Problem, lookup
+from workers.tables import Problem, lookup, resolved
 
 
 def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Problem]]:
@@ -22,7 +22,9 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
         table = item.metadata.get("table")
         if table is not None and item.name in values:
             pick = _choose_many if item.metadata.get("many") else choose
-            *_, values[item.name], more = pick(table, values[item.name], _join(path, item.name))
+            *_, values[item.name], more = pick(
+                resolved(table), values[item.name], _join(path, item.name)
+            )
             problems += more
     try:
         config = _adapter(cls).validate_python(values)

@@ -8,7 +8,7 @@ value is itself a choice says so in its metadata: ``field(metadata={"table": EXP
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,17 @@ class Problem:
         return f"{self.path}: {self.found}; {self.allowed}"
 
 
-def choice(table: Mapping[str, type], default: str) -> Any:
+Table = Mapping[str, type]
+
+
+def choice(table: Table | Callable[[], Table], default: str) -> Any:
     """Field of a config that holds the Config of one entry of ``table``.
 
     In TOML it is a table with ``kind``, or just the name; ``default`` is used where it is absent.
+    ``table`` may be a function that imports it, where naming it must cost nothing.
     """
     return field(
-        default_factory=lambda: table[default].Config(),  # type: ignore[attr-defined]
+        default_factory=lambda: resolved(table)[default].Config(),  # type: ignore[attr-defined]
         metadata={"table": table},
     )
 
@@ -42,6 +46,11 @@ def choices(table: Mapping[str, type]) -> Any:
     In TOML it is a list whose entries are written as those of ``choice``.
     """
     return field(default=(), metadata={"table": table, "many": True})
+
+
+def resolved(table: Table | Callable[[], Table]) -> Table:
+    """The table itself, imported where it is named by a function."""
+    return table() if callable(table) else table
 
 
 def lookup(table: Mapping[str, type], kind: Any, path: str) -> type | Problem:

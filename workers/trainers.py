@@ -1,4 +1,4 @@
-"""Engines by name: who trains and who evaluates a lane, found without importing them.
+"""Trainers by name: who trains and who evaluates a lane, found without importing them.
 
 The tables of streams, models and trainings that belong to several rooms are put together here.
 """
@@ -12,17 +12,18 @@ from typing import Any
 
 from workers.contract import Evaluator, InputError, LaneSpec, Trainer
 
+EVERYTHING = frozenset({"labels", "tokens", "acts"})
+"""What a model can do that does not say it (class attribute ``capabilities``): it is tried."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """One way to train a stage: import paths of its parts and the kinds it needs."""
+class TrainerKind:
+    """One way to train a stage: import paths of its parts and what it needs of a model."""
 
     trainer: str
     evaluator: str
-    training: str
-    """Kind of ``[training]`` its lanes must have."""
-    model: str
-    """Capability the ``[model]`` of its lanes must have (``workers.models.Model``)."""
+    needs: frozenset[str]
+    """Capabilities that its lanes' models must have."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
     replicas: bool
@@ -34,20 +35,18 @@ class Engine:
     the same experts when it acts as when it learns."""
 
 
-ENGINES: dict[str, Engine] = {
-    "supervised": Engine(
+TRAINERS: dict[str, TrainerKind] = {
+    "supervised": TrainerKind(
         trainer="workers.supervised.trainer:SupervisedTrainer",
         evaluator="workers.supervised.evaluator:SupervisedEvaluator",
-        training="supervised",
-        model="labels",
+        needs=frozenset({"labels"}),
         exact=True,
         replicas=True,
     ),
-    "rl": Engine(
+    "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",
         evaluator="workers.rl.evaluator:RLEvaluator",
-        training="ppo",
-        model="acts",
+        needs=frozenset({"acts"}),
         exact=False,
         replicas=False,
         instead="training.num_learners",
@@ -56,21 +55,21 @@ ENGINES: dict[str, Engine] = {
 }
 
 
-def make_trainer(engine: str, *replicas: Any) -> Trainer:
-    """A fresh trainer of the engine; imports its (heavy) room.
+def make_trainer(kind: str, *replicas: Any) -> Trainer:
+    """A fresh trainer of this kind; imports its (heavy) room.
 
     ``replicas``: the worker's tie to the others (``supervised.data_parallel``), where it has some.
     """
-    return _load(ENGINES[engine].trainer)(*replicas)
+    return _load(TRAINERS[kind].trainer)(*replicas)
 
 
-def make_evaluator(engine: str) -> Evaluator:
-    """A fresh evaluator of the engine; imports its (heavy) room."""
-    return _load(ENGINES[engine].evaluator)()
+def make_evaluator(kind: str) -> Evaluator:
+    """A fresh evaluator of this kind; imports its (heavy) room."""
+    return _load(TRAINERS[kind].evaluator)()
 
 
 def streams() -> Mapping[str, type]:
-    """STREAMS of every engine."""
+    """STREAMS of every trainer."""
     from workers.rl import STREAM
     from workers.streams import STREAMS
 
@@ -83,6 +82,11 @@ def trainings() -> Mapping[str, type]:
     from workers.supervised.settings import SupervisedTraining
 
     return {"supervised": SupervisedTraining, "ppo": PPOTraining}
+
+
+def capabilities(model: type) -> frozenset[str]:
+    """What a model class says it can do: among ``labels``, ``tokens``, ``acts``."""
+    return getattr(model, "capabilities", EVERYTHING)
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

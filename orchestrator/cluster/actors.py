@@ -6,7 +6,6 @@ Knows no Ray: an executor makes actors of them, a test calls them in-process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from orchestrator.core.events import ApplyEdit, Command, RunInterval, SaveCheckpoint, StartStage
@@ -25,12 +24,12 @@ LOOPBACK = "127.0.0.1"
 class LaneWorker:
     """Actor shell around one lane's Trainer: numbers commands and remembers its last answer."""
 
-    def __init__(self, engine: str, own_address: Callable[[], str] = lambda: LOOPBACK) -> None:
+    def __init__(self, trainer: str, own_address: Callable[[], str] = lambda: LOOPBACK) -> None:
         """``own_address``: finds the address under which other workers reach this machine."""
         from workers.trainers import make_trainer
 
-        self.engine, self.own_address = engine, own_address
-        self.trainer: Trainer = make_trainer(engine)
+        self.kind, self.own_address = trainer, own_address
+        self.trainer: Trainer = make_trainer(trainer)
         self.last: tuple[int, Any] = (0, None)
         self.meeting: Any = None
 
@@ -56,7 +55,7 @@ class LaneWorker:
 
             device, host = pick_device(), self.own_address()
             group = join(rank, spec.workers, address, host, device, self.meeting)
-            self.trainer = make_trainer(self.engine, group)
+            self.trainer = make_trainer(self.kind, group)
         report = self.trainer.open(spec, checkpoint)
         self.last = (report.seq, None)
         return report
@@ -74,10 +73,10 @@ class LaneWorker:
 class EvaluationWorker:
     """Actor shell around an Evaluator: scores checkpoints beside training."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, trainer: str) -> None:
         from workers.trainers import make_evaluator
 
-        self.evaluator = make_evaluator(engine)
+        self.evaluator = make_evaluator(trainer)
 
     def evaluate(
         self, spec: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
@@ -85,25 +84,10 @@ class EvaluationWorker:
         return self.evaluator.evaluate(spec, checkpoint, tasks)
 
 
-def _interval(trainer: Any, command: Any) -> Any:
-    """Until commands carry revisions: the supervised trainer is told its own."""
-    if not hasattr(trainer, "revision"):
-        return trainer.run_interval(command.n, command.mask_version)
-    report = trainer.run_interval(command.n, trainer.revision)
-    return replace(report, mask_version=command.mask_version, usage=report.gate_weights)
-
-
-def _apply(trainer: Any, command: Any) -> Any:
-    """Until edits are numbered by the driver."""
-    if not hasattr(trainer, "revision"):
-        return trainer.apply(command.edit)
-    return trainer.apply(replace(command.edit, revision=trainer.revision + 1))
-
-
 PERFORM: Mapping[type, Callable[[Trainer, Any, str], Any]] = {
     StartStage: lambda trainer, command, folder: trainer.start(command.stage),
-    RunInterval: lambda trainer, command, folder: _interval(trainer, command),
-    ApplyEdit: lambda trainer, command, folder: _apply(trainer, command),
+    RunInterval: lambda trainer, command, folder: trainer.run_interval(command.n, command.revision),
+    ApplyEdit: lambda trainer, command, folder: trainer.apply(command.edit),
     SaveCheckpoint: lambda trainer, command, folder: trainer.save(
         f"{folder}/{command.name}", command.seq
     ),

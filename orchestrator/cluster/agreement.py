@@ -1,4 +1,4 @@
-"""Lanes with several workers: what their config must fulfil, and one answer out of each worker's.
+"""One answer out of those of a lane's several workers.
 
 Knows no Ray: any executor collects the answers and has them compared here.
 """
@@ -20,45 +20,14 @@ from workers.contract import (
     Replica,
     StartReport,
 )
-from workers.tables import Problem
-from workers.trainers import Engine
-
-
-def problems(
-    workers: int, sections: Mapping[str, Any], gpus: float, engine: Engine
-) -> list[Problem]:
-    """Why a lane cannot be trained by so many workers; empty where it can."""
-    if workers < 1:
-        return [Problem("workers", f"got {workers}", "must be at least 1")]
-    if workers == 1:
-        return []
-    if not engine.replicas:
-        allowed = f"lanes of this engine train in several processes by {engine.instead}"
-        return [Problem("workers", f"got {workers}", f"{allowed}: set that and leave workers out")]
-    found = []
-    batch = getattr(sections["training"], "batch", 0)
-    if batch % workers:
-        found.append(
-            Problem(
-                "workers",
-                f"got {workers} with training.batch = {batch}",
-                "every worker takes the same part of a batch: make batch a multiple of workers",
-            )
-        )
-    if gpus % 1:
-        found.append(
-            Problem(
-                "resources.gpus",
-                f"got {gpus:g} with workers = {workers}",
-                "workers that train together cannot share a GPU: give each one whole, or none",
-            )
-        )
-    return found
-
 
 COMMON: Mapping[type, Callable[[Any], Any]] = {
     OpenReport: lambda report: {"shape": report.shape, "seq": report.seq},
-    StartReport: lambda report: {"data": report.data_digest, "samples": report.samples},
+    StartReport: lambda report: {
+        "data": report.data_digest,
+        "samples": report.samples,
+        "figures": report.figures,
+    },
     IntervalReport: lambda report: asdict(replace(report, seconds=0.0, rss_mb=0.0)),
     EditReport: lambda report: asdict(replace(report, probe_change=None, seconds=0.0)),
     CheckpointRef: asdict,

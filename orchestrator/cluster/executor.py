@@ -18,9 +18,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
 from orchestrator.cluster.agreement import agreed
-from orchestrator.cluster.answer_events import ANSWER
+from orchestrator.cluster.answers import ANSWER
 from orchestrator.cluster.connection import cluster_size, own_address
-from orchestrator.config.file import Resources
+from orchestrator.cluster.placement import needs
+from orchestrator.config.run import Resources
 from orchestrator.core.events import (
     Action,
     ApplyEdit,
@@ -36,7 +37,6 @@ from orchestrator.core.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.driver import needs
 from workers.contract import (
     DivergedError,
     InputError,
@@ -134,7 +134,7 @@ class RayExecutor:
             "runtime_env": {"env_vars": threads},
             **options,
         }
-        return ray.remote(shell).options(**options).remote(spec.engine, *more)
+        return ray.remote(shell).options(**options).remote(spec.trainer, *more)
 
     def _rooms(self, spec: LaneSpec) -> list[dict[str, Any]]:
         """Where to place each worker of a lane.
@@ -166,9 +166,9 @@ class RayExecutor:
         return [ClusterChanged(at=time.time(), cpus=self.size[0], gpus=self.size[1])]
 
     def _evaluator(self, spec: LaneSpec) -> Any:
-        if spec.engine not in self.evaluators:
-            self.evaluators[spec.engine] = self._place(EvaluationWorker, spec, evaluator=True)
-        return self.evaluators[spec.engine]
+        if spec.trainer not in self.evaluators:
+            self.evaluators[spec.trainer] = self._place(EvaluationWorker, spec, evaluator=True)
+        return self.evaluators[spec.trainer]
 
     def _open(self, action: OpenLane) -> None:
         """Place the lane's workers; several meet where the first one says."""
@@ -234,8 +234,8 @@ class RayExecutor:
             plain = isinstance(cause, InputError)
             message = str(cause) if plain else f"{type(cause).__name__}: {cause}\n{message}"
         if isinstance(action, Evaluate):
-            if kind == "worker_lost" and self.evaluators.get(action.spec.engine) is call.actors[0]:
-                del self.evaluators[action.spec.engine]
+            if kind == "worker_lost" and self.evaluators.get(action.spec.trainer) is call.actors[0]:
+                del self.evaluators[action.spec.trainer]
             return WorkFailed(
                 at=time.time(),
                 lane=action.spec.lane,

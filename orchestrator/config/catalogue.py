@@ -26,8 +26,9 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> dict[str, Mapping[str, type]]:
-    from orchestrator.policies import GROWTH, MASKS, PHASES
+    from orchestrator.policies import POLICIES
     from workers import models, moe, trainers
+    from workers.edits import EDITS
     from workers.methods import METHODS
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS
@@ -50,9 +51,8 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "losses": moe.LOSSES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
-        "growth": GROWTH,
-        "masks": MASKS,
-        "phases": PHASES,
+        "policies": POLICIES,
+        "edits": EDITS,
         "trainings": trainers.trainings(),
         "optimizers": OPTIMIZERS,
         "augmentations": AUGMENTATIONS,

@@ -1,130 +1,161 @@
-"""How a lane's sections must fit together, found before anything runs.
+"""How a lane's sections and policies must fit together, found before anything runs.
 
+What each config asks of the others it says itself (``Config.problems(lane)``); here all are asked.
 What rests on other sections' fit is looked at once these do: the first group of checks with a
 mismatch is told alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config import domain_checks
-from orchestrator.policies import GROWTH
+from orchestrator.config.run import LaneConfig, domains_of
+from orchestrator.config.sections import SECTIONS
+from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import LaneSettings
+from workers.contract import LaneSettings, nested
 from workers.tables import Problem, construct, lookup
 
 
-def mismatches(sections: Mapping[str, Any], seeds: list[int], path: str) -> list[Problem]:
-    """What no single section can check: engine and kinds fit, the stream can be read, seeds."""
-    from workers.methods import METHODS
-    from workers.models import capability_problem
+def trainer_of(sections: Mapping[str, Any], seed: int) -> str:
+    """What trains the lanes of these sections: the stream says it."""
+    found: str = construct(trainers.streams(), sections["stream"], seed).trainer
+    return found
 
-    problems: list[Problem] = []
-    if not seeds or len(set(seeds)) != len(seeds):
-        problems.append(Problem(f"{path}.seeds", f"got {seeds}", "give different numbers"))
-        return problems
-    stream = construct(trainers.streams(), sections["stream"], seeds[0])
-    engine = trainers.ENGINES[stream.engine]
-    found = sections["training"].kind
-    if found != engine.training and ":" not in found:
-        problems.append(
-            Problem(
-                f"{path}.training.kind",
-                f"got {found!r} with stream {sections['stream'].kind!r}",
-                f"a stream of engine {stream.engine} needs training.kind = {engine.training!r}",
-            )
-        )
-    unable = capability_problem(sections["model"].kind, engine.model, f"{path}.model.kind")
-    problems += [unable] if unable is not None else []
-    method: Any = lookup(METHODS, sections["method"].kind, f"{path}.method.kind")
-    if stream.engine not in method.works_with:
-        trained_by = ", ".join(sorted(method.works_with))
-        what = f"{sections['method'].kind!r} has hooks that only these trainers call: {trained_by}"
-        allowed = f"the stream is trained by {stream.engine}: use another method, e.g. 'finetune'"
-        problems.append(Problem(f"{path}.method.kind", what, allowed))
-    problems += [replace(item, path=f"{path}.{item.path}") for item in stream.problems()]
-    if problems:
-        return problems
-    tasks = tuple(stream.tasks())
-    settings = LaneSettings(
-        sections=sections,
-        policies={},
+
+def mismatches(lane: LaneConfig) -> list[Problem]:
+    """Everything about the lane that no single section can check; paths begin at the lane."""
+    found = [*_trainable(lane), *lane.stream().problems()]
+    if found:
+        return found
+    settings = settings_of(lane)
+    found = [*_asked(settings), *_workers(lane)]
+    return found or _experts(lane, settings)
+
+
+def settings_of(lane: LaneConfig) -> LaneSettings:
+    """The lane as its configs may look at it."""
+    tasks, policies = lane.tasks(), list(lane.live_policies().values())
+    return LaneSettings(
+        sections=lane.sections,
+        policies=lane.policies,
         tasks=tasks,
-        domains=tuple(dict.fromkeys(name for task in tasks for name in task.domains)),
-        trainer=stream.engine,
-        acts=engine.acts,
-        workers=1,
-        intervals=sections["training"].intervals,
+        domains=domains_of(tasks),
+        trainer=lane.trainer,
+        acts=trainers.TRAINERS[lane.trainer].acts,
+        workers=lane.workers,
+        intervals=lane.intervals,
+        experts=lane.experts,
+        final_experts=final_experts(lane, policies),
+        proposes=frozenset(kind for policy in policies for kind in policy.proposes),
+        mixes=_class("method", lane).mixes,
     )
-    for name in ("stream", "training"):
-        fits: Any = getattr(sections[name], "problems", lambda lane: [])
-        problems += [replace(item, path=f"{path}.{item.path}") for item in fits(settings)]
-    if problems:
-        return problems
-    found = domain_checks.problems(sections, tasks, engine.acts)
-    problems = [replace(item, path=f"{path}.{item.path}") for item in found]
-    return problems + _growth_problems(sections, len(tasks), path)
 
 
-def _growth_problems(sections: Mapping[str, Any], stages: int, path: str) -> list[Problem]:
-    """Growth, initialiser and expert counts must fit together."""
-    from workers.moe import INITIALISERS
-
-    model, growth = sections["model"], sections["growth"]
+def _trainable(lane: LaneConfig) -> list[Problem]:
+    """What the stream's trainer needs of the other sections."""
+    kind, stream = trainers.TRAINERS[lane.trainer], lane.sections["stream"].kind
     problems = []
-    start = getattr(model, "experts", None)
-    initialiser = getattr(growth, "initialiser", None)
-    if initialiser is not None and initialiser not in INITIALISERS:
-        allowed = f"allowed: {', '.join(sorted(INITIALISERS))}"
-        problems.append(Problem(f"{path}.growth.initialiser", f"got {initialiser!r}", allowed))
-    if start is None:
-        return problems
-    limit = getattr(model, "max_experts", None)
-    if start < 1 or (limit is not None and limit < start):
-        found = f"experts = {start}, max_experts = {limit}"
-        problems.append(Problem(f"{path}.model", found, "need 1 <= experts <= max_experts"))
-    final = construct(GROWTH, growth).final_experts(start, stages)
-    rescale = getattr(growth, "reading", None) == "rescale"
-    if rescale and limit is not None:
+    training = _class("training", lane)
+    if training.trainer != lane.trainer:
         problems.append(
             Problem(
-                f"{path}.model.max_experts",
-                f"got {limit} with growth.reading = 'rescale'",
-                "leave it out: under this reading the present number of experts sets the widths",
+                "training.kind",
+                f"got {lane.sections['training'].kind!r} with stream {stream!r}",
+                f"it is for trainer {training.trainer}, the stream is of trainer {lane.trainer}: "
+                f"give a training or a stream for the other",
             )
         )
-    if final is None and limit is None and not rescale:
+    absent = kind.needs - trainers.capabilities(_class("model", lane))
+    if absent:
         problems.append(
             Problem(
-                f"{path}.growth.max_experts",
-                "missing",
-                "growth by steps needs growth.max_experts or model.max_experts",
+                "model.kind",
+                f"got {lane.sections['model'].kind!r} with stream {stream!r}",
+                f"trainer {lane.trainer} needs a model that says {', '.join(sorted(absent))} "
+                "among its capabilities",
             )
         )
-    if final is not None and limit is not None and final > limit:
+    method = _class("method", lane)
+    if lane.trainer not in method.works_with:
         problems.append(
             Problem(
-                f"{path}.growth",
-                f"would grow to {final} experts",
-                f"model.max_experts = {limit}: raise it, or set growth.max_experts",
+                "method.kind",
+                f"got {lane.sections['method'].kind!r}",
+                f"it works with trainer {', '.join(sorted(method.works_with))}, the lane's is "
+                f"{lane.trainer}; use method finetune",
             )
         )
     return problems
 
 
-def with_final_experts(sections: Mapping[str, Any], stages: int) -> dict[str, Any]:
-    """Fill in ``max_experts`` of model and growth from each other, so that widths are known."""
-    model, growth = sections["model"], sections["growth"]
+def _asked(settings: LaneSettings) -> Iterator[Problem]:
+    """Every config of the lane is asked what does not fit it, those inside others too."""
+    named = {**settings.sections}
+    named |= {f"policies.{name}": config for name, config in settings.policies.items()}
+    for name, config in named.items():
+        for path, part in nested(config, name):
+            problems = getattr(part, "problems", None)
+            if problems is not None:
+                for item in problems(settings):
+                    yield replace(item, path=f"{path}.{item.path}")
+
+
+def _workers(lane: LaneConfig) -> list[Problem]:
+    """Why the lane cannot be trained by so many workers; what the training says is asked there."""
+    kind, workers = trainers.TRAINERS[lane.trainer], lane.workers
+    if workers < 1:
+        return [Problem("workers", f"got {workers}", "must be at least 1")]
+    if workers > 1 and not kind.replicas:
+        allowed = f"lanes of trainer {lane.trainer} train in several processes by {kind.instead}"
+        return [Problem("workers", f"got {workers}", f"{allowed}: set that and leave workers out")]
+    if workers > 1 and lane.resources.gpus % 1:
+        found = f"got {lane.resources.gpus:g} with workers = {workers}"
+        allowed = "workers that train together cannot share a GPU: give each one whole, or none"
+        return [Problem("resources.gpus", found, allowed)]
+    return []
+
+
+def _experts(lane: LaneConfig, settings: LaneSettings) -> list[Problem]:
+    """Growth and model fit: widths are fixed by the final number of experts."""
+    start, final = settings.experts, settings.final_experts
+    limit = getattr(lane.sections["model"], "max_experts", None)
+    if start is None:
+        return []
+    if start < 1 or (limit is not None and limit < start):
+        found = f"experts = {start}, max_experts = {limit}"
+        return [Problem("model", found, "need 1 <= experts <= max_experts")]
+    if final is not None and limit is not None and final > limit:
+        allowed = f"model.max_experts = {limit}: raise it, or set max_experts of the policy"
+        return [Problem("policies", f"would grow to {final} experts", allowed)]
+    return []
+
+
+def final_experts(lane: LaneConfig, policies: Sequence[Policy]) -> int | None:
+    """Experts at the stream's end, all policies counted; None where it cannot be known."""
+    experts, stages = lane.experts, len(lane.tasks())
+    steps = getattr(lane.sections["training"], "steps_per_stage", None)
+    for policy in policies:
+        if experts is not None:
+            experts = policy.final_experts(experts, stages, steps)
+    return experts
+
+
+def with_final_experts(lane: LaneConfig) -> LaneConfig:
+    """Fill in ``max_experts`` of model and policies from each other, so that widths are known."""
+    policies, model = lane.live_policies(), lane.sections["model"]
     if not hasattr(model, "max_experts"):
-        return dict(sections)
-    final = construct(GROWTH, growth).final_experts(model.experts, stages)
+        return lane
+    final = final_experts(lane, list(policies.values()))
     limit = model.max_experts if model.max_experts is not None else final
-    filled = dict(sections)
-    if getattr(growth, "reading", None) != "rescale":
-        filled["model"] = replace(model, max_experts=limit)
-    if hasattr(growth, "max_experts") and growth.max_experts is None:
-        filled["growth"] = replace(growth, max_experts=limit)
-    return filled
+    if all(policy.keeps_widths for policy in policies.values()):
+        model = replace(model, max_experts=limit)
+    bounded = {name: policy.bounded(limit) for name, policy in policies.items()}
+    return replace(lane, sections={**lane.sections, "model": model}, policies=bounded)
+
+
+def _class(section: str, lane: LaneConfig) -> Any:
+    """The class behind a section's kind."""
+    return lookup(SECTIONS[section].table(), lane.sections[section].kind, section)

@@ -1,41 +1,30 @@
 """One TOML file -> one frozen RunConfig, or every mistake in it at once.
 
-The sections ``stream``, ``model``, ``training``, ``growth``, ``masks``, ``phases``, ``method`` and
-``resources`` at the top of the file are defaults; each ``[[lanes]]`` entry may give its own. A
-lane's section is laid over the default key by key, or replaces it where its ``kind`` differs.
+Sections at the top of the file (``stream``, ``model``, ``training``, ``method``, ``resources``) and
+``policies.NAME`` are defaults; each ``[[lanes]]`` entry may give its own. A lane's section is laid
+over the default key by key, or replaces it where its ``kind`` differs.
 """
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from orchestrator.cluster import agreement
 from orchestrator.config import checks
-from orchestrator.policies import GROWTH, MASKS, PHASES
-from orchestrator.policies.masks import NoMasks
-from orchestrator.policies.phases import NoPhases
-from workers import trainers
-from workers.contract import InputError, Json, LaneSpec, TaskSpec, digest
-from workers.parsing import choose, parse
-from workers.tables import Problem, construct
-
-CHOSEN = ("stream", "model", "training", "growth", "method", "masks", "phases")
-OPTIONAL = ("masks", "phases")
-"""Sections that are not part of a lane's settings while their kind is none."""
-DEFAULT_KINDS = {
-    "model": "classifier",
-    "training": "supervised",
-    "growth": "none",
-    "method": "finetune",
-    "masks": "none",
-    "phases": "none",
-}
-SECTIONS = (*CHOSEN, "resources")
+from orchestrator.config.run import Failures, LaneConfig, Resources, RunConfig
+from orchestrator.config.sections import (
+    LANE_KEYS,
+    SECTIONS,
+    choose_policies,
+    choose_sections,
+    merge,
+)
+from workers.contract import InputError, Json
+from workers.parsing import parse
+from workers.tables import Problem
 
 
 class ConfigError(InputError):
@@ -51,160 +40,36 @@ class ConfigError(InputError):
         return type(self), (self.source, self.problems)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one worker of a lane reserves on the cluster."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    custom: dict[str, float] = field(default_factory=dict)
-    """Ray's custom resources by name."""
-    evaluator_cpus: float = 0.0
-    """0 = the evaluator runs beside the lanes without reserving a core."""
-    evaluator_gpus: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("cpus", "gpus", "evaluator_cpus", "evaluator_gpus"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How often a kind of failure is retried per stage, and what happens then."""
-
-    retries: int
-    then: Literal["skip_stage", "fail_lane", "abort_run"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failures:
-    """Failure policy: a budget for each kind of failure."""
-
-    worker_lost: Budget = Budget(retries=3, then="fail_lane")
-    stage_error: Budget = Budget(retries=0, then="fail_lane")
-    diverged: Budget = Budget(retries=0, then="abort_run")
-    evaluation: Budget = Budget(retries=2, then="fail_lane")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneConfig:
-    """One pass over a stream, fully expanded: one entry per lane and seed."""
-
-    name: str
-    seed: int
-    engine: str
-    stream: Any
-    model: Any
-    training: Any
-    growth: Any
-    method: Any
-    resources: Resources
-    masks: Any = field(default_factory=NoMasks.Config)
-    phases: Any = field(default_factory=NoPhases.Config)
-    strict_ops: bool = False
-    """Whether a missing compiled kernel is an error."""
-    workers: int = 1
-    """Workers that train the lane together; each reserves ``resources``."""
-
-    @property
-    def cpus(self) -> float:
-        """CPUs that all workers of the lane reserve."""
-        return self.workers * self.resources.cpus
-
-    @property
-    def gpus(self) -> float:
-        """GPUs that all workers of the lane reserve."""
-        return self.workers * self.resources.gpus
-
-    def spec(self) -> LaneSpec:
-        """What a worker needs to know of the lane."""
-        sections = {name: getattr(self, name) for name in CHOSEN}
-        settings = {
-            name: asdict(section)
-            for name, section in sections.items()
-            if name not in OPTIONAL or section.kind != "none"
-        }
-        return LaneSpec(
-            lane=self.name,
-            engine=self.engine,
-            method=self.method.kind,
-            seed=self.seed,
-            settings=json.loads(json.dumps(settings)),
-            threads=max(1, int(self.resources.cpus)),
-            exact=trainers.ENGINES[self.engine].exact,
-            strict_ops=self.strict_ops,
-            workers=self.workers,
-        )
-
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        """The stream's tasks in order, named without loading their data."""
-        stream = construct(trainers.streams(), self.stream, self.seed)
-        return tuple(stream.tasks())
-
-    def domains(self) -> tuple[str, ...]:
-        """Every domain of the stream, in order of appearance."""
-        return tuple(dict.fromkeys(domain for task in self.tasks() for domain in task.domains))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """A whole run: its lanes and what holds for all of them."""
-
-    name: str
-    lanes: tuple[LaneConfig, ...]
-    failures: Failures = Failures()
-    checkpoint_every: int = 0
-    """Intervals between checkpoints inside a stage; 0 = at stage ends only."""
-
-    def plain(self) -> Json:
-        """The config as plain JSON, as journalled."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @property
-    def digest(self) -> str:
-        return digest(self.plain())
-
-    def lane(self, name: str) -> LaneConfig:
-        return next(lane for lane in self.lanes if lane.name == name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
+@dataclass(frozen=True, kw_only=True)
+class _FileKeys:
     """Keys a file may have at its top, sections apart."""
 
     name: str
     seed: int = 0
     lanes: list[dict[str, Any]] = field(default_factory=list)
-    failures: Failures = Failures()
+    failures: Failures = field(default_factory=Failures)
     checkpoint_every: int = 0
     strict_ops: bool = False
     workers: int = 1
-    stream: Any = None
-    model: Any = None
-    training: Any = None
-    growth: Any = None
-    method: Any = None
-    masks: Any = None
-    phases: Any = None
-    resources: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lane:
-    """Keys a ``[[lanes]]`` entry may have."""
+@dataclass(frozen=True, kw_only=True)
+class _LaneKeys:
+    """Keys a ``[[lanes]]`` entry may have, sections apart."""
 
     name: str | None = None
     seeds: list[int] | None = None
     workers: int | None = None
-    stream: Any = None
-    model: Any = None
-    training: Any = None
-    growth: Any = None
-    method: Any = None
-    masks: Any = None
-    phases: Any = None
-    resources: Any = None
+
+
+def _with_sections(name: str, base: type) -> Any:
+    """The dataclass of all keys, so that a message on an unknown one names them all."""
+    keys = [(key, Any, field(default=None)) for key in LANE_KEYS]
+    return make_dataclass(name, keys, bases=(base,), frozen=True, kw_only=True)
+
+
+_File = _with_sections("_File", _FileKeys)
+_Lane = _with_sections("_Lane", _LaneKeys)
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -230,14 +95,14 @@ def restore(plain: Json) -> RunConfig:
     """
     lanes, problems = [], []
     for number, entry in enumerate(plain["lanes"]):
-        values = dict(entry)
-        for name in CHOSEN:
-            raw = entry.get(name, DEFAULT_KINDS.get(name))
-            _, values[name], found = choose(_table(name), raw, f"lanes.{number}.{name}")
-            problems += found
-        lane, found = parse(LaneConfig, values, f"lanes.{number}")
+        path = f"lanes.{number}"
+        sections, found = choose_sections({}, entry, path)
+        policies, more = choose_policies({}, entry, path)
+        rest = {key: value for key, value in entry.items() if key not in SECTIONS}
+        values = {**rest, "sections": sections, "policies": policies}
+        lane, last = parse(LaneConfig, values, path)
         lanes.append(lane)
-        problems += found
+        problems += [*found, *more, *last]
     config, found = parse(RunConfig, {**plain, "lanes": ()}, "")
     if problems or found:
         raise ConfigError("the journal's config (another version wrote it)", problems + found)
@@ -274,7 +139,7 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
     """Check a raw config whole; raises ConfigError with all its problems."""
     top, problems = parse(_File, raw, "")
     if top is None:
-        kept = {key: value for key, value in raw.items() if key in SECTIONS or key == "lanes"}
+        kept = {key: value for key, value in raw.items() if key in LANE_KEYS or key == "lanes"}
         top = _File(name="", **kept) if isinstance(kept.get("lanes", []), list) else None
     lanes: list[LaneConfig] = []
     for number, entry in enumerate(top.lanes if top else ()):
@@ -300,81 +165,39 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
     )
 
 
-def _lanes(top: _File, entry: Any, path: str) -> tuple[list[LaneConfig], list[Problem]]:
+def _lanes(top: Any, entry: Any, path: str) -> tuple[list[LaneConfig], list[Problem]]:
     """One ``[[lanes]]`` entry -> one LaneConfig per seed, and its problems."""
-    lane, problems = parse(_Lane, entry if isinstance(entry, Mapping) else {"?": entry}, path)
-    if lane is None:
+    own, problems = parse(_Lane, entry if isinstance(entry, Mapping) else {"?": entry}, path)
+    if own is None:
         return [], problems
-    sections: dict[str, Any] = {}
-    for name in CHOSEN:
-        raw = merge(getattr(top, name), getattr(lane, name), DEFAULT_KINDS.get(name))
-        own = f"{path}.{name}" if getattr(lane, name) is not None else name
-        _, sections[name], found = choose(_table(name), raw, own)
-        problems += found
-    resources, found = parse(
-        Resources, merge(top.resources, lane.resources, None), f"{path}.resources"
+    file, lane = _values(top), _values(own)
+    sections, found = choose_sections(file, lane, path)
+    policies, more = choose_policies(file, lane, path)
+    merged = merge(top.resources, own.resources, None)
+    resources, last = parse(Resources, merged, f"{path}.resources")
+    problems += [*found, *more, *last]
+    seeds = own.seeds if own.seeds is not None else [top.seed]
+    if not problems and (not seeds or len(set(seeds)) != len(seeds)):
+        problems = [Problem(f"{path}.seeds", f"got {seeds}", "give different numbers")]
+    if problems:
+        return [], problems
+    base = own.name or sections["method"].kind
+    first = LaneConfig(
+        name=f"{base}-s{seeds[0]}",
+        seed=seeds[0],
+        trainer=checks.trainer_of(sections, seeds[0]),
+        sections=sections,
+        policies=policies,
+        resources=resources,
+        strict_ops=top.strict_ops,
+        workers=own.workers if own.workers is not None else top.workers,
     )
-    problems += found
+    problems = checks.mismatches(first)
     if problems:
-        return [], problems
-    base = lane.name or sections["method"].kind
-    seeds = lane.seeds if lane.seeds is not None else [top.seed]
-    problems += checks.mismatches(sections, seeds, path)
-    if problems:
-        return [], problems
-    stream_class = construct(trainers.streams(), sections["stream"], seeds[0])
-    workers = lane.workers if lane.workers is not None else top.workers
-    engine = trainers.ENGINES[stream_class.engine]
-    found = agreement.problems(workers, sections, resources.gpus, engine)
-    if found:
-        return [], [replace(item, path=f"{path}.{item.path}") for item in found]
-    built = [
-        LaneConfig(
-            name=f"{base}-s{seed}",
-            seed=seed,
-            engine=stream_class.engine,
-            resources=resources,
-            strict_ops=top.strict_ops,
-            workers=workers,
-            **checks.with_final_experts(sections, len(stream_class.tasks())),
-        )
-        for seed in seeds
-    ]
-    return built, []
+        return [], [replace(item, path=f"{path}.{item.path}") for item in problems]
+    first = checks.with_final_experts(first)
+    return [replace(first, name=f"{base}-s{seed}", seed=seed) for seed in seeds], []
 
 
-def merge(default: Any, own: Any, kind: str | None) -> Any:
-    """A lane's section over the file's: key by key, or instead of it where the kinds differ."""
-    default = {"kind": default} if isinstance(default, str) else default
-    own = {"kind": own} if isinstance(own, str) else own
-    if own is not None and not isinstance(own, Mapping):
-        return own
-    if default is not None and not isinstance(default, Mapping):
-        return default
-    base, over = dict(default or {}), dict(own or {})
-    if kind is not None:
-        base.setdefault("kind", kind)
-    if "kind" in over and over["kind"] != base.get("kind"):
-        return over
-    return {
-        key: merge(base.get(key), over[key], None)
-        if isinstance(base.get(key), Mapping) and isinstance(over.get(key), Mapping)
-        else over.get(key, base.get(key))
-        for key in {**base, **over}
-    }
-
-
-def _table(section: str) -> Mapping[str, type]:
-    from workers.methods import METHODS
-    from workers.models import MODELS
-
-    makers: dict[str, Callable[[], Mapping[str, type]]] = {
-        "stream": trainers.streams,
-        "model": lambda: MODELS,
-        "training": trainers.trainings,
-        "growth": lambda: GROWTH,
-        "method": lambda: METHODS,
-        "masks": lambda: MASKS,
-        "phases": lambda: PHASES,
-    }
-    return makers[section]()
+def _values(keys: Any) -> dict[str, Any]:
+    return {item.name: getattr(keys, item.name) for item in fields(keys)}

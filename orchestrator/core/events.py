@@ -6,14 +6,15 @@ follow from the fold of the events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from workers.contract import (
     CheckpointRef,
-    Edit,
     EditReport,
     EvaluationReport,
     IntervalReport,
@@ -24,6 +25,36 @@ from workers.contract import (
     StartReport,
     TaskSpec,
 )
+from workers.edits import EDITS, Edit
+from workers.tables import Problem, lookup
+
+FORMAT = 2
+"""Format of the journals that this version writes and reads."""
+
+# ---------------------------------------------------------------- edits of any kind
+
+
+def read_edit(value: Any) -> Edit:
+    """An edit of any kind from its plain form; ``kind`` names a line of EDITS or module:Class.
+
+    Raises ValueError where the kind is unknown or the fields are not its own.
+    """
+    if isinstance(value, Edit):
+        return value
+    found = lookup(EDITS, value.get("kind"), "kind")
+    if isinstance(found, Problem):
+        raise ValueError(str(found))
+    edit: Edit = _adapter(found).validate_python(value)
+    return edit
+
+
+@lru_cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+AnyEdit = Annotated[Edit, PlainValidator(read_edit), PlainSerializer(asdict)]
+"""An edit in an event or a record: read by its kind, written with all its fields."""
 
 # ---------------------------------------------------------------- events
 
@@ -45,19 +76,63 @@ class TrialRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LanePlan:
+    """All that deciding about a lane needs to know of it, from its first stage to its last."""
+
+    spec: LaneSpec
+    tasks: tuple[TaskSpec, ...]
+    intervals: int
+    """Of each stage."""
+    cpus: float
+    """What all workers of the lane reserve together."""
+    gpus: float
+    experts: int = 1
+    """Experts of the largest layer at the start."""
+    waits_for_scores: bool = False
+    """Whether a stage starts only once the model before it was scored."""
+
+
+FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How often a kind of failure is retried per stage, and what happens then."""
+
+    retries: int
+    then: Literal["skip_stage", "fail_lane", "abort_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run is to do: with the events since, all that its state depends on."""
+
+    lanes: tuple[LanePlan, ...] = ()
+    failures: Mapping[FailureKind, Budget] = field(default_factory=dict)
+    checkpoint_every: int = 0
+    """Intervals between checkpoints inside a stage; 0 = at stage ends only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """First event of every journal: what this run is."""
+    """First event of every journal: what this run is and was started with.
+
+    Written before anything acts, so that no kill forgets it.
+    """
 
     type: Literal["RunStarted"] = "RunStarted"
+    format: int = FORMAT
     at: float
     run_id: str
     name: str
     config: Json
     """The whole checked config as plain JSON."""
     config_digest: str
+    plan: RunPlan
+    """What the config comes to."""
     code_version: str
-    cpus: float
-    gpus: float
+    tracking_uri: str | None = None
+    """MLflow store that was named, without a password; None = the file beside the run folder."""
     trial: TrialRef | None = None
 
 
@@ -70,6 +145,8 @@ class RunResumed:
     code_version: str
     cpus: float
     gpus: float
+    tracking_uri: str | None = None
+    """MLflow store from now on; as in RunStarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +194,7 @@ class EditApplied:
     lane: str
     attempt: int
     seq: int
-    edit: Edit
+    edit: AnyEdit
     report: EditReport
 
 
@@ -160,9 +237,6 @@ class EvaluationDone:
     report: EvaluationReport
 
 
-FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkFailed:
     """A command or an evaluation did not come back with an answer."""
@@ -179,7 +253,7 @@ class WorkFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterChanged:
-    """Nodes joined or left: this is what the cluster has now."""
+    """The cluster was joined, or nodes came or went: this is what it has now."""
 
     type: Literal["ClusterChanged"] = "ClusterChanged"
     at: float
@@ -225,13 +299,15 @@ Event = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One line of the journal: an event and the edits that were decided upon it.
+    """One line of the journal: an event and what policies decided upon it.
 
-    The edits stand in the record so that a fold never asks a policy again.
+    Both stand in the record so that a fold never asks a policy again.
     """
 
     event: Event
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[AnyEdit, ...] = ()
+    memory: dict[str, Json] = field(default_factory=dict)
+    """Policy -> what it remembers from now on, where that changed."""
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
@@ -266,8 +342,8 @@ class RunInterval:
     attempt: int
     seq: int
     n: int
-    mask_version: int = 0
-    """The gradient masks it must be trained under; a worker with others refuses it."""
+    revision: int = 0
+    """Edits that the model must have taken in; a worker with others refuses it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ is what a crash leaves and is cut off.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from orchestrator.core.events import RECORD, Record
+from orchestrator.core.events import FORMAT, RECORD, Record
 from workers.contract import InputError
 
 JOURNAL_FILE = "journal.jsonl"
@@ -103,7 +104,8 @@ def refresh(path: Path, data: bytes) -> None:
 def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
     """Records from byte ``offset`` on, each with the offset after it; stops at a torn last line.
 
-    Raises InputError naming the byte where a whole line is not a record.
+    Raises InputError where another format of journal lies there, or naming the byte where a whole
+    line is not a record.
     """
     if not path.is_file():
         raise InputError(f"{path}: no journal there; give the folder of a run")
@@ -112,6 +114,8 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
         for line in file:
             if not line.endswith(b"\n"):
                 return
+            if offset == 0:
+                _check_format(path, line)
             try:
                 record = RECORD.validate_json(line)
             except ValidationError as error:
@@ -121,6 +125,22 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
                 ) from error
             offset += len(line)
             yield record, offset
+
+
+def _check_format(path: Path, first: bytes) -> None:
+    """Refuse a journal whose first line says another format than this version's, or none."""
+    try:
+        event = json.loads(first)["event"]
+        found = event.get("format", 1) if event["type"] == "RunStarted" else FORMAT
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # not a record at all: the reader says so
+    if found != FORMAT:
+        code = event.get("code_version", "unknown")
+        raise InputError(
+            f"{path}: a journal of format {found}, this version reads and writes format {FORMAT}; "
+            f"look at it and go on with the version that wrote it (code {code}), or start the run "
+            "anew in another folder"
+        )
 
 
 def _whole_length(path: Path) -> int:

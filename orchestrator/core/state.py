@@ -6,45 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.core.events import Command, FailureKind
+from orchestrator.core.events import Command, FailureKind, LanePlan, RunPlan
 from workers.contract import (
     CheckpointRef,
-    LaneSpec,
-    RefreshMask,
-    SetPhase,
+    IntervalReport,
+    Json,
+    ModelState,
     StageSpec,
-    TaskSpec,
+    StartReport,
 )
 
 LaneStatus = Literal["waiting", "opening", "running", "closing", "done", "failed"]
 RunStatus = Literal["running", "interrupted", "failed", "done"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneResources:
-    """What the lane's workers reserve together."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Specialisation:
-    """What a lane's experts are specialised by: the last mask and phase, and counts since then."""
-
-    mask: RefreshMask | None = None
-    phase: SetPhase | None = None
-    counts: Mapping[str, Mapping[str, list[int]]] = field(default_factory=dict)
-    """Layer -> domain -> tokens that chose each expert since the last mask."""
-    tokens: Mapping[str, int] = field(default_factory=dict)
-    """Domain -> tokens trained on since the last mask."""
-    layers: Mapping[str, int] = field(default_factory=dict)
-    """Layer -> live experts."""
-
-    @property
-    def version(self) -> int:
-        """Version of the masks; 0 = none yet."""
-        return 0 if self.mask is None else self.mask.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +29,7 @@ class LaneState:
     executed: after a loss ``executed`` falls back and the queue is issued again.
     """
 
-    spec: LaneSpec
-    tasks: tuple[TaskSpec, ...]
-    intervals: int
-    resources: LaneResources
+    plan: LanePlan
     status: LaneStatus = "waiting"
     attempt: int = 0
     stage: StageSpec | None = None
@@ -69,23 +39,39 @@ class LaneState:
     next_seq: int = 1
     answered: int = 0
     executed: int = 0
+    held: bool = False
+    """Whether the next stage waits for the scores of the model it starts from."""
     base: CheckpointRef | None = None
     """Last durable checkpoint: what a new worker starts from."""
     parent: CheckpointRef | None = None
     """Checkpoint of the last complete stage: what a skipped stage falls back to."""
-    experts: int = 1
-    parent_experts: int = 1
-    special: Specialisation = Specialisation()
-    parent_special: Specialisation = Specialisation()
+    model: ModelState = field(default_factory=ModelState)
+    parent_model: ModelState = field(default_factory=ModelState)
+    """The model at the last complete stage."""
+    memory: Mapping[str, Json] = field(default_factory=dict)
+    """Policy -> what it remembers."""
+    parent_memory: Mapping[str, Json] = field(default_factory=dict)
     """The same at the last complete stage."""
     edits: int = 0
     """Edits decided in the current stage."""
+    start: StartReport | None = None
+    """What the worker said at the start of the current stage."""
+    reports: tuple[IntervalReport, ...] = ()
+    """Of the current stage's intervals."""
+    rows: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """Stage index (-1 = untrained) -> validation score on each task; empty where it was given up
+    or the stream has no validation part."""
     steps_before: int = 0
     steps: int = 0
     fingerprints: Mapping[int, str] = field(default_factory=dict)
     """Fingerprint each answered edit of this stage gave, by seq."""
     retries: Mapping[FailureKind, int] = field(default_factory=dict)
     """Failures since a stage was last completed or given up, by kind."""
+
+    @property
+    def name(self) -> str:
+        """The lane's name in the config."""
+        return self.plan.spec.lane
 
     @property
     def active(self) -> bool:
@@ -97,6 +83,7 @@ class LaneState:
 class RunState:
     """A run: its lanes, the evaluations under way, and the room there is on the cluster."""
 
+    plan: RunPlan = field(default_factory=RunPlan)
     lanes: Mapping[str, LaneState] = field(default_factory=dict)
     evaluations: Mapping[tuple[str, int], CheckpointRef] = field(default_factory=dict)
     """Evaluations asked for and not answered: (lane, stage index) -> checkpoint."""

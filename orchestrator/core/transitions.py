@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from itertools import zip_longest
 
-from orchestrator.config.file import LaneConfig
 from orchestrator.core.events import (
     ApplyEdit,
     CheckpointSaved,
@@ -14,49 +11,34 @@ from orchestrator.core.events import (
     EditApplied,
     Evaluate,
     IntervalDone,
+    LanePlan,
     RunInterval,
     SaveCheckpoint,
     StartStage,
     WorkFailed,
 )
-from orchestrator.core.state import LaneResources, LaneState, Specialisation
-from orchestrator.policies.growth import Progress
-from workers.contract import (
-    Edit,
-    Grow,
-    IntervalReport,
-    ModelShape,
-    RefreshMask,
-    SetPhase,
-    StageSpec,
-    derive_seed,
-    digest,
-)
+from orchestrator.core.state import LaneState
+from orchestrator.policies.base import View
+from workers.contract import CheckpointRef, ModelShape, ModelState, StageSpec, derive_seed, digest
+from workers.edits import Edit
 
 
-def stage_spec(lane: LaneState, index: int, parent: str | None) -> StageSpec:
+def stage_spec(plan: LanePlan, index: int, parent: str | None) -> StageSpec:
     """The stage that learns task ``index`` from the model of stage ``parent``."""
-    settings = digest(lane.spec.settings)
     return StageSpec(
         index=index,
-        task=lane.tasks[index],
-        intervals=lane.intervals,
-        seed=derive_seed(lane.spec.seed, "stage", index),
+        task=plan.tasks[index],
+        intervals=plan.intervals,
+        seed=derive_seed(plan.spec.seed, "stage", index),
         parent=parent,
-        settings_digest=settings,
+        settings_digest=digest([plan.spec.settings, plan.spec.policies]),
     )
 
 
-def fresh_lane(lane: LaneConfig) -> LaneState:
-    experts = getattr(lane.model, "experts", 1)
-    return LaneState(
-        spec=lane.spec(),
-        tasks=lane.tasks(),
-        intervals=lane.training.intervals,
-        resources=LaneResources(cpus=lane.cpus, gpus=lane.gpus),
-        experts=experts,
-        parent_experts=experts,
-    )
+def fresh_lane(plan: LanePlan) -> LaneState:
+    """The lane before its first event."""
+    model = ModelState(experts=plan.experts)
+    return LaneState(plan=plan, model=model, parent_model=model)
 
 
 def _enqueue(lane: LaneState, command: Command) -> LaneState:
@@ -65,80 +47,79 @@ def _enqueue(lane: LaneState, command: Command) -> LaneState:
     return replace(lane, queue=(*lane.queue, numbered), next_seq=lane.next_seq + 1)
 
 
-def progress(
-    lane: LaneState, n: int, report: IntervalReport | None, steps_before: int | None = None
-) -> Progress:
-    """What policies are told after interval ``n``; ``steps_before`` it, where that is known."""
+def view(lane: LaneState, n: int, steps_before: int | None = None) -> View:
+    """What policies see after interval ``n``; ``steps_before`` it, where that is known."""
     assert lane.stage is not None
+    assert lane.start is not None
     total = lane.steps_before + lane.steps
-    return Progress(
+    return View(
         stage=lane.stage,
-        stages=len(lane.tasks),
+        stages=len(lane.plan.tasks),
         n=n,
         steps=total,
         steps_before=total if steps_before is None else steps_before,
-        experts=lane.experts,
+        start=lane.start,
+        reports=lane.reports,
+        rows={index: row for index, row in lane.rows.items() if index < lane.stage.index},
+        model=lane.model,
         edits=lane.edits,
-        report=report,
-        mask=lane.special.mask,
-        phase=lane.special.phase,
-        counts=lane.special.counts,
-        tokens=lane.special.tokens,
-        layers=lane.special.layers,
     )
 
 
 def with_work(lane: LaneState, n: int, edits: tuple[Edit, ...], checkpoint_every: int) -> LaneState:
     """After interval ``n``: the edits decided now, a checkpoint if due, then what comes next."""
     assert lane.stage is not None
-    name = lane.spec.lane
-    if n >= lane.stage.intervals:
-        return _enqueue(lane, _save(lane, final=True))
+    intervals = lane.stage.intervals
     for edit in edits:
-        lane = _enqueue(lane, ApplyEdit(lane=name, attempt=0, seq=0, edit=edit))
-        lane = _edited(lane, edit)
+        lane = _enqueue(lane, ApplyEdit(lane=lane.name, attempt=0, seq=0, edit=edit))
+        lane = replace(lane, edits=lane.edits + 1, model=edit.fold(lane.model))
+    if n >= intervals:
+        return _enqueue(lane, _save(lane, final=True))
     if n > 0 and checkpoint_every and n % checkpoint_every == 0:
         lane = _enqueue(lane, _save(lane, final=False))
-    version = lane.special.version
-    return _enqueue(lane, RunInterval(lane=name, attempt=0, seq=0, n=n + 1, mask_version=version))
+    revision = lane.model.revision
+    interval = RunInterval(lane=lane.name, attempt=0, seq=0, n=n + 1, revision=revision)
+    return _enqueue(lane, interval)
 
 
 def _save(lane: LaneState, final: bool) -> SaveCheckpoint:
     stage = "initial" if lane.stage is None else f"{lane.index:03d}-{lane.stage.id}"
     suffix = "" if final else f"-seq{lane.next_seq}"
     return SaveCheckpoint(
-        lane=lane.spec.lane,
+        lane=lane.name,
         attempt=0,
         seq=0,
         index=lane.index,
         final=final,
-        name=f"{lane.spec.lane}/{stage}{suffix}",
+        name=f"{lane.name}/{stage}{suffix}",
     )
 
 
 def with_next_stage(lane: LaneState) -> LaneState:
-    """Queue the untrained checkpoint, the next stage's start, or nothing when all are learnt."""
+    """Queue the untrained checkpoint, the next stage's start, or nothing: all are learnt, or the
+    stage is ``held`` until the model it starts from was scored."""
     if lane.base is None:
         return lane if lane.queue else _enqueue(lane, _save(lane, final=True))
     index = lane.index + 1
-    if index >= len(lane.tasks):
+    if index >= len(lane.plan.tasks):
         return lane
+    if lane.plan.waits_for_scores and index - 1 not in lane.rows:
+        return replace(lane, held=True)
     parent = lane.parent.stage if lane.parent is not None else None
-    stage = stage_spec(lane, index, parent)
-    special = lane.special
-    if special.mask is None:
-        special = replace(special, counts={}, tokens={})  # masks begin with this stage's tokens
+    stage = stage_spec(lane.plan, index, parent)
     lane = replace(
         lane,
-        special=special,
+        held=False,
         stage=stage,
         index=index,
         edits=0,
+        start=None,
+        reports=(),
         steps_before=lane.steps_before + lane.steps,
         steps=0,
         fingerprints={},
     )
-    return _enqueue(lane, StartStage(lane=lane.spec.lane, attempt=0, seq=0, stage=stage))
+    return _enqueue(lane, StartStage(lane=lane.name, attempt=0, seq=0, stage=stage))
 
 
 def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
@@ -149,8 +130,8 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
         lane = replace(
             lane,
             parent=event.checkpoint,
-            parent_experts=lane.experts,
-            parent_special=lane.special,
+            parent_model=lane.model,
+            parent_memory=lane.memory,
             retries={},
         )
     return lane
@@ -158,90 +139,52 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
 
 def skipped(lane: LaneState) -> LaneState:
     """Give the stage up: the next one starts from the last complete stage's model."""
+    rows = dict(lane.rows)
+    if lane.index - 1 in rows:
+        rows.setdefault(lane.index, rows[lane.index - 1])  # the same model, so the same scores
     return replace(
         lane,
         base=lane.parent,
         queue=(),
-        experts=lane.parent_experts,
-        special=lane.parent_special,
+        model=lane.parent_model,
+        memory=lane.parent_memory,
+        rows=rows,
         answered=lane.next_seq - 1,
         steps=0,
         retries={},
     )
 
 
-def _edited(lane: LaneState, edit: Edit) -> LaneState:
-    """The lane once the edit is decided."""
-    lane = replace(lane, edits=lane.edits + 1)
-    match edit:
-        case Grow():
-            return replace(lane, experts=edit.experts)
-        case RefreshMask():
-            special = replace(lane.special, mask=edit, counts={}, tokens={})
-        case SetPhase():
-            special = replace(lane.special, phase=edit)
-    return replace(lane, special=special)
-
-
 def shaped(lane: LaneState, shape: ModelShape) -> LaneState:
-    layers = {name: layer.experts for name, layer in shape.layers.items()}
-    return replace(lane, special=replace(lane.special, layers=layers))
+    """The lane once its worker told the model's shape."""
+    return replace(lane, model=replace(lane.model, layers=shape.layers))
 
 
-def counted(lane: LaneState, report: IntervalReport) -> LaneState:
-    """The interval's counts on top of those since the last mask; integers, so exact."""
-    if not report.tokens:
-        return lane
-    special = lane.special
-    counts = {
-        layer: {**special.counts.get(layer, {}), **_sums(special, layer, rows)}
-        for layer, rows in report.counts.items()
-    }
-    tokens = {
-        domain: special.tokens.get(domain, 0) + number for domain, number in report.tokens.items()
-    }
-    special = replace(
-        special, counts={**special.counts, **counts}, tokens={**special.tokens, **tokens}
-    )
-    return replace(lane, special=special)
-
-
-def _sums(
-    special: Specialisation, layer: str, rows: Mapping[str, list[int]]
-) -> dict[str, list[int]]:
-    known = special.counts.get(layer, {})
-    return {
-        domain: [a + b for a, b in zip_longest(known.get(domain, ()), row, fillvalue=0)]
-        for domain, row in rows.items()
-    }
-
-
-def commanded_mask(lane: LaneState, event: IntervalDone) -> int:
-    """Version of the masks that the answered interval was to be trained under."""
-    found = [
-        c.mask_version for c in lane.queue if c.seq == event.seq and isinstance(c, RunInterval)
-    ]
-    return found[0] if found else event.report.mask_version
+def commanded(lane: LaneState, event: IntervalDone) -> int:
+    """Revision at which the answered interval was to be trained."""
+    found = [c.revision for c in lane.queue if c.seq == event.seq and isinstance(c, RunInterval)]
+    return found[0] if found else event.report.revision
 
 
 def stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
-    """An interval trained under other masks than commanded."""
+    """An interval trained at another revision than commanded."""
     return _refusal(
         event,
         lane,
-        f"interval {event.report.n} was trained under mask version "
-        f"{event.report.mask_version}, it had to be {commanded_mask(lane, event)}",
+        f"interval {event.report.n} was trained at revision {event.report.revision}, it had to be "
+        f"{commanded(lane, event)}",
     )
 
 
-def evaluation(lane: LaneState, index: int, event: CheckpointSaved) -> Evaluate:
-    return Evaluate(spec=lane.spec, index=index, checkpoint=event.checkpoint, tasks=lane.tasks)
+def evaluation(lane: LaneState, index: int, checkpoint: CheckpointRef) -> Evaluate:
+    """Score the model after a stage on every task."""
+    return Evaluate(spec=lane.plan.spec, index=index, checkpoint=checkpoint, tasks=lane.plan.tasks)
 
 
 def contradicts(lane: LaneState, event: EditApplied) -> bool:
     """A rerun of an edit that gives another fingerprint than the first time."""
     known = lane.fingerprints.get(event.seq)
-    return lane.spec.exact and known is not None and known != event.report.fingerprint
+    return lane.plan.spec.exact and known is not None and known != event.report.fingerprint
 
 
 def diverged(event: EditApplied, lane: LaneState) -> WorkFailed:

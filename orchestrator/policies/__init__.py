@@ -1,14 +1,32 @@
 """Pure deciders: what to change in a model between intervals. They decide, they never do."""
 
-from orchestrator.policies.growth import NoGrowth, Periodic
-from orchestrator.policies.masks import FixedMasks, NoMasks, UsageMasks
-from orchestrator.policies.phases import NoPhases, ThreePhases
+from typing import Any
 
-GROWTH: dict[str, type] = {"none": NoGrowth, "periodic": Periodic}
-"""Growth policies: when experts are added, how many, and how they are initialised."""
+from orchestrator.policies.adapt_router import AdaptRouters
+from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
+from orchestrator.policies.esft import Esft
+from orchestrator.policies.fixed_masks import FixedMasks
+from orchestrator.policies.periodic import Periodic
+from orchestrator.policies.three_phases import ThreePhases
+from orchestrator.policies.usage_masks import UsageMasks
+from workers.tables import lookup
 
-MASKS: dict[str, type] = {"none": NoMasks, "usage": UsageMasks, "fixed": FixedMasks}
-"""Mask policies: which experts each domain may train, and when that is decided anew."""
+POLICIES: dict[str, type] = {
+    "periodic": Periodic,
+    "adapt_router": AdaptRouters,
+    "three_phases": ThreePhases,
+    "usage_masks": UsageMasks,
+    "fixed_masks": FixedMasks,
+    "esft": Esft,
+}
+"""Policies: when a model is changed, and how."""
 
-PHASES: dict[str, type] = {"none": NoPhases, "three": ThreePhases}
-"""Phase policies: which parts of the model a stage trains when."""
+
+def proposed(config: Any) -> tuple[str, ...]:
+    """Kinds of edit that the policy of this config may propose."""
+    found: Any = lookup(POLICIES, config.kind, "kind")
+    kinds: tuple[str, ...] = found.proposes
+    return kinds
+
+
+__all__ = ["POLICIES", "EditFields", "LaneFacts", "Policy", "Proposal", "View", "proposed"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.report.figures import LAYERS, canvas, png, ticks
-from workers.contract import RefreshMask
 from workers.diagnostics.tables import weighted_jaccard
+from workers.edits import RefreshMask
 
 
 def domain_usage(lane: str, mask: RefreshMask) -> bytes:

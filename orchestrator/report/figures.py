@@ -67,27 +67,27 @@ def task_curves(lane: Json) -> bytes:
     return png(figure)
 
 
-def gate_weights(lane: Json, usage: Sequence[Mapping[str, Sequence[float]]]) -> bytes:
+def gate_weights(lane: Json, weights: Sequence[Mapping[str, Sequence[float]]]) -> bytes:
     """Heat map per layer: mean gate weight of each expert (row) at the end of each stage (column).
 
-    ``usage`` holds layer -> weight of each expert, one entry a stage; blank = not yet born.
+    ``weights`` holds layer -> weight of each expert, one entry a stage; blank = not yet born.
     """
-    layers = list(dict.fromkeys(layer for stage in usage for layer in stage))[:LAYERS]
-    experts = max((len(row) for stage in usage for row in stage.values()), default=1)
+    layers = list(dict.fromkeys(layer for stage in weights for layer in stage))[:LAYERS]
+    experts = max((len(row) for stage in weights for row in stage.values()), default=1)
     size = (7.2, 1.3 + len(layers) * (0.5 + 0.3 * experts))
     figure, panels = canvas(size[0], min(11.0, size[1]), rows=max(1, len(layers)))
     for axes, layer in zip(panels, layers, strict=False):
-        rows = [list(stage.get(layer, ())) for stage in usage]
+        rows = [list(stage.get(layer, ())) for stage in weights]
         grid = [[r[e] if e < len(r) else float("nan") for r in rows] for e in range(experts)]
         image = axes.imshow(grid, vmin=0, vmax=1, cmap="magma", aspect="auto")
         for index, stage in enumerate(lane["stages"]):
-            if any(edit["kind"] == "grow" for edit in stage["edits"]):
+            if any(_grown(edit) for edit in stage["edits"]):
                 axes.axvline(index - 0.5, color="tab:cyan", ls="--", lw=1)
         axes.set_yticks(range(experts), [f"expert {e}" for e in range(experts)], size=7)
         axes.set_title(layer, size=8, loc="left")
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
         axes.set_xticks([])
-    ticks(panels[-1].set_xticks, _stage_names(lane, len(usage)), rotation=30, ha="right")
+    ticks(panels[-1].set_xticks, _stage_names(lane, len(weights)), rotation=30, ha="right")
     figure.suptitle(f"{lane['lane']}: gate weight of each expert (dashed: growth)", size=10)
     return png(figure)
 
@@ -151,13 +151,24 @@ def _growth(axes: Axes, lane: Json) -> None:
     for stage in lane["stages"]:
         for edit in stage["edits"]:
             share = edit["after_interval"] / max(stage["intervals"], edit["after_interval"], 1)
-            if edit["kind"] != "grow":
+            grown = _grown(edit)
+            if not grown:
                 continue
             at = stage["index"] + share
             axes.axvline(at, color="grey", ls="--", lw=1)
-            text = f"{edit['experts']} exp."
+            text = f"{grown} exp."
             above = axes.get_xaxis_transform()
             axes.text(at, 1.01, text, size=7, color="grey", ha="center", transform=above)
+
+
+def _grown(edit: Json) -> int:
+    """Experts of the largest layer after an edit that added some; 0 where it added none."""
+    before, after = (
+        {name: layer["experts"] for name, layer in edit[when]["layers"].items()}
+        for when in ("before", "after")
+    )
+    more = any(experts > before.get(name, 0) for name, experts in after.items())
+    return max(after.values()) if more else 0
 
 
 def _stage_names(lane: Json, count: int) -> list[str]:

@@ -1,6 +1,7 @@
-"""What a run has come to: a fold of its journal into lanes, stages, edits and the matrix.
+"""What a run has come to, for people: its journal read into lanes, stages, edits and the matrix.
 
-Pure and incremental: the command line, the live display and the tracker all add records to it.
+Where the run stands the controller's own state tells: records go through the same ``decide``.
+Incremental: the command line, the live display, the tracker and searches all add records to it.
 Knows no files, no MLflow and no policies.
 """
 
@@ -9,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from orchestrator.core.controller import Recorded, decide
 from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
     EditApplied,
     EvaluationDone,
-    Event,
     IntervalDone,
-    LaneClosed,
     LaneOpened,
     Record,
+    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -26,53 +27,90 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.report.lane_history import LaneFold, answered, measured, tried
+from orchestrator.core.state import RunState
+from orchestrator.report.lane import LaneHistory
 from orchestrator.report.metrics import summarise
-from workers.contract import (
-    Edit,
-    EditReport,
-    Json,
-)
+from workers.contract import EditReport, Json
+from workers.edits import Edit
 
 
-class RunFold:
+class RunHistory:
     """A run as far as its journal tells. ``add`` is idempotent for what a recovery repeats."""
 
     def __init__(self) -> None:
+        self.state = RunState()
+        """The controller's, after the records so far."""
         self.started: RunStarted | None = None
-        self.status = "running"
         self.ended: float | None = None
         self.events = 0
-        self.lanes: dict[str, LaneFold] = {}
+        self.lanes: dict[str, LaneHistory] = {}
+        self._shown: list[WorkFailed] = []
+        """Failures that an answer showed, whose own record is still to come."""
+
+    @property
+    def status(self) -> str:
+        """``running``, ``interrupted``, ``failed`` or ``done``."""
+        return self.state.status
 
     def add(self, record: Record) -> bool:
         """Take one record in. False where it only repeats what was known, or no longer counts."""
         self.events += 1
-        event = record.event
+        before, event = self.state, record.event
+        self.state, actions = decide(before, event, Recorded(record))
+        shown = [action.failure for action in actions if isinstance(action, RecordFailure)]
+        self._shown += shown
         match event:
             case RunStarted():
-                return self._start(event)
+                self._start(event)
             case RunResumed():
-                return self._resume()
+                self.ended = None
+            case RunInterrupted() | RunFinished():
+                self.ended = event.at
             case ClusterChanged():
                 return False  # what is learnt does not depend on where
-            case RunInterrupted():
-                self.status, self.ended = "interrupted", event.at
-                return True
-            case RunFinished():
-                self.status, self.ended = event.status, event.at
-                return True
-        return self._add_to_lane(self.lanes[event.lane], event)
+            case WorkFailed() if event in self._shown:
+                self._shown.remove(event)
+                self.lanes[event.lane].fail(event)
+            case _ if self.state is before or shown:
+                return False
+            case WorkFailed():
+                self.lanes[event.lane].fail(event)
+            case EvaluationDone():
+                self.lanes[event.lane].measure(event)
+            case LaneOpened():
+                self.lanes[event.lane].open(event)
+            case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
+                return self._answered(event, before.lanes[event.lane].answered)
+        return True
 
-    def lane_status(self, lane: LaneFold) -> str:
+    def _answered(
+        self, event: StageStarted | IntervalDone | EditApplied | CheckpointSaved, known: int
+    ) -> bool:
+        """The answer to a numbered command counts the first time only."""
+        lane = self.lanes[event.lane]
+        if event.seq > known:
+            lane.answer(event)
+        elif isinstance(event, EditApplied):
+            lane.apply(event)
+        return event.seq > known
+
+    def _start(self, event: RunStarted) -> None:
+        self.started = event
+        configs = {lane["name"]: lane for lane in event.config["lanes"]}
+        self.lanes = {
+            plan.spec.lane: LaneHistory(plan, configs[plan.spec.lane]) for plan in event.plan.lanes
+        }
+
+    def lane_status(self, lane: LaneHistory) -> str:
         """``waiting``, ``running``, ``done``, ``failed`` or ``interrupted``."""
-        if lane.closed or lane.failed:
-            return "failed" if lane.failed else "done"
+        status = self.state.lanes[lane.name].status
+        if status in ("done", "failed"):
+            return status
         if self.status != "running":
             return "interrupted"
-        return "running" if lane.attempt > lane.lost else "waiting"
+        return "running" if status in ("running", "closing") else "waiting"
 
-    def stage_status(self, lane: LaneFold, index: int) -> str:
+    def stage_status(self, lane: LaneHistory, index: int) -> str:
         """``done`` once its checkpoint is durable, ``skipped`` if given up, else as its lane."""
         if lane.stages[index].checkpoint is not None:
             return "done"
@@ -92,82 +130,28 @@ class RunFold:
             "journal_offset_tracked": tracked_offset,
         }
 
-    # ------------------------------------------------------------ taking events in
-
-    def _start(self, event: RunStarted) -> bool:
-        self.started = event
-        self.lanes = {
-            lane["name"]: LaneFold(lane["name"], lane["method"]["kind"], lane["seed"], lane)
-            for lane in event.config["lanes"]
-        }
-        return True
-
-    def _resume(self) -> bool:
-        self.status, self.ended = "running", None
-        for lane in self.lanes.values():
-            lane.lost, lane.failed = lane.attempt, False
-            lane.retries, lane.row_retries = {}, {}
-        return True
-
-    def _add_to_lane(self, lane: LaneFold, event: Event) -> bool:
-        match event:
-            case EvaluationDone():
-                return measured(lane, event)
-            case WorkFailed():
-                return self._work_failed(lane, event)
-            case _ if lane.failed or event.attempt <= lane.lost:  # type: ignore[union-attr]
-                return False
-            case LaneOpened():
-                lane.attempt = event.attempt
-                lane.backend, lane.shape = event.report.backend, event.report.shape
-                for name, layer in event.report.shape.layers.items():
-                    lane.founders.setdefault(name, layer.experts)
-                return True
-            case LaneClosed():
-                lane.closed = True
-                return True
-            case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
-                return answered(lane, event)
-        raise AssertionError(f"unknown event {event!r}")
-
-    def _work_failed(self, lane: LaneFold, event: WorkFailed) -> bool:
-        """Count it against the config's budget, as the controller does."""
-        assert self.started is not None
-        count = tried(lane, event)
-        if not count:
-            return False
-        lane.failures, lane.failure = lane.failures + 1, event
-        budget = self.started.config.get("failures", {}).get(event.kind)
-        if budget is None or count <= budget["retries"]:
-            return True
-        row = event.kind == "evaluation"
-        opening = lane.attempt < event.attempt
-        if budget["then"] != "skip_stage" or not (row or (lane.saved and not opening)):
-            lane.failed, lane.closed = True, False
-        elif not row:
-            lane.retries = {}
-        return True
-
     # ------------------------------------------------------------ telling
 
-    def lane_json(self, lane: LaneFold) -> Json:
+    def lane_json(self, lane: LaneHistory) -> Json:
         """One lane of the report."""
         return {
             "lane": lane.name,
+            "trainer": lane.plan.spec.trainer,
             "method": lane.method,
             "seed": lane.seed,
             "status": self.lane_status(lane),
-            "attempts": lane.attempt,
+            "attempts": lane.opened,
             "failures": lane.failures,
             "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
-            "tasks": lane.tasks(),
+            "tasks": lane.tasks,
             "matrix": lane.matrix(),
             "initial": lane.untrained(),
+            "validation": lane.validation_matrix(),
             "metrics": summarise(lane.complete(), lane.untrained()),
         }
 
-    def stage_json(self, lane: LaneFold, index: int) -> Json:
+    def stage_json(self, lane: LaneHistory, index: int) -> Json:
         """One stage of a lane's report."""
         stage, ref = lane.stages[index], lane.stages[index].checkpoint
         return {
@@ -195,6 +179,8 @@ def edit_json(edit: Edit, report: EditReport) -> Json:
     """An applied edit: what was asked for and why, what came of it."""
     return {
         **asdict(edit),
+        "noun": edit.noun,
+        "text": edit.text(),
         "before": asdict(report.before),
         "after": asdict(report.after),
         "probe_change": report.probe_change,
@@ -211,7 +197,7 @@ def failure_json(failure: WorkFailed) -> Json:
 
 def report(records: Iterable[Record], tracked_offset: int = 0) -> Json:
     """The report of a whole journal; ``tracked_offset`` = bytes of it that MLflow shows."""
-    fold = RunFold()
+    history = RunHistory()
     for record in records:
-        fold.add(record)
-    return fold.json(tracked_offset)
+        history.add(record)
+    return history.json(tracked_offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.tree import Tree
 
-from orchestrator.config.file import RunConfig
+from orchestrator.config.plan import PlannedLane
+from orchestrator.config.run import RunConfig
 from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
@@ -31,8 +32,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.core.plan import PlannedLane
-from orchestrator.tracking.views import Links, edit_text, failure_text
+from orchestrator.tracking.views import Links, failure_text
 from workers.contract import InputError, Json
 
 
@@ -75,7 +75,7 @@ def line(record: Record) -> str | None:
                 "" if report.probe_change is None else f", output change {report.probe_change:.3g}"
             )
             return (
-                f"{lane}: {edit_text(asdict(edit))} "
+                f"{lane}: {edit.text()} "
                 f"({report.before.parameters:,} -> {report.after.parameters:,} parameters{change})"
             )
         case CheckpointSaved(lane=lane, index=index, final=True) if index >= 0:
@@ -100,7 +100,7 @@ def line(record: Record) -> str | None:
 
 
 HEADLINES = ("return", "achievements", "entropy", "loss", "train_accuracy")
-"""Figures of an interval that people look at first, of whichever engine."""
+"""Figures of an interval that people look at first, of whichever trainer."""
 
 
 def figures(metrics: Mapping[str, float], most: int = 3) -> str:
@@ -153,7 +153,7 @@ class LiveProgress:
     def __init__(self, config: RunConfig, console: Console) -> None:
         self.name = config.name
         self.rows = {
-            lane.name: _Row(stages=len(lane.tasks()), intervals=lane.training.intervals)
+            lane.name: _Row(stages=len(lane.tasks()), intervals=lane.intervals)
             for lane in config.lanes
         }
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self._table)
@@ -234,15 +234,14 @@ def print_report(result: Json) -> None:
             text = f"{lane['lane']} {failure_text(lane)}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
         console.print(_matrix(lane))
-        if any(edit["kind"] == "refresh_mask" for s in lane["stages"] for edit in s["edits"]):
+        if any(edit["noun"] == "mask" for s in lane["stages"] for edit in s["edits"]):
             console.print(_specialisation(lane))
 
 
 def _edits(lane: Json) -> str:
     """How often each kind of edit was made, e.g. ``1 growth, 2 masks``."""
-    kinds = Counter(edit["kind"] for stage in lane["stages"] for edit in stage["edits"])
-    names = {"grow": "growth", "refresh_mask": "mask", "set_phase": "phase"}
-    found = [f"{n} {names[kind]}{'s' if n > 1 else ''}" for kind, n in sorted(kinds.items())]
+    nouns = Counter(edit["noun"] for stage in lane["stages"] for edit in stage["edits"])
+    found = [f"{n} {noun}{'s' if n > 1 else ''}" for noun, n in sorted(nouns.items())]
     return ", ".join(found) or "-"
 
 
@@ -255,9 +254,7 @@ def _matrix(lane: Json) -> Table:
     if lane["initial"]:
         table.add_row("untrained", *(_number(score) for score in lane["initial"]))
     for stage, row in zip(lane["stages"], lane["matrix"], strict=False):
-        grown = "".join(
-            f" ({edit_text(edit)})" for edit in stage["edits"] if edit["kind"] == "grow"
-        )
+        grown = "".join(f" ({edit['text']})" for edit in stage["edits"] if edit["noun"] == "growth")
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])
         table.add_row(f"{stage['task']}{grown}", *scores)
     return table
@@ -278,7 +275,7 @@ def _specialisation(lane: Json) -> Table:
     """Masks, domain scores and routing measures after each stage."""
     rows = []
     for stage in lane["stages"]:
-        masks = [edit for edit in stage["edits"] if edit["kind"] == "refresh_mask"]
+        masks = [edit for edit in stage["edits"] if edit["noun"] == "mask"]
         figures = stage["figures"].get(stage["task"], {})
         domains = {
             name.removeprefix("accuracy/"): score
@@ -304,7 +301,7 @@ def _refreshes(masks: list[Json]) -> str:
     """The last of a stage's masks, and how many there were."""
     if not masks:
         return "-"
-    last = f"{edit_text(masks[-1])} after interval {masks[-1]['after_interval']}"
+    last = f"{masks[-1]['text']} after interval {masks[-1]['after_interval']}"
     return last if len(masks) == 1 else f"{last},\nthe last of {len(masks)}"
 
 
@@ -364,7 +361,7 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)
         several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
         table = Table(
-            title=f"{lane.lane} ({lane.engine}, {lane.method}, seed {lane.seed}; {several}{need})",
+            title=f"{lane.lane} ({lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need})",
             title_justify="left",
         )
         for column in ("stage", "task", "domain", "waits for", "intervals", "experts", "params"):

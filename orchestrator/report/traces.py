@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.beginning import first_record
 from orchestrator.config import file as configuration
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.driver import first_record
 from orchestrator.report import figures
-from orchestrator.report.history import RunFold
-from orchestrator.report.lane_history import LaneFold
+from orchestrator.report.history import RunHistory
+from orchestrator.report.lane import LaneHistory
 from workers.contract import CheckpointRef, InputError, Json, TaskSpec
 
 
@@ -29,13 +29,13 @@ def trace(run_dir: str | Path, lane: str | None, stage: int | None, task: str | 
     started = first_record(folder.path)
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
-    fold = RunFold()
+    history = RunHistory()
     for record, _ in read(folder.path / JOURNAL_FILE):
-        fold.add(record)
-    found = _lane(fold, lane)
+        history.add(record)
+    found = _lane(history, lane)
     index, checkpoint = _stage(found, stage)
     settings = configuration.restore(started.config).lane(found.name)
-    if settings.engine != "rl":
+    if settings.trainer != "rl":
         raise InputError(f"lane {found.name!r} plays no episodes; trace lanes of an agent")
     played = _task(settings.tasks(), task or found.stages[index].spec.task.name)
 
@@ -65,14 +65,14 @@ def save(episode: Json, path: Path) -> None:
     path.write_bytes(figures.episode(episode))
 
 
-def _lane(fold: RunFold, name: str | None) -> LaneFold:
-    done = {lane.name: lane for lane in fold.lanes.values() if _saved(lane)}
+def _lane(history: RunHistory, name: str | None) -> LaneHistory:
+    done = {lane.name: lane for lane in history.lanes.values() if _saved(lane)}
     if name is None and done:
         return next(iter(done.values()))
     return _named(done, name, "lane with a finished stage")
 
 
-def _stage(lane: LaneFold, index: int | None) -> tuple[int, CheckpointRef]:
+def _stage(lane: LaneHistory, index: int | None) -> tuple[int, CheckpointRef]:
     saved = _saved(lane)
     chosen = max(saved) if index is None else index
     return chosen, _named(saved, chosen, f"finished stage of lane {lane.name!r}")
@@ -82,7 +82,7 @@ def _task(tasks: tuple[TaskSpec, ...], name: str) -> TaskSpec:
     return _named({task.name: task for task in tasks}, name, "task")
 
 
-def _saved(lane: LaneFold) -> dict[int, CheckpointRef]:
+def _saved(lane: LaneHistory) -> dict[int, CheckpointRef]:
     return {i: stage.checkpoint for i, stage in lane.stages.items() if stage.checkpoint}
 
 

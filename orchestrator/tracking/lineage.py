@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.tracking.views import edit_text
 from workers.contract import InputError, Json
 
 TASKS_FILE = "tasks.json"
@@ -120,7 +119,7 @@ def _details(step: Step) -> list[str]:
             f"(domain {escape(stage['domain'])}) of lane {escape(stage['lane'])}, id {stage['id']}"
         )
     lines += [
-        f"edit {edit_text(edit).replace('grown', 'grow', 1)} after interval "
+        f"edit {escape(edit['text'])} after interval "
         f"{edit['after_interval']}: {escape(edit['cause']['policy'])} "
         f"({escape(edit['cause']['trigger'])}), fingerprint {edit['fingerprint']}"
         for edit in step.edits

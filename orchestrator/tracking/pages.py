@@ -1,4 +1,4 @@
-"""The tags, tables and figures of an MLflow run's page, made anew from the fold; no client here."""
+"""The tags, tables and figures of an MLflow run's page, from the history; no client here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.report import domain_figures, figures
-from orchestrator.report.history import RunFold, edit_json
-from orchestrator.report.lane_history import LaneFold
+from orchestrator.report.history import RunHistory, edit_json
+from orchestrator.report.lane import LaneHistory
 from orchestrator.tracking import views
 from orchestrator.tracking.lineage import TASKS_FILE
 from orchestrator.tracking.naming import task_keys
-from workers.contract import Edit, EditReport, RefreshMask
+from workers.contract import EditReport
+from workers.edits import Edit, RefreshMask
 
 NOTE = "mlflow.note.content"
 FIGURES = ("figures/accuracy_matrix.png", "figures/task_curves.png")
@@ -31,21 +32,21 @@ class Page:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def stage_page(fold: RunFold, lane: LaneFold, index: int) -> Page:
+def stage_page(history: RunHistory, lane: LaneHistory, index: int) -> Page:
     """Edits and note of a stage."""
-    told = fold.stage_json(lane, index)
+    told = history.stage_json(lane, index)
     edits = lane.stage_edits(lane.stages[index].spec.id)
     return Page(texts={"edits.json": _edits(edits)}, tags={NOTE: views.stage_note(told)})
 
 
-def lane_page(fold: RunFold, name: str, run: str, run_dir: Path) -> Page:
+def lane_page(history: RunHistory, name: str, run: str, run_dir: Path) -> Page:
     """Edits, matrix and note of a lane; ``run`` = id of its MLflow run."""
-    lane = fold.lanes[name]
-    told = fold.lane_json(lane)
+    lane = history.lanes[name]
+    told = history.lane_json(lane)
     texts = {"edits.json": _edits(lane.edits.values())}
     tags = {NOTE: views.lane_note(told, run, FIGURES if lane.rows else (), run_dir)}
     if lane.rows:
-        keys = dict(zip(task_keys(lane.tasks()), lane.tasks(), strict=True))
+        keys = dict(zip(task_keys(lane.tasks), lane.tasks, strict=True))
         texts["matrix.csv"] = views.matrix_csv(told)
         texts["tables/acc.json"] = json.dumps(views.matrix_table(told))
         texts[TASKS_FILE] = json.dumps(keys)
@@ -53,17 +54,17 @@ def lane_page(fold: RunFold, name: str, run: str, run_dir: Path) -> Page:
     return Page(texts=texts, tags=tags)
 
 
-def lane_figures(fold: RunFold, name: str) -> Page:
+def lane_figures(history: RunHistory, name: str) -> Page:
     """The figures of a lane that was measured: half a second of drawing."""
-    lane = fold.lanes[name]
-    told = fold.lane_json(lane)
+    lane = history.lanes[name]
+    told = history.lane_json(lane)
     images = {}
     if lane.rows:
         drawings = (figures.accuracy_matrix(told), figures.task_curves(told))
         images = dict(zip(FIGURES, drawings, strict=True))
-    usage = [stage.usage for _, stage in sorted(lane.stages.items())]
-    if any(usage):
-        images["figures/gate_weights.png"] = figures.gate_weights(told, usage)
+    weights = [stage.gate_weights for _, stage in sorted(lane.stages.items())]
+    if any(weights):
+        images["figures/gate_weights.png"] = figures.gate_weights(told, weights)
     mask = lane.mask(max(lane.stages, default=-1))
     if mask is not None:
         images["figures/domain_usage.png"] = domain_figures.domain_usage(lane.name, mask)
@@ -73,9 +74,9 @@ def lane_figures(fold: RunFold, name: str) -> Page:
     return Page(images=images)
 
 
-def run_page(fold: RunFold, run: str, experiment: str, lanes: Mapping[str, str]) -> Page:
+def run_page(history: RunHistory, run: str, experiment: str, lanes: Mapping[str, str]) -> Page:
     """Results and note of the whole run; ``lanes``: lane -> id of its MLflow run."""
-    told = fold.json()
+    told = history.json()
     links = {name: f"#/experiments/{experiment}/runs/{lane}" for name, lane in lanes.items()}
     images = {"figures/methods.png": figures.methods(told)} if told["status"] == "done" else {}
     note = views.run_note(told, links, list(images), run)

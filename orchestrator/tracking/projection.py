@@ -26,8 +26,8 @@ from orchestrator.core.events import (
     TrialRef,
     WorkFailed,
 )
-from orchestrator.report.history import RunFold
-from orchestrator.report.lane_history import LaneFold
+from orchestrator.report.history import RunHistory
+from orchestrator.report.lane import LaneHistory
 from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.views import lane_colours, trial_colour
@@ -60,10 +60,10 @@ class Dirty:
 
 
 class Projection:
-    """Folds records and says what each one adds to the tracker's view of the run."""
+    """Takes records in and says what each one adds to the tracker's view of the run."""
 
     def __init__(self) -> None:
-        self.fold = RunFold()
+        self.history = RunHistory()
         self.dirty = Dirty()
         self._shown: set[tuple[str, int, int]] = set()
         """Cells of the matrices (lane, stage, task) that were written."""
@@ -72,7 +72,7 @@ class Projection:
 
     def add(self, record: Record) -> list[Write]:
         """The writes that follow from one more record."""
-        if not self.fold.add(record):
+        if not self.history.add(record):
             return []
         event = record.event
         match event:
@@ -85,7 +85,7 @@ class Projection:
                 return [ReopenRun(key=key) for key in (self.key(), *open_lanes)]
             case RunInterrupted() | RunFinished():
                 return self._run_ended(event.at)
-        lane = self.fold.lanes[event.lane]
+        lane = self.history.lanes[event.lane]
         match event:
             case LaneOpened():
                 return self._lane_opened(lane, event)
@@ -105,13 +105,13 @@ class Projection:
             case WorkFailed():
                 self.dirty.lanes.add(lane.name)
                 points = (point("failures", lane.failures, lane.failures, event.at),)
-                return [LogPoints(key=self.key(lane), points=points)] if lane.attempt else []
+                return [LogPoints(key=self.key(lane), points=points)] if lane.opened else []
         raise AssertionError(f"unknown event {event!r}")
 
-    def key(self, lane: LaneFold | None = None, index: int | None = None) -> str:
+    def key(self, lane: LaneHistory | None = None, index: int | None = None) -> str:
         """The run's, a lane's or a stage's key; a model has the key of the run that made it."""
-        assert self.fold.started is not None
-        parts = [self.fold.started.run_id]
+        assert self.history.started is not None
+        parts = [self.history.started.run_id]
         if lane is not None and self.trial is None:
             parts.append(lane.name)
         if index is not None:
@@ -121,12 +121,12 @@ class Projection:
     @property
     def trial(self) -> TrialRef | None:
         """The trial this run is: it and its only lane are then shown as one."""
-        return self.fold.started.trial if self.fold.started else None
+        return self.history.started.trial if self.history.started else None
 
     # ------------------------------------------------------------ runs
 
     def _tags(self, level: str) -> dict[str, str]:
-        started = self.fold.started
+        started = self.history.started
         assert started is not None
         trial: dict[str, str] = {}
         if started.trial is not None:
@@ -148,8 +148,8 @@ class Projection:
             "config.digest": started.config_digest,
         }
 
-    def _lane_tags(self, lane: LaneFold, level: str) -> dict[str, str]:
-        colours = lane_colours([(fold.label, fold.name) for fold in self.fold.lanes.values()])
+    def _lane_tags(self, lane: LaneHistory, level: str) -> dict[str, str]:
+        colours = lane_colours([(one.label, one.name) for one in self.history.lanes.values()])
         trial = self.trial
         colour = colours[lane.name] if trial is None else trial_colour(trial.trial, trial.attempt)
         return {
@@ -168,8 +168,6 @@ class Projection:
         params = {
             "name": event.name,
             "lanes": ", ".join(lanes),
-            "cpus": f"{event.cpus:g}",
-            "gpus": f"{event.gpus:g}",
         }
         if event.trial is not None:
             return [self._trial_run(event, event.trial)]
@@ -185,7 +183,7 @@ class Projection:
 
     def _trial_run(self, event: RunStarted, trial: TrialRef) -> OpenRun:
         """The run of a trial, under its search: what was chosen, and the lane's whole config."""
-        (lane,) = self.fold.lanes.values()
+        (lane,) = self.history.lanes.values()
         config = {name: value for name, value in lane.config.items() if name != "name"}
         chosen = {name: str(value) for name, value in trial.settings.items()}
         return OpenRun(
@@ -197,7 +195,7 @@ class Projection:
             params={**flatten(config), **chosen, "lane": lane.name, "variant": lane.label},
         )
 
-    def _lane_opened(self, lane: LaneFold, event: LaneOpened) -> list[Write]:
+    def _lane_opened(self, lane: LaneHistory, event: LaneOpened) -> list[Write]:
         if self.trial is not None:
             return [ReopenRun(key=self.key())]
         key, stream = self.key(lane), self._tags("lane")["stream"]
@@ -213,7 +211,7 @@ class Projection:
         reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
         return [run, *reopened]
 
-    def _stage_started(self, lane: LaneFold, event: StageStarted) -> list[Write]:
+    def _stage_started(self, lane: LaneHistory, event: StageStarted) -> list[Write]:
         spec, data = event.stage, event.report
         key = self.key(lane, spec.index)
         tags = {
@@ -255,51 +253,51 @@ class Projection:
         shape = _shape_points(lane.shape, 0, event.at)
         return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
 
-    def _short(self, lane: LaneFold) -> str:
+    def _short(self, lane: LaneHistory) -> str:
         """What tells a stage's run from the same stage of other lanes."""
         return self.trial.name if self.trial is not None else f"{lane.label}·s{lane.seed}"
 
     def _run_ended(self, at: float) -> list[Write]:
         self.dirty.run = self.dirty.ended = True
-        self.dirty.lanes |= {lane.name for lane in self.fold.lanes.values() if lane.attempt}
+        self.dirty.lanes |= {lane.name for lane in self.history.lanes.values() if lane.opened}
         writes: list[Write] = [
             CloseRun(key=key, status=STATUS[end], at=milliseconds(at))
             for key, end in self._ends()
             if end is not None and end != "done"
         ]
-        points = _means(self.fold, at) if self.trial is None else ()
+        points = _means(self.history, at) if self.trial is None else ()
         writes.append(LogPoints(key=self.key(), points=points))
         writes.append(
-            CloseRun(key=self.key(), status=STATUS[self.fold.status], at=milliseconds(at))
+            CloseRun(key=self.key(), status=STATUS[self.history.status], at=milliseconds(at))
         )
         return writes
 
     def _ends(self) -> list[tuple[str, str | None]]:
         """How each opened lane and its open stages ended; None while they go on."""
         ends: list[tuple[str, str | None]] = []
-        for lane in self.fold.lanes.values():
-            if not lane.attempt:
+        for lane in self.history.lanes.values():
+            if not lane.opened:
                 continue
             for index in sorted(lane.stages):
-                status = self.fold.stage_status(lane, index)
+                status = self.history.stage_status(lane, index)
                 if status == "skipped":
                     ends.append((self.key(lane, index), "failed"))
                 elif status != "done":
                     ends.append((self.key(lane, index), _end(status)))
-            ends.append((self.key(lane), _end(self.fold.lane_status(lane))))
+            ends.append((self.key(lane), _end(self.history.lane_status(lane))))
         return ends
 
     # ------------------------------------------------------------ inside a stage
 
-    def _interval_done(self, lane: LaneFold, event: IntervalDone) -> list[Write]:
+    def _interval_done(self, lane: LaneHistory, event: IntervalDone) -> list[Write]:
         report, at = event.report, event.at
         values = {
             **report.metrics,
             **{f"signal/{name}": value for name, value in report.signals.items()},
             **{
                 f"gate/{layer}/expert{number}": value
-                for layer, usage in report.usage.items()
-                for number, value in enumerate(usage)
+                for layer, weights in report.gate_weights.items()
+                for number, value in enumerate(weights)
             },
             "time/interval_seconds": report.seconds,
         }
@@ -308,14 +306,14 @@ class Projection:
         points = tuple(point(name, value, report.steps, at) for name, value in values.items())
         return [LogPoints(key=self.key(lane, max(lane.stages)), points=points)]
 
-    def _edit_applied(self, lane: LaneFold, event: EditApplied) -> list[Write]:
+    def _edit_applied(self, lane: LaneHistory, event: EditApplied) -> list[Write]:
         index = max(lane.stages)
         self.dirty.lanes.add(lane.name)
         self.dirty.stages.add((lane.name, index))
         points = _shape_points(event.report.after, lane.stages[index].steps, event.at)
         return [LogPoints(key=self.key(lane, index), points=points)]
 
-    def _checkpoint_saved(self, lane: LaneFold, event: CheckpointSaved) -> list[Write]:
+    def _checkpoint_saved(self, lane: LaneHistory, event: CheckpointSaved) -> list[Write]:
         if not event.final:
             return []
         key = self.key(lane, event.index) if event.index >= 0 else self.key(lane)
@@ -331,7 +329,7 @@ class Projection:
         return writes
 
     def _model(
-        self, lane: LaneFold, index: int, ref: CheckpointRef, adopted_from: str | None
+        self, lane: LaneHistory, index: int, ref: CheckpointRef, adopted_from: str | None
     ) -> LogModel:
         """The model a final checkpoint holds, with all that traces it."""
         parents = [
@@ -368,13 +366,13 @@ class Projection:
             tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
         )
 
-    def _model_prefix(self, lane: LaneFold) -> str:
+    def _model_prefix(self, lane: LaneHistory) -> str:
         trial = self.trial
         return lane.name if trial is None else f"trial{trial.trial}-{trial.attempt}"
 
     # ------------------------------------------------------------ the matrix
 
-    def _evaluation_done(self, lane: LaneFold, event: EvaluationDone) -> list[Write]:
+    def _evaluation_done(self, lane: LaneHistory, event: EvaluationDone) -> list[Write]:
         self.dirty.run = True
         self.dirty.lanes.add(lane.name)
         if event.index < 0:
@@ -390,33 +388,41 @@ class Projection:
         )
         scores = tuple(
             point(f"acc/{name}", score, event.index + 1, event.at)
-            for name, score in zip(task_keys(lane.tasks()), event.report.scores, strict=False)
+            for name, score in zip(task_keys(lane.tasks), event.report.scores, strict=False)
         )
         measured = tuple(
             point(f"routing/{name}", value, event.index + 1, event.at)
             for name, value in lane.routing(event.index).items()
         )
+        model = tuple(
+            point(f"model/{name}", value, event.index + 1, event.at)
+            for name, value in event.report.model_figures.items()
+        )
+        validation = tuple(
+            point(f"validation/{name}", score, event.index + 1, event.at)
+            for name, score in zip(task_keys(lane.tasks), event.report.validation, strict=False)
+        )
         return [
-            LogPoints(key=key, points=details + measured),
+            LogPoints(key=key, points=details + measured + model + validation),
             LogPoints(key=key, points=scores, model=key),
             *self._cells(lane),
             *self._sums(lane, event.at),
         ]
 
-    def _cells(self, lane: LaneFold) -> list[Write]:
-        """Cells of the lane's matrix not yet written whose task has a name."""
-        keys, points = task_keys(lane.tasks()), []
+    def _cells(self, lane: LaneHistory) -> list[Write]:
+        """Cells of the lane's matrix not yet written."""
+        keys, points = task_keys(lane.tasks), []
         rows = [(index, lane.row(index)) for index in range(-1, max(lane.rows, default=-1) + 1)]
         for index, row in rows:
             if row is None:
                 continue
             for task, score in enumerate(row.scores):
-                if task in lane.names and (lane.name, index, task) not in self._shown:
+                if (lane.name, index, task) not in self._shown:
                     self._shown.add((lane.name, index, task))
                     points.append(point(f"task/{keys[task]}", score, index + 1, row.at))
         return [LogPoints(key=self.key(lane), points=tuple(points))]
 
-    def _sums(self, lane: LaneFold, at: float) -> list[Write]:
+    def _sums(self, lane: LaneHistory, at: float) -> list[Write]:
         """Metrics of every row that became complete: a lane's curves over stages learnt."""
         rows, done = lane.complete(), self._summed.get(lane.name, 0)
         self._summed[lane.name] = len(rows)
@@ -428,11 +434,11 @@ class Projection:
         return [LogPoints(key=self.key(lane), points=points)]
 
 
-def _means(fold: RunFold, at: float) -> tuple[Point, ...]:
+def _means(history: RunHistory, at: float) -> tuple[Point, ...]:
     """Mean over seeds of each method's final metrics; finished lanes only."""
     found: dict[str, list[dict[str, float]]] = {}
-    for lane in fold.lanes.values():
-        if lane.rows and fold.lane_status(lane) == "done":
+    for lane in history.lanes.values():
+        if lane.rows and history.lane_status(lane) == "done":
             scores = summarise(lane.complete(), lane.untrained())
             found.setdefault(lane.label, []).append(scores)
     return tuple(

@@ -74,7 +74,7 @@ class Tracker:
     # ------------------------------------------------------------ one chunk of the journal
 
     def _start_over(self) -> None:
-        """Fold the journal from its beginning again."""
+        """Read the journal from its beginning again."""
         self._projection = Projection()
         self._folded = 0
         self._stale: set[str] = set()
@@ -109,33 +109,35 @@ class Tracker:
     def _refresh(self) -> None:
         """Write anew what the chunk made out of date; the same state gives the same files."""
         projection, dirty = self._projection, self._projection.dirty
-        fold = projection.fold
+        history = projection.history
         for name, index in sorted(dirty.stages):
-            lane = fold.lanes[name]
-            self.store.show(projection.key(lane, index), pages.stage_page(fold, lane, index))
+            lane = history.lanes[name]
+            self.store.show(projection.key(lane, index), pages.stage_page(history, lane, index))
         for name in sorted(dirty.lanes):
-            key = projection.key(fold.lanes[name])
-            self.store.show(key, pages.lane_page(fold, name, self.store.run(key), self.run_dir))
+            key = projection.key(history.lanes[name])
+            self.store.show(key, pages.lane_page(history, name, self.store.run(key), self.run_dir))
         self._stale |= dirty.lanes
         self._draw(dirty.ended)
         if dirty.run and projection.trial is None:
             runs = {
                 name: self.store.run(projection.key(lane))
-                for name, lane in fold.lanes.items()
-                if lane.attempt
+                for name, lane in history.lanes.items()
+                if lane.opened
             }
             key, experiment = projection.key(), self.store.ledger.ids["experiment"]
-            self.store.show(key, pages.run_page(fold, self.store.run(key), experiment, runs))
+            self.store.show(key, pages.run_page(history, self.store.run(key), experiment, runs))
         projection.dirty = Dirty()
 
     def _draw(self, now: bool) -> None:
         """Draw stale lanes anew, but spend no more than DRAWING of the time on it."""
-        fold = self._projection.fold
+        history = self._projection.history
         for name in sorted(self._stale):
             started = time.monotonic()
             if not now and started < self._rested:
                 return
-            self.store.show(self._projection.key(fold.lanes[name]), pages.lane_figures(fold, name))
+            self.store.show(
+                self._projection.key(history.lanes[name]), pages.lane_figures(history, name)
+            )
             self._stale.remove(name)
             ended = time.monotonic()
             self._rested = ended + (ended - started) / DRAWING

@@ -88,20 +88,10 @@ def stage_note(stage: Json) -> str:
     return _fit([data, "\n".join(edits)] if edits else [data])
 
 
-def edit_text(edit: Json) -> str:
-    """What an edit did, in a few words."""
-    if edit["kind"] == "grow":
-        return f"grown to {edit['experts']} experts"
-    if edit["kind"] == "set_phase":
-        return f"phase {edit['phase']}: {' and '.join(edit['trains'])} train"
-    copies = sum(len(made) for made in edit["copies"].values())
-    return f"mask version {edit['version']}" + (f", {copies} copies" if copies else "")
-
-
 def _edit_line(edit: Json) -> str:
     cause, sizes = edit["cause"], (edit["before"]["parameters"], edit["after"]["parameters"])
     return (
-        f"- after interval {edit['after_interval']}: **{edit_text(edit)}**, "
+        f"- after interval {edit['after_interval']}: **{edit['text']}**, "
         f"{sizes[0]} → {sizes[1]} parameters, because of "
         f"{cause['policy']} ({cause['trigger']}); fingerprint {edit['fingerprint']}"
     )

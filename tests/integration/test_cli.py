@@ -29,7 +29,7 @@ head = { kind = "moe", hidden = [16] }
 [training]
 epochs = 2
 intervals = 2
-[growth]
+[policies.growth]
 kind = "periodic"
 [[lanes]]
 method = "finetune"

@@ -38,7 +38,7 @@ head = { kind = "moe", hidden = [32] }
 [training]
 epochs = 60
 intervals = 4
-[growth]
+[policies.growth]
 kind = "periodic"
 [resources]
 cpus = 1

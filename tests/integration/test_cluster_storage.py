@@ -37,7 +37,7 @@ head = { kind = "moe", hidden = [32] }
 [training]
 epochs = 20
 intervals = 4
-[growth]
+[policies.growth]
 kind = "periodic"
 [[lanes]]
 method = { kind = "replay", buffer = 50 }

@@ -36,7 +36,7 @@ head = { kind = "moe", hidden = [64, 64] }
 epochs = 20
 intervals = 6
 optimizer = { kind = "adamw", lr = 2e-3 }
-[growth]
+[policies.growth]
 kind = "periodic"
 [[lanes]]
 method = { kind = "replay", buffer = 100 }

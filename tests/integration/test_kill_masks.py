@@ -36,13 +36,16 @@ expert = { kind = "bottleneck", width = 8 }
 [training]
 epochs = 12
 intervals = 10
-[masks]
-kind = "usage"
+[policies.router]
+kind = "adapt_router"
+from_stage = 1
+[policies.phases]
+kind = "three_phases"
+from_stage = 1
+[policies.masks]
+kind = "usage_masks"
 sharing = "copy"
 max_copies = 4
-from_stage = 1
-[phases]
-kind = "three"
 from_stage = 1
 [[lanes]]
 """

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.beginning import begin, joined
 from orchestrator.core.events import EvaluationDone, Event, WorkFailed
 from orchestrator.core.journal import Journal
-from orchestrator.driver import Driver, begin
+from orchestrator.driver import Driver
 from tests.conftest import CPUS
 from tests.fakes import tiny
 
@@ -39,7 +40,7 @@ def test_the_worker_of_a_failed_lane_makes_room(tmp_path: Path) -> None:
     )
     executor = Refusing(tmp_path / "c", {lane.name: lane.resources for lane in config.lanes})
     driver = Driver(config, Journal(tmp_path / "journal.jsonl"), executor)
-    assert driver.run(begin(config, "run", CPUS, 0)) == "failed"
+    assert driver.run(begin(config, "run"), joined(CPUS, 0)) == "failed"
     driver.journal.close()
     first, second = driver.state.lanes.values()
     assert (first.status, second.status) == ("failed", "done")

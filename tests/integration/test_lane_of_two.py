@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.beginning import begin, joined
 from orchestrator.core.events import LaneOpened, Record, WorkFailed
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin
+from orchestrator.driver import Driver
 from tests.fakes import tiny
 from tests.two_workers import MASKED, essence, of
-from workers.contract import RefreshMask
+from workers.edits import RefreshMask
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -45,7 +46,7 @@ def run(folder: Path, *listeners: Any) -> list[Any]:
     resources = {lane.name: lane.resources for lane in config.lanes}
     executor = RayExecutor(folder / "checkpoints", resources)
     driver = Driver(config, journal, executor, listeners)
-    assert driver.run(begin(config, "run", 2, 0)) == "done"
+    assert driver.run(begin(config, "run"), joined(2, 0)) == "done"
     journal.close()
     return [record.event for record, _ in read(folder / "journal.jsonl")]
 

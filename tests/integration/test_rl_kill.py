@@ -32,10 +32,10 @@ intervals = 4
 minibatches = 4
 num_env_runners = 1
 eval_max_steps = 20
-[growth]
+[policies.growth]
 kind = "periodic"
-[masks]
-kind = "usage"
+[policies.masks]
+kind = "usage_masks"
 sharing = "claim"
 refresh_every = 3
 [[lanes]]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from workers import checkpoint as checkpoints
-from workers.contract import Cause, DivergedError, Grow, InputError, LaneSpec, StageSpec, TaskSpec
+from workers.contract import DivergedError, InputError, LaneSpec, StageSpec, TaskSpec
+from workers.edits import Cause, Grow
 from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
 from workers.rl import TRAINING

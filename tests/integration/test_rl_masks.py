@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_fingerprints, stage
-from workers.contract import Cause, DivergedError, LaneSpec, RefreshMask, SetPhase
+from workers.contract import DivergedError, LaneSpec
+from workers.edits import Cause, RefreshMask, SetPhase
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.rl.trainer import RLTrainer

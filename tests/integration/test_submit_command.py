@@ -31,7 +31,7 @@ head = { kind = "moe", hidden = [32] }
 [training]
 epochs = 60
 intervals = 6
-[growth]
+[policies.growth]
 kind = "periodic"
 [[lanes]]
 method = { kind = "replay", buffer = 100 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.file import RunConfig
-from orchestrator.core.controller import Controller, fold
+from orchestrator.beginning import begin, joined, takeover
+from orchestrator.config.run import RunConfig
+from orchestrator.core.controller import fold
 from orchestrator.core.events import (
     Action,
     CloseLane,
@@ -19,8 +20,8 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.journal import Journal, read
 from orchestrator.core.state import LaneState
-from orchestrator.driver import Driver, begin, takeover
-from orchestrator.report.history import RunFold, report
+from orchestrator.driver import Driver
+from orchestrator.report.history import RunHistory, report
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import CloseRun
 from tests.fakes import FakeExecutor, tiny
@@ -34,10 +35,10 @@ def run(
     journal = Journal(folder / "journal.jsonl")
     driver = Driver(config, journal, executor)
     room = executor.room
-    driver.run(takeover(room, 0) if resume else begin(config, "run", room, 0))
+    driver.run(*([takeover(room, 0)] if resume else [begin(config, "run"), joined(room, 0)]))
     journal.close()
     records = [record for record, _ in read(journal.path)]
-    assert fold(Controller(config), records)[0] == driver.state
+    assert fold(records)[0] == driver.state
     told = report(records)
     assert told["status"] == driver.state.status
     lanes = {lane["lane"]: lane for lane in told["lanes"]}
@@ -171,7 +172,7 @@ def test_a_lane_whose_last_row_fails_is_not_done(tmp_path: Path) -> None:
     assert {lane.status for lane in lanes.values()} == {"failed"}
     assert ends(tmp_path, "run/finetune-s0") == ["FAILED"]
     journal = [record for record, _ in read(tmp_path / "journal.jsonl")]
-    resumed = RunFold()
+    resumed = RunHistory()
     for record in (*journal, Record(event=takeover(2, 0))):
         resumed.add(record)
     assert {lane["status"] for lane in resumed.json()["lanes"]} == {"waiting"}
@@ -193,7 +194,7 @@ def test_a_closed_lane_whose_row_fails_is_opened_again_by_a_resume(tmp_path: Pat
 def test_a_worker_whose_answer_contradicts_makes_room(tmp_path: Path) -> None:
     class Diverging(FakeExecutor):
         def counted(self, action: RunInterval) -> Json:
-            return {"mask_version": 7} if action.lane == "finetune-s0" else {}
+            return {"revision": 7} if action.lane == "finetune-s0" else {}
 
     failures = {"diverged": {"retries": 1, "then": "fail_lane"}}
     lanes, told = run(tmp_path, tiny(**TWO, failures=failures), Diverging(room=1))

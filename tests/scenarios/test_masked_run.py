@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.controller import Controller, fold
+from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.controller import fold
 from orchestrator.core.events import ApplyEdit, EditApplied, IntervalDone, RunInterval
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin, takeover
+from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from orchestrator.report.terminal import print_report
 from tests.fakes import tiny
 from tests.local import LocalExecutor
 from workers import checkpoint
-from workers.contract import DivergedError, RefreshMask, SetPhase
+from workers.contract import DivergedError
+from workers.edits import AdaptRouter, RefreshMask, SetPhase
 from workers.supervised.trainer import SupervisedTrainer
 
 DOMAINS = {
@@ -38,8 +40,11 @@ MASKED: dict[str, Any] = {
     "stream": DOMAINS,
     "model": {"experts": 4, "head": HEAD},
     "training": {"epochs": 4, "intervals": 5, "batch": 16},
-    "masks": {"kind": "usage", "sharing": "copy", "max_copies": 3, "from_stage": 1},
-    "phases": {"kind": "three", "from_stage": 1},
+    "policies": {
+        "router": {"kind": "adapt_router", "from_stage": 1},
+        "phases": {"kind": "three_phases", "from_stage": 1},
+        "masks": {"kind": "usage_masks", "sharing": "copy", "max_copies": 3, "from_stage": 1},
+    },
     "checkpoint_every": 2,
 }
 
@@ -52,8 +57,8 @@ def run(folder: Path, lose: Any = lambda action: None, first: str = "begin", **c
     checked = config(**changes)
     executor = LocalExecutor(folder / "checkpoints", lose)
     driver = Driver(checked, Journal(folder / "journal.jsonl"), executor)
-    event = begin(checked, "run", 2, 0) if first == "begin" else takeover(2, 0)
-    assert driver.run(event) == "done"
+    events = (begin(checked, "run"), joined(2, 0)) if first == "begin" else (takeover(2, 0),)
+    assert driver.run(*events) == "done"
     driver.journal.close()
     return executor
 
@@ -64,13 +69,13 @@ def records(folder: Path) -> list[Any]:
 
 def essence(folder: Path) -> Any:
     """What must not depend on what was lost."""
-    state = fold(Controller(config()), records(folder))[0].lanes["finetune-s0"]
+    state = fold(records(folder))[0].lanes["finetune-s0"]
     prints: dict[str, set[str]] = {}
     for record in records(folder):
         if isinstance(record.event, EditApplied):
             prints.setdefault(record.event.edit.id, set()).add(record.event.report.fingerprint)
     assert all(len(found) == 1 for found in prints.values()), "one result of each edit"
-    return state.parent.digest, state.special, prints  # type: ignore[union-attr]
+    return state.parent.digest, state.model, state.memory, prints  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_edits_of_an_undisturbed_run(whole: Path) -> None:
     edits = [edit for record in records(whole) for edit in record.edits]
     assert [type(edit) for edit in edits] == [
+        AdaptRouter,
         SetPhase,
         SetPhase,
         RefreshMask,
@@ -93,7 +99,7 @@ def test_edits_of_an_undisturbed_run(whole: Path) -> None:
     masks = [edit for edit in edits if isinstance(edit, RefreshMask)]
     assert [mask.version for mask in masks] == [1, 2, 3]
     reports = [r.event.report for r in records(whole) if isinstance(r.event, IntervalDone)]
-    assert [report.mask_version for report in reports] == [0] * 6 + [1, 2, 3, 3]
+    assert [report.revision for report in reports] == [0] * 5 + [2, 4, 5, 6, 7]
     learnt: Counter[str] = Counter()
     for done in reports:
         learnt.update(done.tokens)
@@ -101,7 +107,7 @@ def test_edits_of_an_undisturbed_run(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_worker_lost_around_any_edit(whole: Path, tmp_path: Path, number: int, moment: str) -> None:
     seen: Counter[str] = Counter()
 
@@ -138,7 +144,7 @@ def test_fold_gives_the_live_state_with_masks_and_asks_no_policy(whole: Path) ->
 def test_step_under_an_old_version_is_refused(whole: Path) -> None:
     trainer = SupervisedTrainer()
     lane = config().lanes[0]
-    state = fold(Controller(config()), records(whole))[0].lanes["finetune-s0"]
+    state = fold(records(whole))[0].lanes["finetune-s0"]
     opened = trainer.open(lane.spec(), state.parent)
     assert opened.shape.layers
     stages = [r.event.stage for r in records(whole) if type(r.event).__name__ == "StageStarted"]
@@ -153,7 +159,7 @@ def test_report_of_an_old_version_stops_the_run(tmp_path: Path) -> None:
     class Stale(LocalExecutor):
         def wait(self, timeout: float) -> list[Any]:
             return [
-                replace(event, report=replace(event.report, mask_version=7))
+                replace(event, report=replace(event.report, revision=7))
                 if isinstance(event, IntervalDone) and event.report.n == 2
                 else event
                 for event in super().wait(timeout)
@@ -173,9 +179,15 @@ def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> Non
     changes = {
         "stream": {**DOMAINS, "base": [], "order": "sequential"},
         "model": {"experts": 2, "head": {**HEAD, "layer": {**LAYER, "router": "linear"}}},
-        "growth": {"kind": "periodic", "add": 2},
-        "masks": {"kind": "usage", "sharing": "claim", "threshold": 0.05, "refresh_every": 2},
-        "phases": "none",
+        "policies": {
+            "growth": {"kind": "periodic", "add": 2},
+            "masks": {
+                "kind": "usage_masks",
+                "sharing": "claim",
+                "threshold": 0.05,
+                "refresh_every": 2,
+            },
+        },
         "checkpoint_every": 0,
     }
     executor = run(tmp_path, **changes)
@@ -191,7 +203,7 @@ def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> Non
             assert tensor.equal(after[name]), f"{name} moved"
     assert any(not after[n].equal(before.get(n, 0 * after[n])) for n in after if ".experts." in n)
     intervals = [a for a in executor.performed if isinstance(a, RunInterval)]
-    assert intervals[-1].mask_version == masks[-1].version
+    assert intervals[-1].revision == masks[-1].revision
 
 
 def test_report_of_a_masked_run_fits_a_screen(

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.controller import Controller, fold
+from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.controller import Recorded, decide, fold
 from orchestrator.core.events import (
     ApplyEdit,
     EditApplied,
     Evaluate,
     OpenLane,
+    Record,
     RunFinished,
     RunInterval,
     RunStarted,
@@ -21,18 +23,19 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin, takeover
+from orchestrator.core.state import RunState
+from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from orchestrator.report.terminal import print_report
 from tests.fakes import FakeExecutor, tiny
 
-GROWING = {"growth": {"kind": "periodic"}}
+GROWING = {"policies": {"growth": "periodic"}}
 
 
 def start(path: Path, config, executor, first: str = "begin") -> Driver:  # type: ignore[no-untyped-def]
     driver = Driver(config, Journal(path), executor)
-    event = begin(config, "run", 2, 0) if first == "begin" else takeover(2, 0)
-    driver.run(event)
+    events = (begin(config, "run"), joined(2, 0)) if first == "begin" else (takeover(2, 0),)
+    driver.run(*events)
     driver.journal.close()
     return driver
 
@@ -94,11 +97,9 @@ def test_driver_killed_after_any_record_resumes_to_the_same_commands(
         edit.id: 1 for record in records(tmp_path / "whole.jsonl") for edit in record.edits
     }, "an edit is decided once, whatever happens"
     lane = driver.state.lanes["finetune-s0"]
-    undisturbed = fold(Controller(config), records(tmp_path / "whole.jsonl"))[0].lanes[
-        "finetune-s0"
-    ]
-    assert (lane.experts, lane.next_seq, lane.parent) == (
-        undisturbed.experts,
+    undisturbed = fold(records(tmp_path / "whole.jsonl"))[0].lanes["finetune-s0"]
+    assert (lane.model, lane.next_seq, lane.parent) == (
+        undisturbed.model,
         undisturbed.next_seq,
         undisturbed.parent,
     )
@@ -107,7 +108,7 @@ def test_driver_killed_after_any_record_resumes_to_the_same_commands(
 def test_fold_of_the_journal_is_the_live_state(tmp_path: Path) -> None:
     config = tiny(**GROWING)
     driver = start(tmp_path / "journal.jsonl", config, FakeExecutor())
-    folded, _ = fold(Controller(config), records(tmp_path / "journal.jsonl"))
+    folded, _ = fold(records(tmp_path / "journal.jsonl"))
     assert folded == driver.state
 
 
@@ -194,9 +195,9 @@ def test_diverging_rerun_of_an_edit_aborts_the_run(
     assert (lane["status"], lane["failures"]) == ("failed", 2)
     print_report(report(records(path)))
     assert "finetune-s0 failed: diverged: edit" in capsys.readouterr().out
-    assert fold(Controller(config), records(path))[0] == driver.state
+    assert fold(records(path))[0] == driver.state
     old = [record for record in records(path) if record.event != told]
-    assert fold(Controller(config), old)[0] == driver.state, "as older journals have it"
+    assert fold(old)[0] == driver.state, "as older journals have it"
 
 
 def test_failed_evaluation_is_retried_and_its_row_asked_for_again_on_resume(
@@ -220,8 +221,9 @@ def test_failed_evaluation_is_retried_and_its_row_asked_for_again_on_resume(
 
 def test_lanes_wait_for_room_on_the_cluster(tmp_path: Path) -> None:
     config = tiny(lanes=[{"method": "finetune", "seeds": [0, 1, 2]}])
-    controller = Controller(config)
-    state, first = controller.decide(controller.start(), begin(config, "run", 2, 0), _nobody())
+    begun, nothing = decide(RunState(), begin(config, "run"), _nobody())
+    assert nothing == (), "the run is written down before anything acts"
+    state, first = decide(begun, joined(2, 0), _nobody())
     assert [action.spec.lane for action in first] == ["finetune-s0", "finetune-s1"]  # type: ignore[union-attr]
     driver = start(tmp_path / "journal.jsonl", config, FakeExecutor())
     assert all(lane.status == "done" for lane in driver.state.lanes.values())
@@ -230,11 +232,11 @@ def test_lanes_wait_for_room_on_the_cluster(tmp_path: Path) -> None:
 
 def test_answers_of_a_given_up_worker_are_ignored(tmp_path: Path) -> None:
     config = tiny()
-    controller = Controller(config)
-    state, _ = controller.decide(controller.start(), begin(config, "run", 2, 0), _nobody())
+    begun, _ = decide(RunState(), begin(config, "run"), _nobody())
+    state, _ = decide(begun, joined(2, 0), _nobody())
     executor = FakeExecutor()
     executor.perform(OpenLane(spec=config.lanes[0].spec(), attempt=7, checkpoint=None))
-    after, acts = controller.decide(state, executor.wait(0)[0], _nobody())
+    after, acts = decide(state, executor.wait(0)[0], _nobody())
     assert after == state
     assert acts == ()
 
@@ -250,6 +252,4 @@ def test_run_of_a_finished_journal_has_nothing_to_do(tmp_path: Path) -> None:
 
 
 def _nobody():  # type: ignore[no-untyped-def]
-    from orchestrator.core.controller import Recorded
-
-    return Recorded(())
+    return Recorded(Record(event=joined(2, 0)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.beginning import begin, joined
 from orchestrator.core.events import (
     Action,
     ApplyEdit,
@@ -20,15 +21,15 @@ from orchestrator.core.events import (
     RunInterval,
 )
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin
+from orchestrator.driver import Driver
 from tests.fakes import tiny
 from tests.pairs import PairExecutor
 from tests.two_workers import MASKED, essence, of
-from workers.contract import RefreshMask
+from workers.edits import RefreshMask
 
 REPLAYED: dict[str, Any] = {
     "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 5},
-    "growth": {"kind": "periodic"},
+    "policies": {"growth": {"kind": "periodic"}},
     "training": {"epochs": 2, "intervals": 3, "augment": {"kind": "crop_flip", "padding": 1}},
     "checkpoint_every": 1,
     "lanes": [{"method": {"kind": "replay", "buffer": 60, "batch": 15}}],
@@ -45,7 +46,7 @@ def run(
     config = tiny(**settings, workers=workers)
     journal = Journal(folder / "journal.jsonl")
     executor = PairExecutor(folder / "checkpoints", lose)
-    assert Driver(config, journal, executor).run(begin(config, "run", 2, 0)) == "done"
+    assert Driver(config, journal, executor).run(begin(config, "run"), joined(2, 0)) == "done"
     journal.close()
     return [record.event for record, _ in read(folder / "journal.jsonl")]
 
@@ -98,7 +99,7 @@ def test_one_killed_around_a_new_mask(masked: list[Any], tmp_path: Path, moment:
     versions: dict[tuple[str, int], set[int]] = {}
     for event in of(events, IntervalDone):
         key = (event.report.stage, event.report.n)
-        versions.setdefault(key, set()).add(event.report.mask_version)
+        versions.setdefault(key, set()).add(event.report.revision)
     assert all(len(found) == 1 for found in versions.values())
 
 

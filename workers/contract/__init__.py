@@ -3,10 +3,10 @@
 Knows no torch, no Ray and no file system: any process may import it in milliseconds.
 """
 
-from workers.contract.edits import Cause, Duplicate, Edit, Grow, RefreshMask, Role, SetPhase
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
 from workers.contract.lane_settings import LaneSettings, nested
+from workers.contract.model_state import ModelState
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
     CheckpointRef,
@@ -19,19 +19,14 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import WORKER_SECTIONS, LaneSpec, StageSpec, TaskSpec
+from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
 
 __all__ = [
-    "WORKER_SECTIONS",
-    "Cause",
     "CheckpointRef",
     "DivergedError",
-    "Duplicate",
-    "Edit",
     "EditReport",
     "EvaluationReport",
     "Evaluator",
-    "Grow",
     "InputError",
     "IntervalReport",
     "Json",
@@ -40,12 +35,10 @@ __all__ = [
     "LayerShape",
     "LostError",
     "ModelShape",
+    "ModelState",
     "OpenReport",
-    "RefreshMask",
     "Replica",
-    "Role",
     "RunError",
-    "SetPhase",
     "StageSpec",
     "StartReport",
     "TaskSpec",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from workers.contract.edits import Edit
 from workers.contract.reports import (
     CheckpointRef,
     EditReport,
@@ -15,13 +14,19 @@ from workers.contract.reports import (
 )
 from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
 
+if TYPE_CHECKING:
+    from workers.edits.base import Edit
+
 
 class Trainer(Protocol):
     """One lane on one machine. The Ray actor is a shell around it; tests call it in-process."""
 
     def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport: ...
     def start(self, stage: StageSpec) -> StartReport: ...
-    def run_interval(self, n: int, revision: int = 0) -> IntervalReport: ...
+    def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
+        """Train interval ``n`` of the stage; DivergedError where the model has another revision."""
+        ...
+
     def apply(self, edit: Edit) -> EditReport: ...
     def save(self, uri: str, seq: int) -> CheckpointRef: ...
     def close(self) -> None: ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workers.contract.identity import Json
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
@@ -86,6 +88,10 @@ class StartReport:
     samples: int | None
     """Training samples; None for an environment."""
     fields: dict[str, str] = field(default_factory=dict)
+    """What lineage should tell of the start, as text."""
+    figures: dict[str, Json] = field(default_factory=dict)
+    """Diagnostic -> what it measured of the model before the stage's first step, where a policy
+    asked for it (``Policy.start_diagnostics``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +106,13 @@ class IntervalReport:
     metrics: dict[str, float]
     gate_weights: dict[str, list[float]] = field(default_factory=dict)
     """Layer -> mean routing weight of each live expert over the interval's tokens, 0 to 1."""
-    revision: int = 0
-    """Edits that the model had taken in when the interval was trained."""
-    usage: dict[str, list[float]] = field(default_factory=dict)
-    """Layer -> mean gate weight of each live expert over the interval."""
     counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Layer -> domain -> how many of its tokens chose each expert. Integers, so that sums over
     workers and intervals are exact."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Domain -> tokens trained on, each counted once a layer."""
-    mask_version: int = 0
-    """Version of the gradient masks the interval was trained under; 0 = none yet."""
     revision: int = 0
-    """Edits that the model had taken when the interval was trained."""
+    """Edits that the model had taken in when the interval was trained."""
     signals: dict[str, float] = field(default_factory=dict)
     """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
     seconds: float

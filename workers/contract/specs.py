@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass, field
 
 from workers.contract.identity import Json, digest
 
-WORKER_SECTIONS = ("stream", "model", "training", "method")
-"""Sections of a lane's settings that its worker reads; the others are the driver's policies."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
@@ -39,7 +36,7 @@ class StageSpec:
     parent: str | None
     """Id of the stage whose model this one starts from; None for the untrained model."""
     settings_digest: str
-    """Digest of the lane's settings (stream, model, training, method, growth)."""
+    """Digest of the lane's settings and policies."""
 
     @property
     def id(self) -> str:
@@ -55,11 +52,15 @@ class LaneSpec:
     """
 
     lane: str
-    engine: str
-    """Key of ``workers.trainers.ENGINES``: ``supervised`` or ``rl``."""
+    trainer: str
+    """Key of ``workers.trainers.TRAINERS``: ``supervised`` or ``rl``."""
     method: str
     seed: int
     settings: dict[str, Json]
+    policies: dict[str, Json] = field(default_factory=dict)
+    """The driver's policies, which a worker does not read."""
+    start_diagnostics: tuple[str, ...] = ()
+    """Names of ``workers.diagnostics.DIAGNOSTICS`` to measure at each stage's start."""
     by_domain: bool = False
     """Whether edits treat domains apart, so that each sample's domain matters even where the
     stream has a single one."""
@@ -81,4 +82,4 @@ class LaneSpec:
         the same model.
         """
         several = {"workers": self.workers} if self.workers > 1 else {}
-        return digest({name: self.settings.get(name) for name in WORKER_SECTIONS} | several)
+        return digest(self.settings | several)

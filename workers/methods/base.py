@@ -73,8 +73,6 @@ class Method:
     """Whether ``training_data`` is given the data of all earlier tasks."""
     mixes: ClassVar[bool] = False
     """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
-    specialises: ClassVar[bool] = False
-    """Whether it masks experts itself, so that domains matter even where there is but one."""
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
     """Trainers that call every hook it overrides. One that overrides none but ``after_backward``,
     ``after_step`` and ``edited`` may add ``rl``."""

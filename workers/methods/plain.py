@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from workers.methods.base import Method
 from workers.streams import Part, TaskData
@@ -19,7 +20,7 @@ class Finetune(Method):
 
         kind: str = "finetune"
 
-    works_with = frozenset({"supervised", "rl"})
+    works_with: ClassVar[frozenset[str]] = frozenset({"supervised", "rl"})
 
 
 class Joint(Method):

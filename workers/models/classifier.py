@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class Classifier(Model):
     The parameters depend on (config, input_shape, outputs, seed) only.
     """
 
-    capabilities = frozenset({"labels"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

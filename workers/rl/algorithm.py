@@ -27,7 +27,6 @@ from ray.tune.registry import register_env
 
 from workers.contract import (
     DivergedError,
-    Edit,
     EditReport,
     InputError,
     LaneSpec,
@@ -35,6 +34,7 @@ from workers.contract import (
     RunError,
     StageSpec,
 )
+from workers.edits import Edit
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
 from workers.rl.environments.vector_env import spaces

@@ -50,9 +50,9 @@ def build_model(
 def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
     """A checkpoint of this lane; raises InputError where it is another's."""
     saved = checkpoints.read(checkpoint)
-    if saved.state.get("engine") != "rl":
+    if saved.state.get("trainer") != "rl":
         raise InputError(
-            f"checkpoint {checkpoint.uri}: written by engine {saved.state.get('engine')!r}, the "
+            f"checkpoint {checkpoint.uri}: written by trainer {saved.state.get('trainer')!r}, the "
             "lane's is 'rl'; give a checkpoint of this lane"
         )
     if saved.state["settings_digest"] != lane.built_from:

@@ -29,13 +29,13 @@ from torch import Tensor
 
 from workers.contract import (
     DivergedError,
-    Edit,
     EditReport,
     Json,
     ModelShape,
     StageSpec,
     derive_seed,
 )
+from workers.edits import Edit
 from workers.methods import METHODS
 from workers.methods.base import Method, MethodContext
 from workers.models.acting import ActingModel

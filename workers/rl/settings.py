@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from workers.contract import LaneSettings
 from workers.diagnostics import CHEAP, refuse_unknown
@@ -12,6 +12,8 @@ from workers.tables import Problem, lookup
 
 class PPOTraining:
     """Proximal policy optimisation on environments in parallel (arXiv 1707.06347), by RLlib."""
+
+    trainer: ClassVar[str] = "rl"
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -129,7 +131,7 @@ class PPOTraining:
                 return []
             return [
                 Problem(
-                    "training.minibatches",
+                    "minibatches",
                     f"{self.minibatches} with num_envs = {self.num_envs}, num_learners = "
                     f"{self.num_learners} and a recurrent model",
                     "minibatches of a recurrent model hold whole sequences: num_envs must be a "

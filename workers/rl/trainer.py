@@ -20,7 +20,6 @@ from workers import checkpoint as checkpoints
 from workers.contract import (
     CheckpointRef,
     DivergedError,
-    Edit,
     EditReport,
     IntervalReport,
     LaneSpec,
@@ -31,6 +30,7 @@ from workers.contract import (
     derive_seed,
     digest,
 )
+from workers.edits import Edit
 from workers.parsing import checked, parse
 from workers.rl import TRAINING
 from workers.rl.algorithm import GrowablePPO, Update, build
@@ -125,7 +125,7 @@ class RLTrainer:
             n=n,
             steps=self._steps,
             metrics=metrics,
-            usage=gates,
+            gate_weights=gates,
             signals=signals(metrics),
             seconds=time.perf_counter() - begun,
             rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -147,7 +147,7 @@ class RLTrainer:
             uri,
             {"model": state.model, "optimizer": state.optimizer, "method": state.method},
             {
-                "engine": "rl",
+                "trainer": "rl",
                 "settings_digest": self._lane.built_from,
                 "arch": state.architecture,
                 "frozen": list(state.frozen),

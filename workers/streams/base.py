@@ -41,7 +41,7 @@ class Stream:
     """
 
     trainer: ClassVar[str] = "supervised"
-    engine: ClassVar[str] = trainer
+    """Key of ``workers.trainers.TRAINERS``: what trains the stream's lanes."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -175,9 +175,7 @@ def _measure_model(
     return measure(pooled(probes, domains, loss), known.diagnostics, ("model",))
 
 
-def _drawn(
-    known: _Lane, task: TaskSpec, objective: Objective, test: Part
-) -> tuple[Tensor, Tensor]:
+def _drawn(known: _Lane, task: TaskSpec, objective: Objective, test: Part) -> tuple[Tensor, Tensor]:
     """Places of the samples of the probe and of the drift probe, drawn once a lane."""
     if task.name not in known.draws:
         seed = derive_seed(known.spec.seed, "probe", task.name)

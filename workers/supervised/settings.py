@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from workers.contract import LaneSettings
 from workers.diagnostics import CHEAP, refuse_unknown
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.optimizers import OPTIMIZERS
-from workers.tables import choice
+from workers.tables import Problem, choice
 
 
 class SupervisedTraining:
     """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
+
+    trainer: ClassVar[str] = "supervised"
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -55,6 +58,21 @@ class SupervisedTraining:
                 if value is not None and value <= 0:
                     raise ValueError(f"{name} must be positive")
             refuse_unknown(self.diagnostics)
+
+        @property
+        def steps_per_stage(self) -> int | None:
+            """Gradient steps of a stage; None where they depend on its data."""
+            return self.steps
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Every worker takes the same part of a batch."""
+            if self.batch % lane.workers == 0:
+                return []
+            found = f"got {self.batch} with workers = {lane.workers}"
+            allowed = (
+                "every worker takes the same part of a batch: make batch a multiple of workers"
+            )
+            return [Problem("batch", found, allowed)]
 
     def __init__(self, config: Config) -> None:
         self.config = config

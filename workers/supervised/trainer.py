@@ -19,7 +19,6 @@ from workers import checkpoint, trainers
 from workers.contract import (
     CheckpointRef,
     DivergedError,
-    Edit,
     EditReport,
     InputError,
     IntervalReport,
@@ -30,6 +29,8 @@ from workers.contract import (
     StartReport,
     derive_seed,
 )
+from workers.diagnostics.observing import at_start
+from workers.edits import Edit, EditProbe
 from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
@@ -107,6 +108,7 @@ class SupervisedTrainer:
             data_digest=data.digest,
             samples=len(self.stage.part),
             fields={**sizes, "device": str(self.device), **notes},
+            figures=self._measured(self.stage),
         )
 
     def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
@@ -164,7 +166,12 @@ class SupervisedTrainer:
                 f"{self.revision}: edits must be applied one after another, each once"
             )
         stage = self._current()
-        report = surgery.apply(self.model, self.optimizer, edit, stage.probe.x)
+        report = surgery.apply(
+            self.model,
+            self.optimizer,
+            edit,
+            EditProbe(stage.probe.x, stage.probe.y, stage.probe.domain),
+        )
         self.revision = edit.revision
         self.replicas.watch(self.model)
         self.method.edited(self._context(stage), report)
@@ -275,9 +282,19 @@ class SupervisedTrainer:
         )
         return float(self.replicas.sum_counts(found["score"].sum())) / len(y)
 
+    def _measured(self, stage: Stage) -> dict[str, Json]:
+        """What the lane's policies want to know of the model at a stage's start."""
+        if not self.lane.start_diagnostics:
+            return {}
+        part = stage.part
+        seed = derive_seed(stage.spec.seed, "start")
+        return at_start(
+            self.lane.start_diagnostics, self.model, part.x, part.y, part.domain, self.domains, seed
+        )
+
     def _prepared(self, spec: StageSpec) -> Stage:
         """The stage's data and the order of its batches, from its first step."""
-        known = len(self.domains) > 1 or self.lane.by_domain or self.method.specialises
+        known = len(self.domains) > 1 or self.lane.by_domain
         domains = self.domains if known and self.layers else ()
         return prepare(spec, self.stream, self.method, self.config, domains, self.device)
 
@@ -290,6 +307,7 @@ class SupervisedTrainer:
             )
         if state["settings_digest"] != self.lane.built_from:
             raise InputError("checkpoint was written by a lane with other settings")
+        self.revision = state["revision"]
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()

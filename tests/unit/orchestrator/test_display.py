@@ -8,9 +8,10 @@ import socket
 import pytest
 from rich.console import Console
 
+from orchestrator.beginning import begin, joined
 from orchestrator.core.events import Record
 from orchestrator.core.journal import Journal
-from orchestrator.driver import Driver, begin
+from orchestrator.driver import Driver
 from orchestrator.report.terminal import LineProgress, LiveProgress, figures, free_port, line
 from orchestrator.tracking.views import links
 from tests.fakes import FakeExecutor, tiny
@@ -22,7 +23,7 @@ def story(tmp_path, listener) -> None:  # type: ignore[no-untyped-def]
     with listener:
         journal = Journal(tmp_path / "journal.jsonl")
         driver = Driver(config, journal, FakeExecutor(), (listener.add,))
-        driver.run(begin(config, "run", 2, 0))
+        driver.run(begin(config, "run"), joined(2, 0))
         journal.close()
 
 

@@ -16,16 +16,15 @@ from orchestrator.driver import check_resources, unplaceable
 from tests.fakes import shape, tiny
 from tune_spaces.trial import bundles
 from workers.contract import (
-    Cause,
     CheckpointRef,
     DivergedError,
     EditReport,
-    Grow,
     InputError,
     IntervalReport,
     OpenReport,
     Replica,
 )
+from workers.edits import Cause, Grow
 
 TOY = {"kind": "tests.unit.workers.rl.toy:ToyStream"}
 PPO = {"kind": "ppo", "num_envs": 8, "rollout": 16, "steps_per_stage": 256, "intervals": 2}

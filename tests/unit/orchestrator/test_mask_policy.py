@@ -12,7 +12,8 @@ from orchestrator.policies.growth import Periodic, Progress
 from orchestrator.policies.masks import FixedMasks, UsageMasks, fold_row, masked, row_entropy
 from orchestrator.policies.phases import ThreePhases
 from tests.fakes import TINY, tiny
-from workers.contract import RefreshMask, StageSpec, TaskSpec
+from workers.contract import StageSpec, TaskSpec
+from workers.edits import RefreshMask
 
 DOMAINS = ("a", "b", "c")
 

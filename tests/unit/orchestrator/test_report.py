@@ -17,7 +17,8 @@ from orchestrator.core.events import (
 from orchestrator.report.history import RunFold, report
 from orchestrator.report.metrics import summarise
 from tests.journals import RUN_ID, START, TASKS, LaneStory, score, story
-from workers.contract import RefreshMask, StageSpec
+from workers.contract import StageSpec
+from workers.edits import RefreshMask
 
 
 def resumed(at: float) -> Record:

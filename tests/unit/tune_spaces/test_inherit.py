@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.controller import Controller, fold
+from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.controller import fold
 from orchestrator.core.events import CheckpointSaved, OpenLane, RunInterval
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin, takeover
+from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from tests.fakes import FakeExecutor
 from tests.unit.tune_spaces.test_shared import config
@@ -30,7 +31,7 @@ def donor(folder: Path) -> Path:
         )
     )
     settings = config(add=1)
-    assert Driver(settings, journal, lose).run(begin(settings, "donor", 1, 0)) == "done"
+    assert Driver(settings, journal, lose).run(begin(settings, "donor"), joined(1, 0)) == "done"
     journal.close()
     return path
 
@@ -78,7 +79,7 @@ def test_the_history_alone_leads_to_the_next_stage(tmp_path: Path) -> None:
     records = inherited(
         begin(settings, "heir", 1, 0), "donor", (r for r, _ in read(source)), 2, lambda ref: ref
     )
-    state, _ = fold(Controller(settings), records)
+    state, _ = fold(records)
     (lane,) = state.lanes.values()
     assert lane.index == 2
     assert lane.parent is not None

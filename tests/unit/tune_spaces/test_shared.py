@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.beginning import begin, takeover
 from orchestrator.core.events import (
     Action,
     CheckpointSaved,
@@ -20,7 +21,7 @@ from orchestrator.core.events import (
     StartStage,
 )
 from orchestrator.core.journal import Journal, read
-from orchestrator.driver import Driver, begin, takeover
+from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from tests.fakes import FakeExecutor, tiny
 from tune_spaces.shared import SharingExecutor

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.config.file import RunConfig
+from orchestrator.config.run import RunConfig
 from orchestrator.core.controller import Controller
 from orchestrator.core.transitions import stage_spec
 from orchestrator.policies.growth import Periodic, Progress

@@ -11,21 +11,12 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from workers.contract import DivergedError, InputError, RefreshMask, Role, SetPhase, derive_seed
+from workers.contract import DivergedError, InputError, derive_seed
+from workers.edits import AdaptRouter, Parents, RefreshMask, Role, SetPhase
 from workers.moe.domains.masks import Mask
 from workers.moe.layers.moe import MoELayer
 from workers.moe.routed import Birth, routed_layers
 from workers.moe.seeding import seeded
-
-Parents = dict[str, list[int | None]]
-"""Layer -> parent of each expert that was added."""
-
-
-def mask_version(module: nn.Module) -> int:
-    """Version of the masks that the model trains under; 0 = none yet."""
-    masks = [layer.mask for layer in routed_layers(module).values()]
-    return max((mask.version for mask in masks if mask is not None), default=0)
-
 
 # ---------------------------------------------------------------- edits
 
@@ -45,15 +36,34 @@ def plan_phase(module: nn.Module, edit: SetPhase) -> Callable[[], Parents]:
     if not parts:
         raise InputError(
             "a phase trains routers or experts, and the model has neither; use a routed head "
-            "(head moe or big_moe), or leave [phases] out"
+            "(head moe or big_moe), or leave the policy of phases out"
         )
 
     def change() -> Parents:
-        for name, layer in parts.items():
-            if edit.adapt:
-                adapt(layer, derive_seed(edit.seed, name, "router"))
+        for layer in parts.values():
             layer.phase = edit.trains
         enforce(module)
+        return {}
+
+    return change
+
+
+def plan_adapt(module: nn.Module, edit: AdaptRouter) -> Callable[[], Parents]:
+    """Check that there is a router that can take over; the result has them do so."""
+    able = {
+        name: layer
+        for name, layer in routed_layers(module).items()
+        if any(router.adapts for router in layer.routers)
+    }
+    if not able:
+        raise InputError(
+            "no router of the model can take over from another; use router adaptive, or leave the "
+            "policy adapt_router out"
+        )
+
+    def change() -> Parents:
+        for name, layer in able.items():
+            adapt(layer, derive_seed(edit.seed, name, "router"))
         return {}
 
     return change

@@ -11,46 +11,28 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import (
-    Edit,
-    EditReport,
-    Grow,
-    InputError,
-    Json,
-    RefreshMask,
-    SetPhase,
-    derive_seed,
-)
-from workers.moe.domains.specialise import Parents, enforce, plan_mask, plan_phase
+from workers.contract import EditReport, InputError, Json, derive_seed
+from workers.edits.base import Change, Edit, EditProbe, Forward, Parents
+from workers.edits.fit_router import FitRouter
+from workers.edits.grow import Grow
+from workers.moe.domains.specialise import enforce
 from workers.moe.growth import growable
 from workers.moe.growth.growable import Growable, Grown, Growth, arch, growables, shape
 from workers.moe.growth.initialisers import INITIALISERS, Initialiser
 from workers.moe.growth.optimizer_state import rebind
+from workers.moe.routed import routed_layers
+from workers.moe.routers.base import Router
 from workers.tables import Problem, lookup
 
 __all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
 
-Forward = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
-    """What an edit did to the parameters, as far as the optimizer must follow."""
-
-    parents: Parents = field(default_factory=dict)
-    narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = field(default_factory=dict)
-    rebind: bool = True
-    keep: bool = True
-    """Whether the optimizer keeps what it knows of old parameters."""
-
-
-Planned = Callable[[], _Change]
+Planned = Callable[[], Change]
 """A checked edit: calling it changes the module."""
 
 
@@ -58,24 +40,21 @@ def apply(
     module: nn.Module,
     optimizer: torch.optim.Optimizer | None,
     edit: Edit,
-    probe: Tensor | None,
+    probe: Tensor | EditProbe | None,
     forward: Forward | None = None,
 ) -> EditReport:
     """Change the module as the edit says, with its optimizer; applying an edit twice is harmless.
 
-    Growth gives every growable part ``edit.experts`` experts; a part under a schedule takes its
-    share. The optimizer keeps the state of old parameters bit for bit, or drops all state, as the
-    edit says; a module without growable parts only has its optimizer reset, so that static
-    baselines get the same resets. Masks and phases never touch the optimizer's state.
-    ``probe`` is passed through ``forward`` (default: the module) in evaluation mode, to measure
-    how far the output moved and, for the reading ``rescale``, to refit the experts. Parts with a
-    rule of their own (the baselines) pay no heed to the initialiser. Raises InputError, with
-    nothing changed, where the edit cannot be done.
+    ``probe``: samples [B, ...], with targets and domains where an edit is to see them. They are
+    passed through ``forward`` (default: the module) in evaluation mode, to measure how far the
+    output moved. Raises InputError, with nothing changed, where the edit cannot be done.
     """
     began = time.perf_counter()
     run = forward or module
     before = shape(module)
-    planned = PLAN[type(edit)](module, edit, probe, run)
+    samples = EditProbe(probe) if isinstance(probe, Tensor) else probe
+    probe = None if samples is None else samples.x
+    planned = edit.plan(module, samples, run)
     output = None if probe is None else _answer(module, run, probe)
     change = planned()
     enforce(module)
@@ -145,11 +124,19 @@ def initialiser(settings: Json) -> Initialiser:
     return made
 
 
-def _plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward) -> Planned:
+def plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward) -> Planned:
+    """Check growth against the module, which stays as it is; the result grows it.
+
+    A part under a schedule takes its share of ``edit.experts``. The optimizer keeps the state of
+    old parameters bit for bit, or drops all state, as the edit says; a module without growable
+    parts only has its optimizer reset, so that static baselines get the same resets. For the
+    reading ``rescale`` the experts are refitted on ``probe``. Parts with a rule of their own (the
+    baselines) pay no heed to the initialiser.
+    """
     growths = _growths(module, edit, probe, run)
     routed = bool(growables(module))
 
-    def change() -> _Change:
+    def change() -> Change:
         parents: Parents = {}
         narrowed: dict[str, tuple[nn.Parameter, int, Tensor]] = {}
         old = dict(module.named_parameters()) if edit.reading == "rescale" else {}
@@ -157,7 +144,7 @@ def _plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forwa
             grown = part.grow(growth)
             parents[name] = grown.parents
             narrowed.update(_absolute(name, grown, old))
-        return _Change(
+        return Change(
             parents=parents,
             narrowed=narrowed,
             rebind=bool(growths) or not routed,
@@ -167,22 +154,36 @@ def _plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forwa
     return change
 
 
-def _plan_mask(module: nn.Module, edit: RefreshMask, probe: Tensor | None, run: Forward) -> Planned:
-    change = plan_mask(module, edit)
-    return lambda: _Change(parents=change())
+def plan_fit(
+    module: nn.Module, edit: FitRouter, probe: EditProbe | None, run: Forward
+) -> Callable[[], None]:
+    """Check that the routers can be fitted to the probe; the result fits them."""
+    parts = routed_layers(module)
+    chosen = list(parts) if edit.layers is None else list(edit.layers)
+    absent = [name for name in chosen if name not in parts]
+    if absent or not chosen:
+        raise InputError(
+            f"fit of routers: no routed layers {absent}; the model has {', '.join(parts) or 'none'}"
+        )
+    deaf = [name for name in chosen if type(parts[name].router).fit is Router.fit]
+    if deaf:
+        raise InputError(
+            f"fit of routers: the router {type(parts[deaf[0]].router).__name__} of layer "
+            f"{deaf[0]!r} is trained by gradients; give a router with a fit of its own"
+        )
+    y = None if probe is None else probe.y if edit.targets == "labels" else probe.domain
+    if probe is None or y is None:
+        raise InputError(f"fit of routers: no {edit.targets} of probe samples are known here")
+    inputs = _inputs({name: parts[name] for name in chosen}, module, run, probe.x)
 
+    def fit() -> None:
+        for name in chosen:
+            x_TD = inputs[name].reshape(-1, inputs[name].shape[-1])
+            y_T = y.repeat_interleave(len(x_TD) // len(y))
+            for number, router in enumerate(parts[name].routers):
+                router.fit(x_TD, y_T, derive_seed(edit.seed, name, "fit", number))
 
-def _plan_phase(module: nn.Module, edit: SetPhase, probe: Tensor | None, run: Forward) -> Planned:
-    change = plan_phase(module, edit)
-    return lambda: _Change(parents=change())
-
-
-PLAN: Mapping[type, Callable[[nn.Module, Any, Tensor | None, Forward], Planned]] = {
-    Grow: _plan_growth,
-    RefreshMask: _plan_mask,
-    SetPhase: _plan_phase,
-}
-"""Edit -> what checks it against a module, which stays as it is."""
+    return fit
 
 
 def _growths(
@@ -191,7 +192,13 @@ def _growths(
     """The checked growth of every part that is to change; the module stays as it is."""
     first = initialiser(edit.initialiser)
     growths: dict[str, tuple[Growable, Growth]] = {}
-    for name, part in growables(module).items():
+    parts = growables(module)
+    chosen = parts if edit.layers is None else {name: parts.get(name) for name in edit.layers}
+    for name, part in chosen.items():
+        if part is None:
+            raise InputError(
+                f"growth of layer {name!r}: the model has the growable layers {', '.join(parts)}"
+            )
         if part.target(edit.experts) == part.live:
             continue
         growth = Growth(
@@ -224,7 +231,7 @@ def _absolute(
 
 
 def _inputs(
-    parts: dict[str, Growable], module: nn.Module, run: Forward, probe: Tensor
+    parts: Mapping[str, nn.Module], module: nn.Module, run: Forward, probe: Tensor
 ) -> dict[str, Tensor]:
     """What each part reads when the probe passes through the module."""
     seen: dict[str, Tensor] = {}

@@ -13,25 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.contract import Json
+from workers.contract import Json, LaneSettings
 from workers.moe.losses.base import Loss
 from workers.moe.routed import Routed
 from workers.moe.routers.base import Router, RouterContext
 from workers.moe.routers.linear import LinearRouter
 from workers.moe.seeding import seeded
+from workers.tables import Problem
 
 WIDTH = 4
 """Hidden units per input (equation 1)."""
 
 
 class AdaptiveRouter(Router):
-    """Linear until a phase has it adapt, then W2 GELU(W1 x + b1) + b2 with the linear as teacher.
+    """Linear until an edit has it adapt, then W2 GELU(W1 x + b1) + b2 with the linear as teacher.
 
     ``exact`` starts from GELU(z) - GELU(-z) = z, so that the logits stay as they were and half of
     the hidden units are free; ``residual`` adds a two-layer router that starts at 0 to the frozen
     linear one; ``literal`` tiles the linear weights behind a random first layer, as the paper's
     words say, and does not keep the logits.
     """
+
+    adapts: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -48,6 +51,16 @@ class AdaptiveRouter(Router):
         def __post_init__(self) -> None:
             if self.temperature <= 0:
                 raise ValueError(f"temperature must be above 0, got {self.temperature}")
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Without the edit that has it take over it would stay linear and say nothing."""
+            if "adapt_router" in lane.proposes:
+                return []
+            allowed = (
+                'no policy has it take over: add [policies.router] kind = "adapt_router" before '
+                "the policies of phases and masks, or use router linear"
+            )
+            return [Problem("kind", "an adaptive router stays linear", allowed)]
 
     adapts: ClassVar[bool] = True
 

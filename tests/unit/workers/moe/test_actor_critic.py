@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from workers.compact_layout import Compact
-from workers.contract import Cause, Grow, InputError
+from workers.contract import InputError
+from workers.edits import Cause, Grow
 from workers.models.actor_critic import ActorCritic
 from workers.moe import LAYERS
 from workers.moe.growth import surgery

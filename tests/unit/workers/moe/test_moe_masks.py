@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from workers.contract import Cause, Duplicate, Grow, InputError, RefreshMask, SetPhase
+from workers.contract import InputError
+from workers.edits import Cause, Duplicate, Grow, RefreshMask, SetPhase
 from workers.models import HEADS
 from workers.models.classifier import Classifier
 from workers.moe.domains import specialise

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from workers.contract import Cause, Grow, InputError
+from workers.contract import InputError
+from workers.edits import Cause, Grow
 from workers.models import HEADS
 from workers.models.classifier import Classifier
 from workers.models.heads import MoEHead

@@ -15,6 +15,6 @@ class PPO(Space):
         "training.lr": LogUniform(5e-5, 2e-3),
         "training.entropy": LogUniform(1e-3, 5e-2),
         "training.epochs": Choice((2, 4, 8)),
-        "growth.add": Choice((1, 2)),
+        "policies.growth.add": Choice((1, 2)),
     }
     objective = "return"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from orchestrator.config.file import LaneConfig, RunConfig
-from orchestrator.core.state import LaneResources, LaneState
+from orchestrator.config.run import LaneConfig, RunConfig
 from orchestrator.core.transitions import stage_spec
-from orchestrator.policies import GROWTH
-from orchestrator.policies.growth import Progress
+from orchestrator.policies import View
 from workers import trainers
-from workers.contract import Json, StageSpec
-from workers.tables import construct
+from workers.contract import Json, ModelState, StageSpec, StartReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +23,9 @@ class PlannedStage:
     """What must be durable before it starts: the parent stage, or the untrained model."""
     intervals: int
     experts: int | None
-    """Experts per growable layer during the stage, growth at its start included; growth inside a
-    stage (by steps) cannot be foreseen and is not counted. None = the model has no experts."""
+    """Experts per growable layer during the stage, growth at its start included. Growth inside a
+    stage (by steps) counts from the next one on, where a stage's steps are known beforehand. None =
+    the model has no experts."""
     parameters: int | None
     """Estimated parameters during the stage; None where the model cannot tell."""
 
@@ -39,7 +37,7 @@ class PlannedLane:
     lane: str
     method: str
     seed: int
-    engine: str
+    trainer: str
     resources: Json
     """What each of its workers reserves."""
     workers: int
@@ -63,23 +61,22 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
 
 
 def _lane(lane: LaneConfig) -> PlannedLane:
-    spec, tasks = lane.spec(), lane.tasks()
-    state = LaneState(
-        spec=spec,
-        tasks=tasks,
-        intervals=lane.training.intervals,
-        resources=LaneResources(cpus=lane.cpus, gpus=lane.gpus),
-    )
-    stream = construct(trainers.streams(), lane.stream, lane.seed)
-    policy = construct(GROWTH, lane.growth)
+    decided, tasks, stream = lane.plan(), lane.tasks(), lane.stream()
+    growing = {name: p for name, p in lane.live_policies().items() if "grow" in p.proposes}
+    memory: dict[str, Json] = {}
     stages: list[PlannedStage] = []
-    experts: int | None = getattr(lane.model, "experts", None)
+    model = ModelState(experts=lane.experts or 1)
     parent: str | None = None
     for task in tasks:
-        stage = stage_spec(state, task.index, parent)
-        if experts is not None:
-            for edit in policy.propose(_at_start(stage, len(tasks), experts)):
-                experts = edit.experts
+        stage = stage_spec(decided, task.index, parent)
+        view = _at_start(lane, stage, len(tasks), model)
+        if lane.experts is not None:
+            for name, policy in growing.items():
+                edits, memory[name] = policy.propose(view, memory.get(name))
+                for edit in edits:
+                    view = view.after(edit)
+        model = view.model
+        experts = None if lane.experts is None else model.experts
         stages.append(
             PlannedStage(
                 id=stage.id,
@@ -89,29 +86,31 @@ def _lane(lane: LaneConfig) -> PlannedLane:
                 waits_for=parent or "untrained model",
                 intervals=stage.intervals,
                 experts=experts,
-                parameters=trainers.estimate_parameters(stream, lane.model, experts),
+                parameters=trainers.estimate_parameters(stream, lane.sections["model"], experts),
             )
         )
         parent = stage.id
     return PlannedLane(
         lane=lane.name,
-        method=lane.method.kind,
+        method=lane.sections["method"].kind,
         seed=lane.seed,
-        engine=lane.engine,
+        trainer=lane.trainer,
         resources=asdict(lane.resources),
         workers=lane.workers,
         stages=tuple(stages),
     )
 
 
-def _at_start(stage: StageSpec, stages: int, experts: int) -> Progress:
-    return Progress(
+def _at_start(lane: LaneConfig, stage: StageSpec, stages: int, model: ModelState) -> View:
+    """What a policy sees at a stage's start, as far as it is known before anything was trained:
+    where a stage's steps are known, those of the stages before."""
+    each = getattr(lane.sections["training"], "steps_per_stage", None) or 0
+    return View(
         stage=stage,
         stages=stages,
         n=0,
-        steps=0,
-        steps_before=0,
-        experts=experts,
-        edits=0,
-        report=None,
+        steps=stage.index * each,
+        steps_before=max(0, stage.index - 1) * each,
+        start=StartReport(source="", data_digest="", samples=None),
+        model=model,
     )

@@ -1,8 +1,8 @@
-"""What one lane has come to, as far as its journal tells: stages, edits, births, the matrix."""
+"""What people look at of one lane: its stages, edits, births and the matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.events import (
@@ -10,27 +10,28 @@ from orchestrator.core.events import (
     EditApplied,
     EvaluationDone,
     IntervalDone,
+    LaneOpened,
+    LanePlan,
     StageStarted,
     WorkFailed,
 )
 from orchestrator.report import specialisation
 from workers.contract import (
     CheckpointRef,
-    Edit,
     EditReport,
+    IntervalReport,
     Json,
     ModelShape,
-    RefreshMask,
     StageSpec,
     StartReport,
 )
+from workers.edits import Edit, RefreshMask
 
-Answer = StageStarted | IntervalDone | EditApplied | CheckpointSaved
-"""Events that answer a numbered command; a rerun after a loss repeats their ``seq``."""
+Matrix = list[list[float | None]]
 
 
 @dataclass(slots=True)
-class StageFold:
+class StageHistory:
     """One stage as far as it is known."""
 
     spec: StageSpec
@@ -40,12 +41,19 @@ class StageFold:
     steps: int = 0
     seconds: float = 0.0
     rss_mb: float = 0.0
-    usage: dict[str, list[float]] = field(default_factory=dict)
-    """Gate weights of the last interval: layer -> expert."""
+    gate_weights: dict[str, list[float]] = field(default_factory=dict)
+    """Of the last interval: layer -> expert."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
     adopted_from: str | None = None
     """Run that trained it, where another one did."""
+
+    def trained(self, report: IntervalReport) -> None:
+        """One more interval."""
+        self.intervals, self.steps = report.n, report.steps
+        self.gate_weights = report.gate_weights
+        self.seconds += report.seconds
+        self.rss_mb = max(self.rss_mb, report.rss_mb)
 
 
 @dataclass(slots=True)
@@ -53,47 +61,101 @@ class Row:
     """Scores of one model on every task, and when they were known."""
 
     scores: list[float]
+    """On the test parts."""
     at: float
     validation: list[float] = field(default_factory=list)
+    gate_weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Task -> its figures."""
+    """Task -> further figures."""
     model_figures: dict[str, float] = field(default_factory=dict)
     probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     """Task -> layer -> gate weights on the task's probe samples."""
 
 
 @dataclass(slots=True)
-class LaneFold:
-    """One lane as far as it is known; ``rows[-1]`` is the untrained model."""
+class LaneHistory:
+    """One lane as far as it is known; ``rows[-1]`` is the untrained model.
 
-    name: str
-    method: str
-    seed: int
+    Where the lane stands (its status, retries, what counts) the controller's state tells.
+    """
+
+    plan: LanePlan
     config: Json
-    attempt: int = 0
-    lost: int = 0
-    """Highest attempt known to be gone: what its worker still answers does not count."""
-    answered: int = 0
+    opened: int = 0
+    """Attempts for which a worker stood ready."""
     backend: str = ""
     shape: ModelShape | None = None
     """Shape of the model as last told."""
-    closed: bool = False
-    failed: bool = False
     failures: int = 0
     failure: WorkFailed | None = None
     """The last one."""
-    retries: dict[str, int] = field(default_factory=dict)
-    """Failures since a stage was last completed or given up, by kind."""
-    row_retries: dict[int, int] = field(default_factory=dict)
-    """Failed evaluations by row."""
     initial: CheckpointRef | None = None
-    stages: dict[int, StageFold] = field(default_factory=dict)
+    stages: dict[int, StageHistory] = field(default_factory=dict)
     edits: dict[str, tuple[Edit, EditReport]] = field(default_factory=dict)
     rows: dict[int, Row] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
-    """Task index -> name, as stages and evaluations tell them."""
     founders: dict[str, int] = field(default_factory=dict)
     """Layer -> experts that were there from the start."""
+
+    # ------------------------------------------------------------ what came in
+
+    def open(self, event: LaneOpened) -> None:
+        """A worker stands ready."""
+        self.opened = event.attempt
+        self.backend, self.shape = event.report.backend, event.report.shape
+        for name, layer in event.report.shape.layers.items():
+            self.founders.setdefault(name, layer.experts)
+
+    def answer(self, event: StageStarted | IntervalDone | EditApplied | CheckpointSaved) -> None:
+        """A numbered command came back for the first time."""
+        match event:
+            case StageStarted(stage=spec):
+                self.stages[spec.index] = StageHistory(spec, event.report, event.at)
+            case IntervalDone():
+                self.stages[max(self.stages)].trained(event.report)
+            case EditApplied():
+                self.apply(event)
+            case CheckpointSaved(index=-1):
+                self.initial = event.checkpoint
+            case CheckpointSaved(final=True):
+                stage = self.stages[event.index]
+                stage.checkpoint, stage.saved = event.checkpoint, event.at
+                stage.adopted_from = event.adopted_from
+
+    def apply(self, event: EditApplied) -> None:
+        """An edit was applied; one that is applied again to a restored model is the same edit."""
+        self.edits[event.edit.id] = (event.edit, event.report)
+        self.shape = event.report.after
+
+    def measure(self, event: EvaluationDone) -> None:
+        """A row of the matrix."""
+        report = event.report
+        self.rows[event.index] = Row(
+            scores=list(report.scores),
+            at=event.at,
+            validation=list(report.validation),
+            gate_weights=report.gate_weights,
+            figures=report.figures,
+            model_figures=report.model_figures,
+            probes=report.probes,
+        )
+
+    def fail(self, failure: WorkFailed) -> None:
+        """Work did not come back, and that counts."""
+        self.failures, self.failure = self.failures + 1, failure
+
+    # ------------------------------------------------------------ what it comes to
+
+    @property
+    def name(self) -> str:
+        return self.plan.spec.lane
+
+    @property
+    def method(self) -> str:
+        return self.plan.spec.method
+
+    @property
+    def seed(self) -> int:
+        return self.plan.spec.seed
 
     @property
     def label(self) -> str:
@@ -101,16 +163,9 @@ class LaneFold:
         return self.name.removesuffix(f"-s{self.seed}") or self.name
 
     @property
-    def width(self) -> int:
-        """Number of tasks known so far."""
-        widest = max((len(row.scores) for row in self.rows.values()), default=0)
-        return max([widest, *(index + 1 for index in self.names)])
-
-    @property
-    def saved(self) -> bool:
-        """Whether there is a complete model: what a stage that is given up falls back to."""
-        stages = (stage.checkpoint for stage in self.stages.values())
-        return self.initial is not None or any(ref is not None for ref in stages)
+    def tasks(self) -> list[str]:
+        """Names of the stream's tasks, in order."""
+        return [task.name for task in self.plan.tasks]
 
     def skipped(self, index: int) -> bool:
         """Whether the stage was given up: a later one started while it has no checkpoint."""
@@ -124,24 +179,31 @@ class LaneFold:
             return self.row(index - 1)
         return self.rows.get(index)
 
-    def matrix(self) -> list[list[float | None]]:
+    def matrix(self) -> Matrix:
         """R as far as measured; a row inside it that is still missing holds only None."""
-        last = max(self.rows, default=-1)
-        rows = [self.row(index) for index in range(last + 1)]
-        return [[None] * self.width if row is None else list(row.scores) for row in rows]
+        rows = [self.row(index) for index in range(max(self.rows, default=-1) + 1)]
+        width = len(self.plan.tasks)
+        return [[None] * width if row is None else list(row.scores) for row in rows]
 
     def complete(self) -> list[list[float]]:
         """The leading rows of R without a gap."""
-        rows: list[list[float]] = []
+        return [row.scores for row in self._leading()]
+
+    def validation_matrix(self) -> list[list[float]]:
+        """The same on the validation parts; its rows are empty where the stream has none."""
+        return [row.validation for row in self._leading()]
+
+    def _leading(self) -> list[Row]:
+        rows: list[Row] = []
         while (row := self.row(len(rows))) is not None:
-            rows.append(row.scores)
+            rows.append(row)
         return rows
 
     def untrained(self) -> list[float]:
         return list(self.rows[-1].scores) if -1 in self.rows else []
 
-    def tasks(self) -> list[str]:
-        return [self.names.get(index, f"task {index}") for index in range(self.width)]
+    def untrained_validation(self) -> list[float]:
+        return list(self.rows[-1].validation) if -1 in self.rows else []
 
     @property
     def births(self) -> dict[str, list[int]]:
@@ -171,7 +233,7 @@ class LaneFold:
     def routing(self, index: int) -> dict[str, float]:
         """What became of the experts by the end of a stage: see ``report.specialisation``."""
         stage, mask, row = self.stages[index], self.mask(index), self.rows.get(index)
-        figures = specialisation.ages(stage.usage, self.births)
+        figures = specialisation.ages(stage.gate_weights, self.births)
         if mask is not None:
             figures |= specialisation.overlaps(mask.masks, mask.usage, mask.domains)
         for task, layers in {} if row is None else row.probes.items():
@@ -180,78 +242,14 @@ class LaneFold:
                 figures |= specialisation.drifts(task, then, layers)
         return figures
 
-    def _learnt(self, task: str, index: int) -> dict[str, list[list[float]]] | None:
+    def _learnt(self, task: str, index: int) -> Mapping[str, list[list[float]]] | None:
         """Probe gates of a task right after it was learnt, where that was before ``index``."""
-        for number, name in self.names.items():
+        for number, name in enumerate(self.tasks[:index]):
             row = self.rows.get(number)
-            if name == task and number < index and row is not None:
+            if name == task and row is not None:
                 return row.probes.get(task)
         return None
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
+        """Edits of one stage, in order."""
         return [pair for pair in self.edits.values() if pair[0].stage == stage]
-
-
-def measured(lane: LaneFold, event: EvaluationDone) -> bool:
-    """A row of the matrix; figures name the tasks where they cover all of them."""
-    if event.index in lane.rows:
-        return False
-    scores = event.report.scores
-    report = event.report
-    lane.rows[event.index] = Row(
-        list(scores),
-        event.at,
-        list(report.validation),
-        report.figures,
-        report.model_figures,
-        report.probes,
-    )
-    if len(event.report.figures) == len(scores):
-        for index, name in enumerate(event.report.figures):
-            lane.names.setdefault(index, name)
-    return True
-
-
-def tried(lane: LaneFold, event: WorkFailed) -> int:
-    """How often this kind of work has failed now, within what shares a budget; 0 where the failure
-    no longer counts: the row is known, or the worker was given up before."""
-    if event.kind == "evaluation":
-        if event.index in lane.rows:
-            return 0
-        lane.row_retries[event.index] = lane.row_retries.get(event.index, 0) + 1
-        return lane.row_retries[event.index]
-    if lane.failed or event.attempt <= lane.lost:
-        return 0
-    lane.lost = event.attempt
-    lane.retries[event.kind] = lane.retries.get(event.kind, 0) + 1
-    return lane.retries[event.kind]
-
-
-def answered(lane: LaneFold, event: Answer) -> bool:
-    """The answer to a numbered command counts the first time only."""
-    first = event.seq > lane.answered
-    lane.answered = max(event.seq, lane.answered)
-    match event:
-        case EditApplied():
-            lane.edits[event.edit.id] = (event.edit, event.report)
-            lane.shape = event.report.after
-        case _ if not first:
-            return False
-        case StageStarted():
-            spec = event.stage
-            lane.stages[spec.index] = StageFold(spec, event.report, event.at)
-            lane.names[spec.task.index] = spec.task.name
-        case IntervalDone():
-            stage = lane.stages[max(lane.stages)]
-            stage.intervals, stage.steps = event.report.n, event.report.steps
-            stage.usage = event.report.usage
-            stage.seconds += event.report.seconds
-            stage.rss_mb = max(stage.rss_mb, event.report.rss_mb)
-        case CheckpointSaved(index=-1):
-            lane.initial, lane.retries = event.checkpoint, {}
-        case CheckpointSaved(final=True):
-            lane.retries = {}
-            lane.stages[event.index].checkpoint = event.checkpoint
-            lane.stages[event.index].saved = event.at
-            lane.stages[event.index].adopted_from = event.adopted_from
-    return first

@@ -15,14 +15,14 @@ class Growth(Space):
     base = "configs/digits_growth.toml"
     lane = "replay"
     fixed = {  # noqa: RUF012  (typed in the base class)
-        "growth.kind": "periodic",
-        "growth.unit": "stages",
-        "growth.max_experts": 9,
+        "policies.growth.kind": "periodic",
+        "policies.growth.unit": "stages",
+        "policies.growth.max_experts": 9,
         "model.max_experts": 9,
     }
     parameters = {  # noqa: RUF012
-        "growth.add": Integer(1, 2),
-        "growth.every": Choice((1, 2, 3)),
-        "growth.initialiser": Choice(("random", "clone_split", "clone_noise")),
-        "growth.optimizer": Choice(("keep", "reset")),
+        "policies.growth.add": Integer(1, 2),
+        "policies.growth.every": Choice((1, 2, 3)),
+        "policies.growth.initialiser": Choice(("random", "clone_split", "clone_noise")),
+        "policies.growth.optimizer": Choice(("keep", "reset")),
     }

@@ -14,7 +14,7 @@ class Schedule(Space):
     base = "configs/digits_growth.toml"
     lane = "replay"
     fixed = {  # noqa: RUF012
-        "growth.kind": "none",
+        "policies.growth": "none",
         "model.head.kind": "moe",
         "model.head.hidden": (128, 128, 128),
     }

@@ -16,16 +16,18 @@ class Masks(Space):
     fixed = {  # noqa: RUF012  (typed in the base class)
         "stream.kind": "domains",
         "stream.order": "sequential",
-        "growth.kind": "none",
+        "policies.growth": "none",
         "model.experts": 4,
-        "masks.kind": "usage",
-        "masks.from_stage": 1,
-        "phases.kind": "three",
-        "phases.from_stage": 1,
+        "model.head.selector.kind": "topk",
+        "model.head.selector.k": 2,
+        "policies.phases.kind": "three_phases",
+        "policies.phases.from_stage": 1,
+        "policies.masks.kind": "usage_masks",
+        "policies.masks.from_stage": 1,
     }
     parameters = {  # noqa: RUF012
-        "masks.threshold": Choice((0.4, 0.6, 0.8)),
-        "masks.momentum": Choice((0.5, 0.9)),
-        "masks.sharing": Choice(("share", "claim")),
-        "phases.warmup_until": Choice((0.0, 0.25)),
+        "policies.masks.threshold": Choice((0.4, 0.6, 0.8)),
+        "policies.masks.momentum": Choice((0.5, 0.9)),
+        "policies.masks.sharing": Choice(("share", "claim")),
+        "policies.phases.warmup_until": Choice((0.0, 0.25)),
     }

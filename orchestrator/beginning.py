@@ -1,0 +1,143 @@
+"""A run's first event and what it says: which config, which code, which store, which trial."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from orchestrator.config.run import RunConfig
+from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
+from orchestrator.core.journal import JOURNAL_FILE, read
+from workers.contract import InputError
+
+HIDDEN = "***"
+"""Stands in a journal for a store's password."""
+
+
+def begin(
+    config: RunConfig, run_id: str, tracking_uri: str | None = None, trial: TrialRef | None = None
+) -> RunStarted:
+    """The first event of a new run, or of a trial's attempt; ``tracking_uri``: None = the file
+    beside the run folder."""
+    return RunStarted(
+        at=time.time(),
+        run_id=run_id,
+        name=config.name,
+        config=config.plain(),
+        config_digest=config.digest,
+        plan=config.plan(),
+        code_version=code_version(),
+        tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
+        trial=trial,
+    )
+
+
+def joined(cpus: float, gpus: float) -> ClusterChanged:
+    """What follows a run's beginning: the cluster and what it has."""
+    return ClusterChanged(at=time.time(), cpus=cpus, gpus=gpus)
+
+
+def takeover(cpus: float, gpus: float, tracking_uri: str | None = None) -> RunResumed:
+    """The first event of a driver that goes on with a run; ``tracking_uri``: where it is shown."""
+    return RunResumed(
+        at=time.time(),
+        code_version=code_version(),
+        cpus=cpus,
+        gpus=gpus,
+        tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
+    )
+
+
+def first_record(run_dir: Path) -> RunStarted | None:
+    """What the journal in ``run_dir`` says the run is; None where there is no whole record yet.
+
+    Where it was begun several times before anything acted, the last time counts.
+    """
+    path, started = run_dir / JOURNAL_FILE, None
+    if not path.is_file():
+        return None
+    for record, _ in read(path):
+        if not isinstance(record.event, RunStarted):
+            if started is None:
+                raise InputError(
+                    f"{path}: does not begin with RunStarted; it is not a run's journal"
+                )
+            break
+        started = record.event
+    return started
+
+
+def acted(run_dir: Path) -> bool:
+    """Whether the journal holds more than the run's beginning."""
+    path = run_dir / JOURNAL_FILE
+    return path.is_file() and any(not isinstance(r.event, RunStarted) for r, _ in read(path))
+
+
+def check_same_config(run_dir: Path | str, started: RunStarted, config: RunConfig) -> None:
+    """Refuse to go on with a journal that another config wrote."""
+    if started.config_digest != config.digest:
+        raise InputError(
+            f"{run_dir}: its journal belongs to config {started.config_digest}, this config is "
+            f"{config.digest}; give another --run-dir, or run the config the journal was made with"
+        )
+
+
+def tracking_store(run_dir: Path, named: str | None) -> str | None:
+    """The store that the run in ``run_dir`` is shown in: ``named``, else the journal's last one.
+
+    Says so where that is another than before; None = the file beside the run folder. Raises
+    InputError where the journal's needs a password, which it does not hold.
+    """
+    known: str | None = None
+    path = run_dir / JOURNAL_FILE
+    for record, _ in read(path) if path.is_file() else ():
+        if isinstance(record.event, RunStarted | RunResumed):
+            known = record.event.tracking_uri
+    if named is not None and first_record(run_dir) and without_password(named) != known:
+        print(
+            f"this run was shown in {known or 'the store beside its folder'}; from now on it is "
+            f"shown, from its beginning, in {without_password(named)}",
+            file=sys.stderr,
+        )
+    return named_store(known, named)
+
+
+def named_store(known: str | None, named: str | None) -> str | None:
+    """The store named now, else the one that was written down when the work began.
+
+    Raises InputError where that one's password is missing.
+    """
+    if named is None and known is not None and HIDDEN in known:
+        raise InputError(
+            f"this is shown in {known}, whose password is not kept; give it again with "
+            "--tracking-uri"
+        )
+    return named or known
+
+
+def without_password(uri: str) -> str:
+    """``uri`` with ``***`` for its password."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    user, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{HIDDEN}@{place}"))
+
+
+def code_version() -> str:
+    """Commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("growstage")
+        except PackageNotFoundError:
+            return f"unknown (python {sys.version_info.major}.{sys.version_info.minor})"

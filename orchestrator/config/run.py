@@ -1,0 +1,192 @@
+"""What a run and a lane are once their config is checked: frozen values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from orchestrator.core.events import Budget, LanePlan, RunPlan
+from orchestrator.policies import POLICIES, LaneFacts, Policy
+from workers import trainers
+from workers.contract import Json, LaneSpec, TaskSpec, digest
+from workers.tables import construct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one worker of a lane reserves on the cluster."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    custom: dict[str, float] = field(default_factory=dict)
+    """Ray's custom resources by name."""
+    evaluator_cpus: float = 0.0
+    """0 = the evaluator runs beside the lanes without reserving a core."""
+    evaluator_gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "gpus", "evaluator_cpus", "evaluator_gpus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """Failure policy: a budget for each kind of failure."""
+
+    worker_lost: Budget = field(default_factory=lambda: Budget(retries=3, then="fail_lane"))
+    stage_error: Budget = field(default_factory=lambda: Budget(retries=0, then="fail_lane"))
+    diverged: Budget = field(default_factory=lambda: Budget(retries=0, then="abort_run"))
+    evaluation: Budget = field(default_factory=lambda: Budget(retries=2, then="fail_lane"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneConfig:
+    """One pass over a stream, fully expanded: one entry per lane and seed."""
+
+    name: str
+    seed: int
+    trainer: str
+    """Key of ``workers.trainers.TRAINERS``."""
+    sections: Mapping[str, Any]
+    """``stream``, ``model``, ``training``, ``method`` -> Config."""
+    policies: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> Config, in the order in which they are asked."""
+    resources: Resources = Resources()
+    strict_ops: bool = False
+    """Whether a missing compiled kernel is an error."""
+    workers: int = 1
+    """Workers that train the lane together; each reserves ``resources``."""
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that all workers of the lane reserve."""
+        return self.workers * self.resources.cpus
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that all workers of the lane reserve."""
+        return self.workers * self.resources.gpus
+
+    @property
+    def intervals(self) -> int:
+        """Intervals of each stage."""
+        found: int = self.sections["training"].intervals
+        return found
+
+    @property
+    def experts(self) -> int | None:
+        """Experts of the largest layer at the start; None = a model that knows no experts."""
+        return getattr(self.sections["model"], "experts", None)
+
+    def stream(self) -> Any:
+        """The stream itself; loads no data."""
+        return construct(trainers.streams(), self.sections["stream"], self.seed)
+
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The stream's tasks in order, named without loading their data."""
+        return tuple(self.stream().tasks())
+
+    def live_policies(self) -> dict[str, Policy]:
+        """The lane's policies by name, in the order in which they are asked."""
+        tasks = self.tasks()
+        facts = LaneFacts(
+            tasks=tasks,
+            domains=domains_of(tasks),
+            seed=self.seed,
+            intervals=self.intervals,
+            experts=self.experts,
+        )
+        return {name: construct(POLICIES, config, facts) for name, config in self.policies.items()}
+
+    def spec(self) -> LaneSpec:
+        """What a worker needs to know of the lane."""
+        policies = self.live_policies().values()
+        wanted = [name for policy in policies for name in policy.start_diagnostics]
+        return LaneSpec(
+            lane=self.name,
+            trainer=self.trainer,
+            method=self.sections["method"].kind,
+            seed=self.seed,
+            settings=_plain(self.sections),
+            policies=_plain(self.policies),
+            start_diagnostics=tuple(dict.fromkeys(wanted)),
+            by_domain=any(policy.by_domain for policy in policies),
+            threads=max(1, int(self.resources.cpus)),
+            exact=trainers.TRAINERS[self.trainer].exact,
+            strict_ops=self.strict_ops,
+            workers=self.workers,
+        )
+
+    def plan(self) -> LanePlan:
+        """What deciding about the lane needs to know of it."""
+        policies = self.live_policies().values()
+        return LanePlan(
+            spec=self.spec(),
+            tasks=self.tasks(),
+            intervals=self.intervals,
+            cpus=self.cpus,
+            gpus=self.gpus,
+            experts=self.experts or 1,
+            waits_for_scores=any(policy.uses_scores for policy in policies),
+        )
+
+    def plain(self) -> Json:
+        """The lane as plain JSON, its sections beside its other keys."""
+        rest = {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name != "sections"
+        }
+        return _plain({**rest, **self.sections})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """A whole run: its lanes and what holds for all of them."""
+
+    name: str
+    lanes: tuple[LaneConfig, ...]
+    failures: Failures = Failures()
+    checkpoint_every: int = 0
+    """Intervals between checkpoints inside a stage; 0 = at stage ends only."""
+
+    def plain(self) -> Json:
+        """The config as plain JSON, as journalled."""
+        return {
+            "name": self.name,
+            "lanes": [lane.plain() for lane in self.lanes],
+            "failures": _plain(self.failures),
+            "checkpoint_every": self.checkpoint_every,
+        }
+
+    def plan(self) -> RunPlan:
+        """What the run is to do."""
+        return RunPlan(
+            lanes=tuple(lane.plan() for lane in self.lanes),
+            failures={item.name: getattr(self.failures, item.name) for item in fields(Failures)},  # type: ignore[misc]
+            checkpoint_every=self.checkpoint_every,
+        )
+
+    @property
+    def digest(self) -> str:
+        return digest(self.plain())
+
+    def lane(self, name: str) -> LaneConfig:
+        return next(lane for lane in self.lanes if lane.name == name)
+
+
+def domains_of(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
+    """Every domain of the tasks, in order of appearance."""
+    return tuple(dict.fromkeys(domain for task in tasks for domain in task.domains))
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as plain JSON."""
+
+    @dataclass
+    class Whole:
+        value: Any
+
+    held = dict(value) if isinstance(value, Mapping) else value
+    return json.loads(json.dumps(asdict(Whole(held))["value"]))

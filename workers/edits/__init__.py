@@ -1,0 +1,34 @@
+"""Changes to a model between two intervals, as frozen values: one file a kind."""
+
+from workers.edits.adapt_router import AdaptRouter
+from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
+from workers.edits.fit_router import FitRouter
+from workers.edits.grow import Grow
+from workers.edits.refresh_mask import Duplicate, RefreshMask
+from workers.edits.set_phase import Role, SetPhase
+
+EDITS: dict[str, type[Edit]] = {
+    "grow": Grow,
+    "refresh_mask": RefreshMask,
+    "set_phase": SetPhase,
+    "adapt_router": AdaptRouter,
+    "fit_router": FitRouter,
+}
+"""Kinds of edit by name."""
+
+__all__ = [
+    "EDITS",
+    "AdaptRouter",
+    "Cause",
+    "Change",
+    "Duplicate",
+    "Edit",
+    "EditProbe",
+    "FitRouter",
+    "Forward",
+    "Grow",
+    "Parents",
+    "RefreshMask",
+    "Role",
+    "SetPhase",
+]
