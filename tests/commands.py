@@ -32,7 +32,7 @@ PRELOADED = (
     "orchestrator.config.catalogue",
     "orchestrator.report.terminal",
     "orchestrator.cluster.executor",
-    "orchestrator.core.plan",
+    "orchestrator.config.plan",
     "orchestrator.session",
     "orchestrator.tracking.tracker",
     "tune_spaces.__main__",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.file import load, restore
-from orchestrator.core.plan import as_json, plan
+from orchestrator.config.plan import as_json, plan
 from workers.contract import InputError
 from workers.streams.fetch import status
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator.config.file import check
+from orchestrator.config.plan import plan
 from orchestrator.core.events import CheckpointSaved, LaneOpened, RunResumed
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.core.plan import plan
 from tests.commands import Command
 from tests.streams import split_digits
 from tune_spaces.search import load

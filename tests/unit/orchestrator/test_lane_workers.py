@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator.cluster.agreement import agreed
 from orchestrator.config.file import ConfigError, restore
+from orchestrator.config.plan import as_json, plan
 from orchestrator.core.controller import Controller, schedule
 from orchestrator.core.events import ApplyEdit, OpenLane, RunInterval, SaveCheckpoint
-from orchestrator.core.plan import as_json, plan
 from orchestrator.driver import check_resources, unplaceable
 from tests.fakes import shape, tiny
 from tune_spaces.trial import bundles

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import file as configuration
-from orchestrator.core.plan import plan
+from orchestrator.config.plan import plan
 from tests.commands import ROOT
 from tests.streams import OPTIONS
 from tune_spaces import SPACES
