@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from orchestrator.policies.base import Policy, Proposal, View
-from orchestrator.policies.fits import chosen, late, unable
+from orchestrator.policies.fits import late, routed, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import AdaptRouter
-from workers.tables import Problem
+from workers.tables import Problem, lookup
 
 
 class AdaptRouters(Policy):
@@ -37,7 +37,8 @@ class AdaptRouters(Policy):
             from workers.moe import ROUTERS
 
             found = unable(lane) or late(self.from_stage, lane)
-            if not found and not any(router.adapts for router in chosen(ROUTERS, "router", lane)):
+            routers: list[Any] = [lookup(ROUTERS, x.router.kind, "router") for x in routed(lane)]
+            if not found and not any(router.adapts for router in routers):
                 allowed = "use router adaptive in the model, or take this policy out"
                 found = [Problem("kind", "no router of the model can take over", allowed)]
             return found

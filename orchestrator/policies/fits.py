@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from workers.contract import LaneSettings, TaskSpec
-from workers.tables import Problem, lookup
+from workers.tables import Problem
 
 
-def chosen(table: Mapping[str, type], name: str, lane: LaneSettings) -> list[Any]:
-    """Classes that the model's configs choose from ``table`` in their fields called ``name``."""
-    parts = [part for part in lane.parts("model") if getattr(part, "mixture", True)]
-    kinds = [getattr(part, name).kind for part in parts if getattr(part, name, None) is not None]
-    return [lookup(table, kind, name) for kind in kinds]
+def routed(lane: LaneSettings) -> list[Any]:
+    """The Configs of the model's layers that have experts under a router."""
+    from workers.moe.layers.moe import MoELayer
+
+    return [part for part in lane.parts("model") if isinstance(part, MoELayer.Config)]
 
 
 def unable(lane: LaneSettings) -> list[Problem]:
     """Why this lane cannot train under masks or phases at all."""
-    from workers.moe import ROUTERS
-
-    if not chosen(ROUTERS, "router", lane):
+    if not routed(lane):
         allowed = "use routed layers in the model (head moe or big_moe), or take this policy out"
         return [Problem("kind", "the model has no experts under a router", allowed)]
     if lane.mixes:

@@ -20,7 +20,7 @@ from orchestrator.policies.correlation import (
     row_entropy,
     running,
 )
-from orchestrator.policies.fits import chosen, domains_from, domains_told, late, unable
+from orchestrator.policies.fits import domains_from, domains_told, late, routed, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import Duplicate, Grow, RefreshMask, SetPhase
 from workers.tables import Problem
@@ -81,10 +81,7 @@ class UsageMasks(Policy):
             return found or [*self._unequal(lane), *self._short(lane), *self._acting(lane)]
 
         def _unequal(self, lane: LaneSettings) -> list[Problem]:
-            from workers.moe import SELECTORS
-
-            selectors = chosen(SELECTORS, "selector", lane)
-            if not any(getattr(selector, "chooses_all", False) for selector in selectors):
+            if not any(layer.selector.chooses_all for layer in routed(lane)):
                 return []
             allowed = 'use a selector that chooses, such as selector = { kind = "topk", k = 2 }'
             return [Problem("kind", "every token chooses every expert, so usage is equal", allowed)]

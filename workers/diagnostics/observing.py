@@ -37,33 +37,6 @@ ACTIVATIONS = frozenset(
 """Functions whose results are features. Gating ones (sigmoid, softmax) are not."""
 
 
-# ---------------------------------------------------------------- drawing samples
-
-
-def strata(samples: int, *labels: Tensor | None) -> Tensor:
-    """int64 [N], one number for each combination of the labels (int64 [N]) that are not None."""
-    number = torch.zeros(samples, dtype=torch.int64)
-    for label in labels:
-        if label is not None:
-            number = number * (int(label.max()) + 1) + label.cpu()
-    return number
-
-
-def spread(strata_N: Tensor, samples: int, seed: int) -> Tensor:
-    """Places of at most so many samples, sorted: each stratum has its share, one more or less.
-
-    Samples are ordered by stratum, at random inside each, and taken at equal distances (systematic
-    sampling), so the draw covers the whole set whatever its order is.
-    """
-    total = len(strata_N)
-    if samples >= total:
-        return torch.arange(total)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    order = order[torch.argsort(strata_N[order], stable=True)]
-    at = ((2 * torch.arange(samples) + 1) * total) // (2 * samples)
-    return order[at].sort().values
-
-
 # ---------------------------------------------------------------- watching a forward pass
 
 

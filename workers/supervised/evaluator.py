@@ -23,11 +23,10 @@ from workers.diagnostics.observing import (
     observe,
     pooled,
     seeing,
-    spread,
-    strata,
 )
 from workers.moe.growth import surgery
 from workers.streams import Part
+from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
 from workers.supervised.objectives import Objective, measured
 

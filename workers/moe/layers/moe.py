@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, Json, LayerShape, Role, derive_seed
+from workers.contract import InputError, Json, LayerShape, derive_seed
+from workers.edits import Role
 from workers.moe.dispatch import FREE, Limits, dispatch, reached
 from workers.moe.domains.masks import Mask, Masking
 from workers.moe.experts import EXPERTS

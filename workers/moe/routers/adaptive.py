@@ -62,8 +62,6 @@ class AdaptiveRouter(Router):
             )
             return [Problem("kind", "an adaptive router stays linear", allowed)]
 
-    adapts: ClassVar[bool] = True
-
     def __init__(self, config: Config, inputs: int) -> None:
         super().__init__()
         self.config, self.inputs = config, inputs

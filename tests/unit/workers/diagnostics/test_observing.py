@@ -17,12 +17,11 @@ from workers.diagnostics.observing import (
     gradients,
     observe,
     seeing,
-    spread,
-    strata,
 )
 from workers.models.actor_critic import ActorCritic
 from workers.models.classifier import Classifier
 from workers.models.cores import GRU
+from workers.streams.sampling import spread, strata
 
 
 def test_a_draw_from_sorted_data_holds_every_class_and_domain() -> None:
