@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.report import domain_figures, specialisation
-from workers.contract import Cause, RefreshMask
+from workers.edits import Cause, RefreshMask
 
 
 def test_overlap_counts_only_domains_that_were_seen() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from workers.contract import Cause, Grow, InputError
+from workers.contract import InputError
+from workers.edits import Cause, Grow
 from workers.models.heads import BigMoE, MoEHead
 from workers.moe import LAYERS, SCHEDULES
 from workers.moe.experts import Bottleneck, LinearExpert
