@@ -110,6 +110,10 @@ class Record:
         if step.domains:
             self.counters.count_for(step.domains)
 
+    def end(self) -> None:
+        """The step ends: what it said, and losses that nobody took, are gone."""
+        self.step, self.losses = IDLE, {}
+
     def domain_of(self, tokens: int) -> Tensor | None:
         """Place of each token's domain [T]; None outside a step, or where nobody said."""
         domain_B = self.step.domain_B
@@ -173,7 +177,7 @@ def stepping(where: nn.Module | Layers, context: StepContext) -> Iterator[None]:
         yield
     finally:
         for layer in parts.values():
-            layer.record.step = IDLE
+            layer.record.end()
 
 
 def take_losses(layers: Layers) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ from workers.moe.routed import Birth
 from workers.moe.seeding import seeded
 from workers.tables import construct, lookup
 
+WidthOf = Callable[[Any, Any], int]
+"""Class and Config of a form of experts -> the width that the layer's budget allows."""
+
 
 class ExpertSet(nn.ModuleDict):
     """Experts by id (0, 1, 2, ... as text), of one or several forms.
@@ -30,13 +33,11 @@ class ExpertSet(nn.ModuleDict):
         table: dict[str, type],
         forms: Sequence[Any],
         sizes: tuple[int, int],
-        width_of: Callable[[type, Any], int],
     ) -> None:
-        """``sizes``: inputs and outputs. ``width_of``: the width that the layer's budget allows an
-        expert of a class and Config; asked when the first one is made."""
+        """``sizes``: inputs and outputs."""
         super().__init__()
         self.births: dict[int, Birth] = {}
-        self._table, self._forms, self._sizes, self._width_of = table, forms, sizes, width_of
+        self._table, self._forms, self._sizes = table, forms, sizes
         self._form_of: dict[int, int] = {}
         self._widths: dict[int, int] = {}
         self._classes = [_class_of(table, config) for config in forms]
@@ -59,12 +60,14 @@ class ExpertSet(nn.ModuleDict):
         """Class and Config of each form."""
         return list(zip(self._classes, self._forms, strict=True))
 
-    def make(self, form: int, width: int | None = None) -> Expert:
-        """A freshly drawn expert that belongs to nobody yet; ``width`` None = the layer's."""
-        if width is None:
-            if form not in self._widths:
-                self._widths[form] = self._width_of(self._classes[form], self._forms[form])
-            width = self._widths[form]
+    def width(self, form: int, width_of: WidthOf) -> int:
+        """Width of new experts of a form, by ``width_of`` unless it is settled already."""
+        if form not in self._widths:
+            self._widths[form] = width_of(self._classes[form], self._forms[form])
+        return self._widths[form]
+
+    def make(self, form: int, width: int) -> Expert:
+        """A freshly drawn expert that belongs to nobody yet."""
         made: Expert = construct(self._table, self._forms[form], *self._sizes, width)
         return made
 
@@ -75,10 +78,11 @@ class ExpertSet(nn.ModuleDict):
         self[str(number)] = like(expert, reference).train(reference.training)
         self.births[number], self._form_of[number] = birth, form
 
-    def draw(self, number: int, birth: Birth, reference: nn.Module) -> None:
+    def draw(self, number: int, birth: Birth, reference: nn.Module, width_of: WidthOf) -> None:
         """Add a new expert: a form by turns, or form and width of the parent it is to copy."""
         if birth.parent is None:
-            form, width = number % len(self._forms), None
+            form = number % len(self._forms)
+            width = self.width(form, width_of)
         else:
             form, width = self._form_of[birth.parent], self.expert(birth.parent).width
         self.put(number, self.make(form, width), form, birth, reference)
@@ -87,9 +91,7 @@ class ExpertSet(nn.ModuleDict):
         """Forget an expert."""
         del self[str(number)], self.births[number], self._form_of[number]
 
-    def narrow(
-        self, width_of: Callable[[type, Any], int], x_TD: Tensor
-    ) -> dict[str, tuple[int, Tensor]]:
+    def narrow(self, width_of: WidthOf, x_TD: Tensor) -> dict[str, tuple[int, Tensor]]:
         """Make wider experts as narrow as ``width_of`` says, new ones too.
 
         Returns "<id>.<parameter>" -> (dimension, indices kept) for what became smaller.

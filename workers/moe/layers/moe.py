@@ -89,9 +89,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             construct(ROUTERS, config.router, inputs) for _ in range(self.rounds - 1)
         )
         forms = (config.expert, *config.more_experts)
-        self.experts = ExpertSet(
-            EXPERTS, forms, (inputs, outputs), lambda cls, form: self._width(cls, form, self._final)
-        )
+        self.experts = ExpertSet(EXPERTS, forms, (inputs, outputs))
         self.shared = nn.ModuleList()
         self.losses: tuple[Loss, ...] = tuple(construct(LOSSES, loss) for loss in config.losses)
         self.record, self.masking = Record(), Masking()
@@ -102,7 +100,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 self.add(number, Birth())
         for number in range(config.shared):
             with seeded(derive_seed(seed, "shared", number)):
-                self.shared.append(self.experts.make(0))
+                self.shared.append(self.experts.make(0, self.experts.width(0, self._final_width)))
 
     # ------------------------------------------------------------ forward
 
@@ -239,7 +237,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def add(self, number: int, birth: Birth) -> None:
         """Add an expert, drawn from torch's default generator, and its row in each router."""
-        self.experts.draw(number, birth, self)
+        self.experts.draw(number, birth, self, self._final_width)
         for router in self.routers:
             router.add(number)
         self._tell_selector()
@@ -297,6 +295,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 growth.initialiser.apply(self, new, parent)
             grown.parents.append(parent)
         return grown
+
+    def _final_width(self, cls: Any, form: Any) -> int:
+        return self._width(cls, form, self._final)
 
     def _width(self, cls: Any, form: Any, experts: int) -> int:
         """Width of experts of a form when the model is said to have ``experts``."""

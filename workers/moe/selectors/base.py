@@ -62,8 +62,11 @@ class Selector(nn.Module, ABC):
         return self.temperature * math.log(ratio)
 
     def experts_changed(self, ids: Sequence[int]) -> None:
-        """The layer's experts are now these, in this order. State of an expert that stays must
-        stay; called before values are loaded where a saved shape is restored."""
+        """The layer's experts are now these, in this order.
+
+        State of an expert that stays must stay: buffers may be replaced by wider ones, parameters
+        are named by id and only added. Where a saved shape is restored it is called before values
+        are loaded."""
 
     def arch(self) -> Json:
         """What a restored selector needs besides the ids of the experts; None = nothing."""

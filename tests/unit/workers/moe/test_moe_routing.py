@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from workers.moe.experts.base import Loop, kernel_of
 from workers.moe.layers import MoELayer, moe_configs
 from workers.moe.losses import Balance, ZLoss
 from workers.moe.routed import (
+    Birth,
     StepContext,
     drop_gradients,
     observing,
@@ -336,3 +339,13 @@ def test_layers_of_experts_in_a_config_are_found() -> None:
     residual = LAYERS["residual"].Config(inner=LAYERS["chain"].Config())
     assert len(list(moe_configs(actor_critic.Config(layer=residual)))) == 1
     assert not list(moe_configs(actor_critic.Config(layer=LAYERS["linear"].Config())))
+
+
+def test_a_copy_of_a_layer_is_its_own_owner() -> None:
+    layer = _layer(2, losses=(Balance.Config(),))
+    with stepping({"": layer}, StepContext(0.5)):
+        layer(_x())
+    other = copy.deepcopy(layer)
+    other.add(2, Birth())
+    assert (layer.live, other.live) == (2, 3)
+    assert pickle.loads(pickle.dumps(layer)).live == 2
