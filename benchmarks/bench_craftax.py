@@ -76,10 +76,11 @@ def ours_dense(args: Any) -> Step:
 
 
 def _mixture(experts: int, top: int | None = None) -> Callable[[Any], Step]:
-    chosen: dict[str, Any] = {"mixture": True, "experts": experts}
+    layer: dict[str, Any] = {"kind": "moe"}
     if top is not None:
-        chosen |= {"selector": {"kind": "topk", "k": top}, "match_active": True}
-    return partial(ours, **chosen)
+        selector = {"kind": "topk", "k": top, "weights": "full" if top == 1 else "chosen"}
+        layer |= {"selector": selector, "match_active": True}
+    return partial(ours, experts=experts, layer=layer)
 
 
 def recurrent(args: Any) -> Step:
@@ -145,7 +146,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
             "observations": form,
             "tasks": [{"name": "all"}],
         },
-        "model": asdict(checked(MODELS, net | {"mixture": False, "separate": True} | model)[1]),
+        "model": asdict(checked(MODELS, net | {"layer": "linear", "separate": True} | model)[1]),
         "training": asdict(checked(TRAINING, training)[1]),
         "method": {"kind": "finetune"},
     }

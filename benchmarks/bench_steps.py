@@ -37,7 +37,8 @@ class Case:
 
 
 def _fashion(selector: str) -> Case:
-    head = f'{{ kind = "moe", hidden = [256, 256], selector = {{ kind = "{selector}" }} }}'
+    layer = f'{{ kind = "moe", selector = "{selector}" }}'
+    head = f'{{ kind = "moe", hidden = [256, 256], layer = {layer} }}'
     settings = (f"model.head={head}", "model.experts=8", "training.intervals=8")
     return Case(config="split_fashion_mnist.toml", lane="finetune", settings=settings)
 
@@ -56,7 +57,7 @@ CASES = {
     "Craftax-Classic, 8 experts, top-2": _craftax(
         "lanes.2.model.experts=8",
         "model.max_experts=8",
-        'model.selector={ kind = "topk", k = 2 }',
+        'model.layer={ kind = "moe", selector = { kind = "topk", k = 2 } }',
     ),
 }
 

@@ -19,9 +19,12 @@ MASKED: dict[str, Any] = {
         "head": {
             "kind": "moe",
             "hidden": [24],
-            "router": "adaptive",
-            "selector": {"kind": "topk", "k": 2},
-            "expert": {"kind": "bottleneck", "width": 6},
+            "layer": {
+                "kind": "moe",
+                "router": "adaptive",
+                "selector": {"kind": "topk", "k": 2},
+                "expert": {"kind": "bottleneck", "width": 6},
+            },
         },
     },
     "training": {

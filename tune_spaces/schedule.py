@@ -21,6 +21,14 @@ class Schedule(Space):
     parameters = {  # noqa: RUF012
         "model.experts": Integer(2, 8),
         "model.head.schedule": Choice(
-            ("uniform", "ascending", "descending", "pyramid_up", "pyramid_down", "wave_down")
+            (
+                "constant",
+                "uniform",
+                "ascending",
+                "descending",
+                "pyramid_up",
+                "pyramid_down",
+                "wave_down",
+            )
         ),
     }

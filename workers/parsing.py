@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,13 +23,25 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
     for item in fields(cls):
         table = item.metadata.get("table")
         if table is not None and item.name in values:
-            values[item.name], more = choose(table, values[item.name], _join(path, item.name))[1:]
+            pick = _choose_many if item.metadata.get("many") else choose
+            *_, values[item.name], more = pick(table, values[item.name], _join(path, item.name))
             problems += more
     try:
         config = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         problems += [_problem(path, item, cls) for item in error.errors()]
     return (None, problems) if problems else (config, [])
+
+
+def _choose_many(
+    table: Mapping[str, type], raw: Any, path: str
+) -> tuple[tuple[Any, ...], list[Problem]]:
+    """A list of sections -> (their Configs, problems)."""
+    if isinstance(raw, str) or not isinstance(raw, Sequence):
+        allowed = "must be a list of tables with a kind, or of names"
+        return (), [Problem(path, f"got {raw!r}", allowed)]
+    found = [choose(table, entry, f"{path}[{i}]")[1:] for i, entry in enumerate(raw)]
+    return tuple(config for config, _ in found), [p for _, problems in found for p in problems]
 
 
 def choose(

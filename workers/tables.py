@@ -36,6 +36,14 @@ def choice(table: Mapping[str, type], default: str) -> Any:
     )
 
 
+def choices(table: Mapping[str, type]) -> Any:
+    """Field of a config that holds Configs of any number of entries of ``table``, none at first.
+
+    In TOML it is a list whose entries are written as those of ``choice``.
+    """
+    return field(default=(), metadata={"table": table, "many": True})
+
+
 def lookup(table: Mapping[str, type], kind: Any, path: str) -> type | Problem:
     """The class behind a name of ``table`` or behind an import path ``module:Class``."""
     if not isinstance(kind, str):

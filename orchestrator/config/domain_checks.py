@@ -40,13 +40,11 @@ def problems(sections: Mapping[str, Any], tasks: Sequence[TaskSpec], acts: bool)
 def _unable(sections: Mapping[str, Any]) -> list[str]:
     """Why this lane cannot train under masks or phases at all."""
     from workers.methods import METHODS
-    from workers.moe.bank import ExpertBank
+    from workers.moe.layers import moe_configs
 
-    if not getattr(sections["model"], "mixture", True):
-        return ["model.mixture = false has no experts under a router: set it to true"]
-    head = getattr(sections["model"], "head", None)
-    if head is not None and not isinstance(head, ExpertBank.Config):
-        return [f"model.head {head.kind!r} has no experts under a router: use head moe or big_moe"]
+    model = sections["model"]
+    if not any(moe_configs(model)):
+        return [f"model {model.kind!r} has no experts under a router: use layer or head moe"]
     method: Any = lookup(METHODS, sections["method"].kind, "method.kind")
     if getattr(method, "mixes", False) or getattr(method, "specialises", False):
         allowed = f"method {sections['method'].kind!r} mixes domains or masks by itself"

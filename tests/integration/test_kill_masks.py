@@ -27,6 +27,9 @@ experts = 4
 [model.head]
 kind = "moe"
 hidden = [32]
+
+[model.head.layer]
+kind = "moe"
 router = "adaptive"
 selector = "topk"
 expert = { kind = "bottleneck", width = 8 }

@@ -157,7 +157,7 @@ def restarted(actor) -> int:
 
 
 def test_phases_train_their_roles_only(trainer):
-    model = replace(SHARED, router=checked_router())
+    model = replace(SHARED, layer=adaptive_layer())
     spec = lane(TOY, model, intervals=2)
     trainer.open(spec, None)
     trainer.start(stage(spec))
@@ -185,7 +185,7 @@ def test_phases_train_their_roles_only(trainer):
         assert roles == set(trains)
 
 
-def checked_router():
-    from workers.moe import ROUTERS
+def adaptive_layer():
+    from workers.moe import LAYERS, ROUTERS
 
-    return ROUTERS["adaptive"].Config()
+    return LAYERS["moe"].Config(router=ROUTERS["adaptive"].Config())

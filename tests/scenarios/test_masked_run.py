@@ -27,13 +27,13 @@ DOMAINS = {
     "test_samples": 60,
     "domains": [{"name": "turned", "rotate": 90.0}, {"name": "permuted", "permutation": 1}],
 }
-HEAD = {
+LAYER = {
     "kind": "moe",
-    "hidden": [24],
     "router": "adaptive",
     "selector": {"kind": "topk", "k": 2},
     "expert": {"kind": "bottleneck", "width": 6},
 }
+HEAD = {"kind": "moe", "hidden": [24], "layer": LAYER}
 MASKED: dict[str, Any] = {
     "stream": DOMAINS,
     "model": {"experts": 4, "head": HEAD},
@@ -172,7 +172,7 @@ def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> Non
     """Growth at a new domain, masks claimed: the first domain's experts do not move at all."""
     changes = {
         "stream": {**DOMAINS, "base": [], "order": "sequential"},
-        "model": {"experts": 2, "head": {**HEAD, "router": "linear"}},
+        "model": {"experts": 2, "head": {**HEAD, "layer": {**LAYER, "router": "linear"}}},
         "growth": {"kind": "periodic", "add": 2},
         "masks": {"kind": "usage", "sharing": "claim", "threshold": 0.05, "refresh_every": 2},
         "phases": "none",

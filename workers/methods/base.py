@@ -85,13 +85,13 @@ class Method:
         return x, y
 
     def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """Cross entropy, plus ``model.auxiliary_loss()`` where there is one; a scalar.
+        """Cross entropy, plus ``model.auxiliary_losses()`` where there are any; a scalar.
 
         A mean over the samples, which are a part of the batch where the lane has several workers.
         """
         loss = functional.cross_entropy(model(x), y)
-        auxiliary = getattr(model, "auxiliary_loss", _none)()
-        return loss if auxiliary is None else loss + auxiliary
+        auxiliary = list(getattr(model, "auxiliary_losses", dict)().values())
+        return loss + torch.stack(auxiliary).sum() if auxiliary else loss
 
     def end_stage(self, current: TaskData) -> None:
         """Learn from the task that was just trained on, e.g. remember samples of it."""
@@ -112,7 +112,3 @@ class Method:
     def load_state(self, state: Mapping[str, Tensor], model: object = None) -> None:
         """Continue exactly where ``state`` was taken."""
         assert not state, f"{type(self).__name__} keeps no state but got {sorted(state)}"
-
-
-def _none() -> None:
-    return None

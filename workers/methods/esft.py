@@ -16,7 +16,7 @@ from workers.contract import InputError, StageSpec, derive_seed
 from workers.methods.base import Method
 from workers.moe.domains import specialise
 from workers.moe.domains.masks import Mask
-from workers.moe.telemetry import keeping
+from workers.moe.routed import observing, routed_layers
 from workers.streams import TaskData
 
 
@@ -53,7 +53,7 @@ class _Esft(Method):
     ) -> dict[str, str]:
         if stage.index < self.config.from_stage:
             return {}
-        banks = specialise.banks(model)
+        banks = routed_layers(model)
         if not banks:
             raise InputError(
                 f"method {self.config.kind} chooses experts, and the model has none; use head moe"
@@ -66,8 +66,8 @@ class _Esft(Method):
                 chosen[name] |= set(cumulative(self.score(gates_TE), self.config.share))
         for name, bank in banks.items():
             row = tuple(int(expert in chosen[name]) for expert in range(bank.live))
-            bank.guide.set_mask(Mask(version=0, domains=domains, rows=(row,) * len(domains)))
-            bank.trains = ("experts",)
+            bank.masking.set(Mask(version=0, domains=domains, rows=(row,) * len(domains)))
+            bank.phase = ("experts",)
         specialise.enforce(model)
         return {f"experts.{name}": str(sorted(experts)) for name, experts in chosen.items()}
 
@@ -126,7 +126,7 @@ def _gates(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Layer -> gate weights [T, E] on inputs, in evaluation mode."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    with keeping(model) as kept:
+    with observing(model) as seen:
         model(x.to(device))
     model.train(training)
-    return {name: torch.cat(parts) for name, parts in kept.items()}
+    return {name: torch.cat([r.weights for r in parts]) for name, parts in seen.items()}

@@ -1,4 +1,4 @@
-"""ActorCritic: a dense encoder, a core, mixture-of-experts layers, a dense actor and critic.
+"""ActorCritic: a dense encoder, a core, hidden layers of choice, a dense actor and critic.
 
 Knows no environment, no cluster and no learning algorithm.
 """
@@ -18,7 +18,7 @@ from workers.compact_layout import Compact
 from workers.contract import InputError, derive_seed
 from workers.models.acting import ActingModel
 from workers.models.cores import CORES, Past
-from workers.moe.layer import MoELayer
+from workers.moe.layers import LAYERS
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
 
@@ -44,8 +44,8 @@ class ActorCritic(ActingModel):
     value_spread: Tensor
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(MoELayer.Config):
-        """Settings of an actor-critic; how its layers route is set here as well."""
+    class Config:
+        """Settings of an actor-critic."""
 
         kind: str = "actor_critic"
         experts: int = 1
@@ -59,8 +59,8 @@ class ActorCritic(ActingModel):
         policy recurrent (PPO-RNN of the Craftax baselines)."""
         hidden: tuple[int, ...] = (64, 64)
         """Outputs of the hidden layers, each followed by tanh."""
-        mixture: bool = True
-        """Hidden layers are mixtures of experts; false: plain linear layers, which do not grow."""
+        layer: Any = choice(LAYERS, "moe")
+        """What the hidden layers are: mixtures of experts, or "linear", which do not grow."""
         separate: bool = False
         """The critic has an encoder and hidden layers of its own, as in the Craftax baselines;
         with a recurrent core only hidden layers, as in theirs."""
@@ -69,8 +69,6 @@ class ActorCritic(ActingModel):
         arXiv 1809.04474)."""
 
         def __post_init__(self) -> None:
-            # super() has no cell to look in here: a dataclass with slots is a second class.
-            MoELayer.Config.__post_init__(self)
             if self.experts < 1:
                 raise ValueError(f"experts must be at least 1, got {self.experts}")
             if self.max_experts is not None and self.max_experts < self.experts:
@@ -303,14 +301,11 @@ def _encoder(
 
 def _hidden(config: ActorCritic.Config, inputs: int, seed: int) -> nn.ModuleList:
     layers: list[nn.Module] = []
-    for index, (width, outputs) in enumerate(pairwise([inputs, *config.hidden])):
+    for index, sizes in enumerate(pairwise([inputs, *config.hidden])):
         own = derive_seed(seed, "layer", index)
-        if config.mixture:
-            experts = config.experts, config.max_experts
-            layers.append(MoELayer(config, width, outputs, *experts, own))
-        else:
-            with seeded(own):
-                layers.append(_orthogonal(nn.Linear(width, outputs), math.sqrt(2)))
+        layer = construct(LAYERS, config.layer, *sizes, config.experts, config.max_experts, own)
+        layer.draw_orthogonal(math.sqrt(2))
+        layers.append(layer)
     return nn.ModuleList(layers)
 
 

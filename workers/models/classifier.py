@@ -11,7 +11,6 @@ from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
 from workers.models.base import Model
 from workers.models.heads import HEADS
-from workers.moe.telemetry import routed, take_auxiliary
 from workers.tables import choice, construct
 
 
@@ -60,13 +59,8 @@ class Classifier(Model):
             max_experts=config.max_experts,
             seed=derive_seed(seed, "head"),
         )
-        self._routed = routed(self)  # found once: a walk over all modules costs as much as a layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] float -> class scores [B, outputs]."""
         y: Tensor = self.head(self.backbone(x))
         return y
-
-    def auxiliary_loss(self) -> Tensor | None:
-        """Weighted balance loss of the last training forward, a scalar; None if there is none."""
-        return take_auxiliary(self._routed)

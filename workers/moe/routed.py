@@ -1,7 +1,7 @@
-"""What trainers and evaluators say to a model's routed layers, and read from them.
+"""What routed layers are told around a training step, and what they tell about their forwards.
 
-A step's context is set for one forward and backward pass by ``stepping`` and ends with it.
-Letters: B samples, E experts.
+Knows no layer in particular: ``layers.moe`` fills the ``Record`` that these functions read.
+Letters: T tokens, E experts, D inputs, B samples, G domains.
 """
 
 from __future__ import annotations
@@ -9,75 +9,290 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from workers.moe import telemetry
-from workers.moe.bank import ExpertBank
-from workers.moe.domains import specialise
-from workers.moe.telemetry import Total, own
+from workers.moe.counters import Counters
 
-Layers = Mapping[str, ExpertBank]
-"""Layer name -> routed layer."""
+Total = Callable[[Tensor], Tensor]
+"""Adds counts up over the workers that train one model."""
+
+Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
+"""(layer -> domain -> tokens that chose each expert, domain -> tokens); integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where an expert comes from: the stage it was born in and the expert it was copied from."""
+
+    stage: str | None = None
+    parent: int | None = None
+    owner: str | None = None
+    """Domain that it was copied for; such copies do not count as experts that growth added."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a forward pass may know besides its input."""
+    """What a training forward may know besides its input; ends with the step."""
 
     progress: float = 0.0
-    """Share of the stage that is done, 0 to 1."""
+    """Share of the stage's training that is done, 0 to 1."""
     domains: tuple[str, ...] = ()
-    domain_B: Tensor | None = None  # noqa: N815  (a tensor's name carries its shape)
-    """int64 [B]: place of each sample's domain in ``domains``; None = unknown."""
+    """Every domain of the stream; empty where domains do not matter."""
+    domain_B: Tensor | None = None
+    """Place in ``domains`` of each sample's domain, int64 [B]. A sample's tokens lie together."""
+
+
+IDLE = StepContext()
+"""Outside a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """One pass of tokens through the experts of one layer."""
+
+    x: Tensor
+    """Inputs of router and experts [T, D]."""
+    logits: Tensor
+    """Scores of the router [T, E]."""
+    probabilities: Tensor
+    """Softmax of the logits over all experts that a token is allowed [T, E]."""
+    chosen: Tensor
+    """Which experts run for a token, bool [T, E]."""
+    weights: Tensor
+    """Weight of each expert's output [T, E], 0 where it was not chosen."""
+    progress: float
+    """Share of the stage's training that is done."""
+    births: tuple[Birth, ...]
+    """Where each of the E experts comes from."""
+    domain_T: Tensor | None
+    """Domain of each token, int64 [T]; None where it is not known."""
+    router: Any
+    """The router (``workers.moe.routers.Router``) that gave the logits."""
+
+    def detached(self) -> Routed:
+        """The same values without a graph."""
+        domain_T = None if self.domain_T is None else self.domain_T.detach()
+        return Routed(
+            self.x.detach(),
+            self.logits.detach(),
+            self.probabilities.detach(),
+            self.chosen,
+            self.weights.detach(),
+            self.progress,
+            self.births,
+            domain_T,
+            self.router,
+        )
+
+
+class Record:
+    """What one layer keeps of its forwards until it is taken."""
+
+    def __init__(self) -> None:
+        self.step = IDLE
+        self.counters = Counters()
+        self.losses: dict[str, Tensor] = {}
+        """Kind -> weighted loss of the last training forward."""
+        self.observers: list[list[Routed]] = []
+        self.always = False
+        """Add up gate weights in every forward, not only in training forwards."""
+        self.ran = False
+        """Whether a training forward ran since ``take_reached``."""
+        self._reached_E: Tensor | None = None
+
+    def begin(self, step: StepContext) -> None:
+        """A step begins: nothing of earlier forwards belongs to it."""
+        self.step, self.losses = step, {}
+        self.ran, self._reached_E = False, None
+        if step.domains:
+            self.counters.count_for(step.domains)
+
+    def domain_of(self, tokens: int) -> Tensor | None:
+        """Place of each token's domain [T]; None outside a step, or where nobody said."""
+        domain_B = self.step.domain_B
+        if domain_B is None or tokens == 0:
+            return None
+        repeat, rest = divmod(tokens, len(domain_B))
+        assert rest == 0, (tokens, len(domain_B))
+        return domain_B if repeat == 1 else domain_B.repeat_interleave(repeat)
+
+    def reach(self, reached_E: Tensor | None) -> None:
+        """Note which experts learn from a training forward, bool [E]; None = all of them."""
+        if not self.ran:
+            self.ran, self._reached_E = True, reached_E
+        elif self._reached_E is not None:
+            self._reached_E = None if reached_E is None else self._reached_E | reached_E
+
+    def take_reached(self) -> tuple[bool, Tensor | None]:
+        """(whether a training forward ran, which experts learn from it) since the last call."""
+        found = self.ran, self._reached_E
+        self.ran, self._reached_E = False, None
+        return found
+
+
+class RoutedLayer(nn.Module):
+    """Base of layers with experts under a router: what the functions below need of them."""
+
+    record: Record
+    experts: nn.ModuleDict
+
+    @property
+    def live(self) -> int:
+        """Experts under the router."""
+        return len(self.experts)
+
+
+Layers = Mapping[str, RoutedLayer]
+
+
+def routed_layers(model: nn.Module) -> dict[str, Any]:
+    """The model's routed layers (``RoutedLayer``) by module name. Growth never adds any."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, RoutedLayer)}
+
+
+def _layers(where: nn.Module | Layers) -> Layers:
+    return routed_layers(where) if isinstance(where, nn.Module) else where
+
+
+# ---------------------------------------------------------------- around a training step
 
 
 @contextmanager
-def stepping(layers: nn.Module | Layers, context: StepContext) -> Iterator[None]:
-    """Give all routed layers this context inside the block; none afterwards."""
-    banks = _banks(layers).values()
-    specialise.point(banks, context.domains, context.domain_B)
-    specialise.set_progress(banks, context.progress)
+def stepping(where: nn.Module | Layers, context: StepContext) -> Iterator[None]:
+    """Tell all routed layers of a model, or these, about the step taken inside the block.
+
+    A forward after the block knows nothing of it, whatever ended the block.
+    """
+    parts = _layers(where)
+    for layer in parts.values():
+        layer.record.begin(context)
     try:
         yield
     finally:
-        specialise.point(banks, context.domains, None)
-        specialise.set_progress(banks, 0.0)
+        for layer in parts.values():
+            layer.record.step = IDLE
 
 
-def routed_layers(model: nn.Module) -> dict[str, ExpertBank]:
-    """The model's routed layers by module name."""
-    return specialise.banks(model)
+def take_losses(layers: Layers) -> dict[str, Tensor]:
+    """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; empties."""
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        losses, layer.record.losses = layer.record.losses, {}
+        found |= {f"loss/{kind}/{name}": loss for kind, loss in losses.items()}
+    return found
 
 
-def take_losses(layers: nn.Module | Layers) -> dict[str, Tensor]:
-    """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; empties them."""
-    losses = {
-        f"loss/balance/{name}": layer.take_auxiliary_loss()
-        for name, layer in _banks(layers).items()
-    }
-    return {name: loss for name, loss in losses.items() if loss is not None}
+def drop_gradients(layers: Layers, anywhere: Total | None = None) -> None:
+    """After the backward pass: experts that no token chose and may teach get no gradient at all.
+
+    None, not zero: momentum and weight decay would move a parameter whose gradient is zero. The
+    rule holds with and without masks. ``anywhere``: makes of this replica's flags (bool, one for
+    each expert of all layers) those that hold in any replica, so that all drop the same
+    gradients. Syncs once, and not at all where every expert learns from every token.
+    """
+    flagged: list[tuple[RoutedLayer, Tensor]] = []
+    for layer in layers.values():
+        ran, reached_E = layer.record.take_reached()
+        if reached_E is None and anywhere is not None:
+            device = next(layer.parameters()).device
+            reached_E = torch.full((layer.live,), ran, device=device)
+        if reached_E is not None:
+            flagged.append((layer, reached_E))
+    if not flagged:
+        return
+    flags = torch.cat([reached_E for _, reached_E in flagged])
+    learns = iter((flags if anywhere is None else anywhere(flags)).tolist())
+    for layer, _ in flagged:
+        for expert in layer.experts.values():
+            if not next(learns):
+                expert.zero_grad(set_to_none=True)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[dict[str, list[Routed]]]:
+    """Layer -> what it routed, without graph, one entry for each pass inside the block."""
+    seen: dict[str, list[Routed]] = {}
+    parts = routed_layers(model)
+    for name, layer in parts.items():
+        layer.record.observers.append(seen.setdefault(name, []))
+    try:
+        yield seen
+    finally:
+        for layer in parts.values():
+            layer.record.observers.pop()
+
+
+@contextmanager
+def recording(model: nn.Module) -> Iterator[None]:
+    """Add up gate weights of every forward inside the block; read with ``take_gate_weights``.
+
+    What training had added up before is dropped, so use it where no interval is open.
+    """
+    parts = routed_layers(model)
+    for layer in parts.values():
+        layer.record.counters.take_weights(layer.live)
+        layer.record.always = True
+    try:
+        yield
+    finally:
+        for layer in parts.values():
+            layer.record.always = False
+
+
+def own(counts: Tensor) -> Tensor:
+    """The total where nobody else counts."""
+    return counts
 
 
 def take_gate_weights(model: nn.Module, add_up: Total = own) -> dict[str, list[float]]:
-    """Layer -> mean gate weight of each expert since the last call."""
-    return telemetry.usage(model, add_up)
+    """Layer -> mean gate weight of each expert since the last call; one device sync in all.
 
-
-def take_counts(model: nn.Module, add_up: Total = own) -> specialise.Counts:
-    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call."""
-    return specialise.take_counts(model, add_up)
-
-
-def drop_gradients(
-    layers: nn.Module | Layers, anywhere: Callable[[Tensor], Tensor] | None = None
-) -> None:
-    """After the backward pass: experts that no token of the step may teach get no gradient.
-
-    ``anywhere``: flags [E] of this replica -> flags that hold in any replica.
+    Layers that saw no token are left out. ``add_up``: sums what each worker added up.
     """
-    specialise.drop_masked(_banks(layers).values(), anywhere)
+    parts = routed_layers(model)
+    if not parts:
+        return {}
+    taken = [
+        layer.record.counters.take_weights(layer.live).to(next(layer.parameters()).device)
+        for layer in parts.values()
+    ]
+    flat = iter(add_up(torch.cat(taken)).tolist())
+    found = {}
+    for name, layer in parts.items():
+        sums, tokens = [next(flat) for _ in range(layer.live)], next(flat)
+        if tokens:
+            found[name] = [weight / tokens for weight in sums]
+    return found
 
 
-def _banks(layers: nn.Module | Layers) -> Layers:
-    return specialise.banks(layers) if isinstance(layers, nn.Module) else layers
+def take_counts(model: nn.Module, add_up: Total = own) -> Counts:
+    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call.
+
+    Counted in steps whose domains are known. A token that passes a layer in several rounds chooses
+    in each, but is one token. ``add_up``: sums what each worker counted.
+    """
+    counts: dict[str, dict[str, list[int]]] = {}
+    tokens: dict[str, int] = {}
+    parts = routed_layers(model)
+    if not parts:
+        return counts, tokens
+    taken = [
+        layer.record.counters.take_choices(layer.live).to(next(layer.parameters()).device)
+        for layer in parts.values()
+    ]
+    flat = add_up(torch.cat([counted.reshape(-1) for counted in taken]))
+    summed = flat.split([counted.numel() for counted in taken])
+    for (name, layer), total, counted in zip(parts.items(), summed, taken, strict=True):
+        rows = total.view_as(counted).tolist()
+        by_domain = zip(layer.record.counters.domains, rows, strict=True)
+        seen = {domain: row for domain, row in by_domain if row[-1]}
+        if seen:
+            counts[name] = {domain: row[:-1] for domain, row in seen.items()}
+            tokens = {domain: row[-1] for domain, row in seen.items()}
+    return counts, tokens

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.models.acting import ActingModel
-from workers.moe.telemetry import recording, usage
+from workers.moe.routed import recording, take_gate_weights
 from workers.rl.building import sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment
@@ -49,7 +49,7 @@ class Routing:
             with recording(self.model):
                 answers.append(self.model.step(observations[place], state[place]))
                 if floor != NOWHERE:
-                    self._count(int(floor), len(place), usage(self.model))
+                    self._count(int(floor), len(place), take_gate_weights(self.model))
             places.append(place)
         order = torch.cat(places).argsort()
         logits, after = (torch.cat(parts)[order] for parts in zip(*answers, strict=True))
@@ -98,7 +98,7 @@ def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, see
         floors.append(int(engine.floors()[0]))
         with recording(model):
             model.step(seen[:1], state[:1])
-            for layer, weights in usage(model).items():
+            for layer, weights in take_gate_weights(model).items():
                 gates[layer].append(weights)
         logits, state = model.step(seen, state)
         actions, _ = sample_actions(logits, generator)

@@ -13,7 +13,7 @@ from workers import checkpoint
 from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec
 from workers.diagnostics import routing
 from workers.moe.growth import surgery
-from workers.moe.telemetry import keeping, recording, usage
+from workers.moe.routed import observing, recording, take_gate_weights
 from workers.supervised.building import build_model, build_stream, pick_device, training_config
 
 
@@ -41,11 +41,12 @@ class SupervisedEvaluator:
         specialised = len({name for task in tasks for name in task.domains}) > 1
         for task in tasks:
             x, y = stream.test(task)
-            with recording(model), keeping(model if specialised else nn.Module()) as kept:
+            with recording(model), observing(model if specialised else nn.Module()) as seen:
                 right = correct(model, x, y, batch)
-                report.usage[task.name] = usage(model)
+                report.usage[task.name] = take_gate_weights(model)
             report.scores.append(float(right.double().mean()))
             if specialised:
+                kept = {name: [r.weights for r in parts] for name, parts in seen.items()}
                 report.details[task.name] = {
                     **_by_domain(right, task, stream.test_domains(task)),
                     **routing.measure(kept),

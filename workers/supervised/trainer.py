@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,14 @@ from workers.contract import (
 from workers.methods import METHODS
 from workers.moe.domains import specialise
 from workers.moe.growth import optimizer_state, surgery
-from workers.moe.telemetry import usage
+from workers.moe.routed import (
+    StepContext,
+    drop_gradients,
+    routed_layers,
+    stepping,
+    take_counts,
+    take_gate_weights,
+)
 from workers.parsing import checked, parse
 from workers.streams import TaskData
 from workers.supervised.augmentations import AUGMENTATIONS
@@ -87,7 +94,7 @@ class SupervisedTrainer:
         self.model = build_model(lane, self.stream).to(self.device)
         self.optimizer = self._new_optimizer()
         self.augment = construct(AUGMENTATIONS, self.config.augment)
-        self.banks = tuple(specialise.banks(self.model).values())
+        self.routed = routed_layers(self.model)
         tasks = self.stream.tasks()
         self.domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
         self.stage = None
@@ -113,8 +120,8 @@ class SupervisedTrainer:
         assert self.stage is not None
         notes = self.method.begin_stage(self.model, stage, data, self.domains)
         self.replicas.watch(self.model)  # a method may have frozen parts
-        usage(self.model)  # start counting gate weights anew
-        specialise.take_counts(self.model)
+        take_gate_weights(self.model)  # start counting gate weights anew
+        take_counts(self.model)
         return StartReport(
             source=data.source,
             data_digest=data.digest,
@@ -148,7 +155,7 @@ class SupervisedTrainer:
         }
         if norms:
             metrics["gradient_norm"] = torch.stack(norms).mean().item()
-        counts, tokens = specialise.take_counts(self.model, self.replicas.sum_counts)
+        counts, tokens = take_counts(self.model, self.replicas.sum_counts)
         return IntervalReport(
             counts=counts,
             tokens=tokens,
@@ -157,7 +164,7 @@ class SupervisedTrainer:
             n=n,
             steps=stage.step,
             metrics=metrics,
-            usage=usage(self.model, self.replicas.sum_counts),
+            usage=take_gate_weights(self.model, self.replicas.sum_counts),
             seconds=time.perf_counter() - began,
             rss_mb=resident_mb(),
         )
@@ -217,19 +224,20 @@ class SupervisedTrainer:
         index = stage.batches.next()
         x, y = self.method.extend_batch(self.augment(stage.x[index]), stage.y[index])
         part = self.replicas.part(len(y))
+        context = StepContext(progress=stage.step / stage.total_steps)
         if stage.batches.domain is not None:
-            domain = stage.batches.domain[index][part]
-            specialise.point(self.banks, self.domains, domain.to(self.device))
-        specialise.set_progress(self.banks, stage.step / stage.total_steps)
+            domain_B = stage.batches.domain[index][part].to(self.device)
+            context = replace(context, domains=self.domains, domain_B=domain_B)
         warm = int(config.warmup * stage.total_steps)
         if warm:
             share = min(1.0, (stage.step + 1) / warm)
             for group in self.optimizer.param_groups:
                 group["lr"] = config.optimizer.lr * share
         self.optimizer.zero_grad(set_to_none=True)
-        with self.replicas.own_draws(stage.spec.seed, stage.step):
+        own_draws = self.replicas.own_draws(stage.spec.seed, stage.step)
+        with own_draws, stepping(self.routed, context):
             loss = self._backward(x[part], y[part])
-        specialise.drop_masked(self.banks)
+            drop_gradients(self.routed)
         loss = self.replicas.sum_gradients(loss, (part.stop - part.start) / len(y))
         if config.clip is not None:
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
@@ -279,7 +287,7 @@ class SupervisedTrainer:
     def _domains_of(self, spec: StageSpec, data: TaskData, samples: int) -> Tensor | None:
         """Domain of each training sample, as its place in the stream's domains."""
         wanted = len(self.domains) > 1 or self.method.specialises
-        if not wanted or not self.banks or self.method.mixes:
+        if not wanted or not self.routed or self.method.mixes:
             return None
         places = torch.tensor([self.domains.index(name) for name in spec.task.domains])
         if samples != len(data.train_y):

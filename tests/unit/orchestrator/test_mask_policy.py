@@ -246,7 +246,7 @@ def test_lanes_that_learn_from_their_own_actions_take_masks_and_phases() -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"kind": "actor_critic", "mixture": False}}, "no experts under a router"),
+        ({"model": {"kind": "actor_critic", "layer": "linear"}}, "no experts under a router"),
         ({"masks": {"kind": "usage", "refresh_every": 4}}, "a stage must be longer"),
         ({"masks": {"kind": "usage", "exclusive_copies": True}}, "must act as it learns"),
         ({"masks": {"kind": "fixed", "experts": {"survive": [0]}}}, "missing: gather"),

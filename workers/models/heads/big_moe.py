@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from workers.models.heads.mlp import MLP, check_hidden
-from workers.moe.bank import ExpertBank
-from workers.moe.growth.schedules import EVERYWHERE
+from workers.models.heads.mlp import check_hidden
+from workers.moe.experts import MLPExpert
+from workers.moe.layers import LAYERS, MoELayer
+from workers.tables import choice
 
 
-class BigMoE(ExpertBank):
+class BigMoE(MoELayer):
     """Each expert is a whole dense head, one router on the features (DynamicMoE's big variant)."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(ExpertBank.Config):
+    class Config:
         """Settings of the head of heads."""
 
         kind: str = "big_moe"
         hidden: tuple[int, ...] = (256, 256)
         """Widths of each expert's hidden layers."""
+        layer: Any = choice(LAYERS, "moe")
+        """How the experts are routed: a layer of kind moe without ``expert``."""
 
         def __post_init__(self) -> None:
-            ExpertBank.Config.__post_init__(self)
             check_hidden(self.hidden)
+            plain, layer = MoELayer.Config(), self.layer
+            if type(layer) is not MoELayer.Config or layer.expert != plain.expert:
+                raise ValueError(
+                    "layer must be of kind moe and say nothing of expert: the head's experts are "
+                    "MLPs with its hidden widths; for other ones use head moe"
+                )
 
     def __init__(
         self,
@@ -37,39 +42,5 @@ class BigMoE(ExpertBank):
         max_experts: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(config, inputs, outputs, experts, seed, EVERYWHERE)
-
-    def make_expert(self, width: int | None = None) -> nn.Module:
-        # drawn from the caller's seeded stream, so that each expert differs
-        seed = int(torch.randint(2**31 - 1, (), device="cpu"))
-        return MLP(MLP.Config(hidden=self.config.hidden), self.inputs, self.outputs, seed=seed)
-
-    def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
-        answer = _detached if frozen else _plain
-        y_TEO = torch.stack([answer(expert, x_TD) for expert in self.experts.values()], 1)
-        return (y_TEO * gates_TE.unsqueeze(-1)).sum(1)
-
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
-        bounds = offsets.tolist()
-        sizes = [stop - start for start, stop in pairwise(bounds)]
-        *parts, rest = rows_SD.split([*sizes, rows_SD.shape[0] - bounds[-1]])
-        outputs = []
-        for expert, part, start in zip(self.experts.values(), parts, bounds, strict=False):
-            output = expert(part)
-            if learning_S is not None:
-                learning_S1 = learning_S[start : start + len(part)].unsqueeze(1)
-                output = torch.where(learning_S1, output, _detached(expert, part))
-            outputs.append(output)
-        return torch.cat([*outputs, rest.new_zeros((rest.shape[0], self.outputs))])
-
-
-def _plain(expert: nn.Module, x: Tensor) -> Tensor:
-    y: Tensor = expert(x)
-    return y
-
-
-def _detached(expert: nn.Module, x: Tensor) -> Tensor:
-    """The expert's answer, whose gradient reaches ``x`` but not the expert's parameters."""
-    frozen = {name: parameter.detach() for name, parameter in expert.named_parameters()}
-    y: Tensor = torch.func.functional_call(expert, frozen, (x,))
-    return y
+        layer = replace(config.layer, expert=MLPExpert.Config(hidden=config.hidden))
+        super().__init__(layer, inputs, outputs, experts, max_experts, seed)

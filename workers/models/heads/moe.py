@@ -1,4 +1,4 @@
-"""The routed head: an MLP each of whose linear maps is a mixture-of-experts layer."""
+"""The routed head: an MLP each of whose linear maps is a layer of choice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from workers.contract import derive_seed
 from workers.models.heads.mlp import check_hidden
-from workers.moe.growth.schedules import SCHEDULES, Place
-from workers.moe.layer import MoELayer
+from workers.moe.growth.schedules import SCHEDULES, places
+from workers.moe.layers import LAYERS
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
 
@@ -20,19 +20,20 @@ class MoEHead(nn.Module):
     """Every linear map is a mixture-of-experts layer with its own router (DynamicMoE)."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(MoELayer.Config):
+    class Config:
         """Settings of the routed head."""
 
         kind: str = "moe"
         hidden: tuple[int, ...] = (256, 256)
         """Widths of the hidden layers."""
+        layer: Any = choice(LAYERS, "moe")
+        """What stands between two widths."""
         dense_last: bool = True
         """Keep the last map dense; a bottleneck needs clearly more outputs than experts."""
-        schedule: Any = choice(SCHEDULES, "uniform")
+        schedule: Any = choice(SCHEDULES, "constant")
         """Experts per layer over depth; the model's number is that of its largest layer."""
 
         def __post_init__(self) -> None:
-            MoELayer.Config.__post_init__(self)
             check_hidden(self.hidden)
 
     def __init__(
@@ -45,21 +46,17 @@ class MoEHead(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = [inputs, *config.hidden, outputs]
-        schedule = construct(SCHEDULES, config.schedule)
-        routed = len(sizes) - 1 - config.dense_last
+        maps = list(pairwise([inputs, *config.hidden, outputs]))
+        routed = maps[:-1] if config.dense_last else maps
         self.layers = nn.ModuleList()
-        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-            layer_seed = derive_seed(seed, "layer", i)
-            if i < routed:
-                place = Place(schedule, i, routed)
-                layer: nn.Module = MoELayer(
-                    config, fan_in, fan_out, experts, max_experts, layer_seed, place=place
-                )
-            else:
-                with seeded(layer_seed):
-                    layer = nn.Linear(fan_in, fan_out)
+        standing = places(construct(SCHEDULES, config.schedule), routed)
+        for i, (place, sizes) in enumerate(zip(standing, routed, strict=True)):
+            own = derive_seed(seed, "layer", i)
+            layer = construct(LAYERS, config.layer, *sizes, experts, max_experts, own, place=place)
             self.layers.append(layer)
+        if config.dense_last:
+            with seeded(derive_seed(seed, "layer", len(routed))):
+                self.layers.append(nn.Linear(*maps[-1]))
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,95 +1,29 @@
-"""Experts specialised by domain, over a whole model: masks, phases, counts and masked steps.
+"""Masks and phases over a whole model: what an edit sets on every routed layer.
 
-DES-MoE (arXiv 2509.16882). Knows banks, but no training loop and no cluster; ``surgery`` applies
-the edits through ``plan_mask`` and ``plan_phase``.
+DES-MoE (arXiv 2509.16882). Knows routed layers, but no training loop and no cluster; the edits
+come here through ``plan_mask`` and ``plan_phase``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workers.contract import DivergedError, InputError, RefreshMask, Role, SetPhase, derive_seed
-from workers.moe.bank import ExpertBank
 from workers.moe.domains.masks import Mask
-from workers.moe.telemetry import Total, own
+from workers.moe.layers.moe import MoELayer
+from workers.moe.routed import Birth, routed_layers
+from workers.moe.seeding import seeded
 
 Parents = dict[str, list[int | None]]
 """Layer -> parent of each expert that was added."""
 
-Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
-"""(layer -> domain -> tokens that chose each expert, domain -> tokens); integers."""
-
-
-def banks(module: nn.Module) -> dict[str, ExpertBank]:
-    """The model's expert banks by module name."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, ExpertBank)}
-
-
-# ---------------------------------------------------------------- around a training step
-
-
-def point(parts: Iterable[ExpertBank], domains: tuple[str, ...], index_B: Tensor | None) -> None:
-    """Say which of ``domains`` each sample of the next batch belongs to (int64 [B])."""
-    for bank in parts:
-        bank.guide.point(domains, index_B)
-
-
-def set_progress(parts: Iterable[ExpertBank], share: float) -> None:
-    """Say which share of the stage's training is done, 0 to 1 (DES-MoE, equation 4)."""
-    for bank in parts:
-        bank.router.progress = share
-
-
-def drop_masked(
-    parts: Iterable[ExpertBank], anywhere: Callable[[Tensor], Tensor] | None = None
-) -> None:
-    """After the backward pass: experts that no token may teach get no gradient at all.
-
-    None, not zero: momentum and weight decay would move a parameter whose gradient is zero.
-    ``anywhere``: makes of the flags of this replica (bool, one for each expert of all layers)
-    those that hold in any replica, so that all drop the same gradients. Syncs once.
-    """
-    found = [(bank, bank.guide.take_learnt()) for bank in parts]
-    masked = [(bank, learnt_E) for bank, learnt_E in found if learnt_E is not None]
-    if not masked:
-        return
-    flags = torch.cat([learnt_E for _, learnt_E in masked])
-    learns = iter((flags if anywhere is None else anywhere(flags)).tolist())
-    for bank, _ in masked:
-        for expert in bank.experts.values():
-            if not next(learns):
-                expert.zero_grad(set_to_none=True)
-
-
-def take_counts(module: nn.Module, add_up: Total = own) -> Counts:
-    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call.
-
-    ``add_up``: sums what each worker counted.
-    """
-    counts: dict[str, dict[str, list[int]]] = {}
-    tokens: dict[str, int] = {}
-    parts = banks(module)
-    taken = [bank.guide.take_counts(bank.live) for bank in parts.values()]
-    if not taken:
-        return counts, tokens
-    flat = add_up(torch.cat([counted.reshape(-1) for counted in taken]))
-    summed = flat.split([counted.numel() for counted in taken])
-    for (name, bank), total, counted in zip(parts.items(), summed, taken, strict=True):
-        rows = zip(bank.guide.domains, total.view_as(counted).tolist(), strict=True)
-        seen = {domain: row for domain, row in rows if row[-1]}
-        if seen:
-            counts[name] = {domain: row[:-1] for domain, row in seen.items()}
-            tokens = {domain: row[-1] for domain, row in seen.items()}
-    return counts, tokens
-
 
 def mask_version(module: nn.Module) -> int:
     """Version of the masks that the model trains under; 0 = none yet."""
-    masks = [bank.guide.mask for bank in banks(module).values()]
+    masks = [layer.mask for layer in routed_layers(module).values()]
     return max((mask.version for mask in masks if mask is not None), default=0)
 
 
@@ -98,16 +32,16 @@ def mask_version(module: nn.Module) -> int:
 
 def plan_mask(module: nn.Module, edit: RefreshMask) -> Callable[[], Parents]:
     """Check a new mask against the model, which stays as it is; the result sets it."""
-    parts = banks(module)
+    parts = routed_layers(module)
     _check_layers(parts, edit)
-    for name, bank in parts.items():
-        _check_mask(name, bank, edit)
-    return lambda: {name: _refresh(name, bank, edit) for name, bank in parts.items()}
+    for name, layer in parts.items():
+        _check_mask(name, layer, edit)
+    return lambda: {name: _refresh(name, layer, edit) for name, layer in parts.items()}
 
 
 def plan_phase(module: nn.Module, edit: SetPhase) -> Callable[[], Parents]:
     """Check that the model has what a phase trains; the result starts the phase."""
-    parts = banks(module)
+    parts = routed_layers(module)
     if not parts:
         raise InputError(
             "a phase trains routers or experts, and the model has neither; use a routed head "
@@ -115,20 +49,27 @@ def plan_phase(module: nn.Module, edit: SetPhase) -> Callable[[], Parents]:
         )
 
     def change() -> Parents:
-        for name, bank in parts.items():
+        for name, layer in parts.items():
             if edit.adapt:
-                bank.router.adapt(derive_seed(edit.seed, name, "router"))
-            bank.trains = edit.trains
+                adapt(layer, derive_seed(edit.seed, name, "router"))
+            layer.phase = edit.trains
         enforce(module)
         return {}
 
     return change
 
 
+def adapt(layer: MoELayer, seed: int) -> None:
+    """Have the layer's adaptive routers take over from their linear ones; others stay."""
+    for number, router in enumerate(layer.routers):
+        if router.adapts:
+            router.adapt(seed if number == 0 else derive_seed(seed, number))  # type: ignore[operator]
+
+
 def enforce(module: nn.Module) -> None:
     """Freeze what the model's phase does not train; a model without a phase is left alone."""
-    parts = banks(module)
-    phases = {bank.trains for bank in parts.values()}
+    parts = routed_layers(module)
+    phases = {layer.phase for layer in parts.values()}
     assert len(phases) <= 1, phases
     trains = next(iter(phases), None)
     if trains is None:
@@ -140,34 +81,55 @@ def enforce(module: nn.Module) -> None:
                 parameter.grad = None
 
 
-def _roles(module: nn.Module, parts: Mapping[str, ExpertBank]) -> dict[Role, list[nn.Parameter]]:
+def _roles(module: nn.Module, parts: Mapping[str, MoELayer]) -> dict[Role, list[nn.Parameter]]:
     """Every parameter that a phase may train, by its role; a router's teacher is not among them."""
-    router = [p for bank in parts.values() for p in bank.router.learning_parameters()]
-    experts = [p for bank in parts.values() for p in bank.experts.parameters()]
-    inside = {id(p) for bank in parts.values() for p in bank.parameters()}
+    layers = parts.values()
+    router = [p for layer in layers for r in layer.routers for p in r.trainable_parameters()]
+    router += [p for layer in layers for p in layer.selector.parameters()]
+    experts = [
+        p for layer in layers for p in (*layer.experts.parameters(), *layer.shared.parameters())
+    ]
+    inside = {id(p) for layer in parts.values() for p in layer.parameters()}
     backbone = [p for p in module.parameters() if id(p) not in inside]
     return {"router": router, "experts": experts, "backbone": backbone}
 
 
-def _refresh(name: str, bank: ExpertBank, edit: RefreshMask) -> list[int | None]:
+def _refresh(name: str, layer: MoELayer, edit: RefreshMask) -> list[int | None]:
     """Copy what the edit copies and set the mask; copies that are there already stay."""
     parents: list[int | None] = []
     groups: dict[int, list[int]] = defaultdict(list)
     for copy in edit.copies.get(name, ()):
-        if copy.expert not in bank.births:
-            bank.duplicate(copy.expert, copy.parent, copy.owner, edit.stage)
+        if copy.expert not in layer.births:
+            _duplicate(layer, copy.expert, copy.parent, copy.owner, edit.stage)
             groups[copy.parent].append(copy.expert)
             parents.append(copy.parent)
     for parent, numbers in groups.items():
-        bank.share([parent, *numbers])
-    births = bank.births.items() if edit.exclusive else ()
+        _share(layer, [parent, *numbers])
+    births = layer.births.items() if edit.exclusive else ()
     copies = {n: birth.owner for n, birth in births if birth.owner is not None}
     rows = tuple(tuple(row) for row in edit.masks[name])
-    bank.guide.set_mask(Mask(version=edit.version, domains=edit.domains, rows=rows, copies=copies))
+    layer.masking.set(Mask(version=edit.version, domains=edit.domains, rows=rows, copies=copies))
     return parents
 
 
-def _check_layers(parts: Mapping[str, ExpertBank], edit: RefreshMask) -> None:
+def _duplicate(layer: MoELayer, number: int, parent: int, owner: str, stage: str) -> None:
+    """Add the copy ``number`` of ``parent`` for a domain; the router scores both alike."""
+    with seeded(0):  # every value is overwritten
+        layer.add(number, Birth(stage, parent, owner))
+    layer.expert(number).load_state_dict(layer.expert(parent).state_dict())
+    for router in layer.routers:
+        router.split(parent, number, 0.0)
+
+
+def _share(layer: MoELayer, numbers: list[int]) -> None:
+    """Shift the logits of experts that are alike so that together they weigh as one did."""
+    amount = layer.selector.logit_shift(len(numbers))
+    for router in layer.routers:
+        for number in numbers:
+            router.shift_bias(number, -amount)
+
+
+def _check_layers(parts: Mapping[str, MoELayer], edit: RefreshMask) -> None:
     if set(parts) != set(edit.masks):
         raise InputError(
             f"mask version {edit.version} is for the layers {sorted(edit.masks)}, the model has "
@@ -175,9 +137,9 @@ def _check_layers(parts: Mapping[str, ExpertBank], edit: RefreshMask) -> None:
         )
 
 
-def _check_mask(name: str, bank: ExpertBank, edit: RefreshMask) -> None:
+def _check_mask(name: str, layer: MoELayer, edit: RefreshMask) -> None:
     where = f"mask version {edit.version}, layer {name!r}"
-    present = bank.guide.mask
+    present = layer.mask
     if present is not None and present.version > edit.version:
         raise DivergedError(f"{where}: the model already trains under version {present.version}")
     rows = edit.masks[name]
@@ -185,16 +147,16 @@ def _check_mask(name: str, bank: ExpertBank, edit: RefreshMask) -> None:
         raise InputError(
             f"{where}: {len(rows)} rows for {len(edit.domains)} domains; give one each"
         )
-    new = [copy for copy in edit.copies.get(name, ()) if copy.expert not in bank.births]
-    experts = bank.live + len(new)
-    expected = list(range(bank.live, experts))
+    new = [copy for copy in edit.copies.get(name, ()) if copy.expert not in layer.births]
+    experts = layer.live + len(new)
+    expected = list(range(layer.live, experts))
     if [copy.expert for copy in new] != expected:
         raise InputError(f"{where}: copies {[c.expert for c in new]}, their ids must be {expected}")
     for copy in new:
-        if copy.parent not in bank.births or copy.owner not in edit.domains:
+        if copy.parent not in layer.births or copy.owner not in edit.domains:
             raise InputError(
                 f"{where}: copy {copy.expert} of expert {copy.parent} for {copy.owner!r}; allowed: "
-                f"experts 0 to {bank.live - 1} and domains {', '.join(edit.domains)}"
+                f"experts 0 to {layer.live - 1} and domains {', '.join(edit.domains)}"
             )
     for domain, row in zip(edit.domains, rows, strict=True):
         if len(row) > experts or (new and len(row) < experts):

@@ -1,8 +1,10 @@
-"""Experts by name. An expert hands out its weights, so that a whole bank is computed at once."""
+"""Experts by name: any module; those with a kernel are computed together."""
 
+from workers.moe.experts.base import Expert
 from workers.moe.experts.bottleneck import Bottleneck
 from workers.moe.experts.linear import LinearExpert
+from workers.moe.experts.mlp import MLPExpert
 
-EXPERTS = {"bottleneck": Bottleneck, "linear": LinearExpert}
+EXPERTS: dict[str, type] = {"bottleneck": Bottleneck, "linear": LinearExpert, "mlp": MLPExpert}
 
-__all__ = ["EXPERTS", "Bottleneck", "LinearExpert"]
+__all__ = ["EXPERTS", "Bottleneck", "Expert", "LinearExpert", "MLPExpert"]

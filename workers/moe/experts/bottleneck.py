@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from workers.moe.growth.budget import width_for_budget
+from ops.expert_mlp import ACTIVATIONS
+from workers.moe.experts.base import Expert
+from workers.moe.experts.mixture import Packed
+from workers.moe.growth.budget import Size, shared_width
 
 
-class Bottleneck(nn.Module):
-    """Two-layer expert V relu(U x + b) + c whose width keeps the layer's parameter budget."""
+class Bottleneck(Expert):
+    """Two-layer expert V act(U x + b) + c whose width keeps the layer's parameter budget."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -20,49 +25,66 @@ class Bottleneck(nn.Module):
         kind: str = "bottleneck"
         width: int | None = None
         """Hidden units of one expert; None = what the dense layer's budget allows."""
+        activation: Literal["relu", "gelu", "silu"] = "relu"
+        """Function on the hidden units."""
 
         def __post_init__(self) -> None:
             if self.width is not None and self.width < 1:
                 raise ValueError(f"width must be at least 1, got {self.width}")
 
+    narrows: ClassVar[bool] = True
+
     def __init__(self, config: Config, inputs: int, outputs: int, width: int) -> None:
-        super().__init__()
-        self.width = width
+        super().__init__(config, inputs, outputs, width)
+        self.width, self.activation = width, config.activation
         self.up = nn.Linear(inputs, width)
         self.down = nn.Linear(width, outputs)
 
-    @staticmethod
-    def width_for(config: Config, inputs: int, outputs: int, experts: int) -> int:
-        """Hidden width of each of ``experts`` experts of one layer."""
-        return config.width or width_for_budget(inputs, outputs, experts)
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        y: Tensor = self.down(self._hidden(x))
+        return y
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Up weight [H, D], its bias, down weight [O, H], its bias."""
-        return self.up.weight, self.up.bias, self.down.weight, self.down.bias
+    def _hidden(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS[self.activation][0](self.up(x))
+
+    @staticmethod
+    def width_for(config: Config, sizes: Sequence[Size]) -> int:
+        """The configured width, or the largest that the layers' budget allows."""
+        return config.width or shared_width(sizes)
+
+    @classmethod
+    def packed(cls, experts: Sequence[Any]) -> Packed | None:
+        """All of them as one kernel, where they share an activation; widths may differ."""
+        activation = experts[0].activation
+        if any(expert.activation != activation for expert in experts):
+            return None
+        tensors = [(e.up.weight, e.up.bias, e.down.weight, e.down.bias) for e in experts]
+        return Packed(tensors, activation)
 
     @torch.no_grad()
     def zero_output(self) -> None:
-        """Make the expert answer 0 to everything, leaving its hidden units as they are."""
+        """Set the output map to 0, leaving the hidden units as they are."""
         self.down.weight.zero_()
         self.down.bias.zero_()
 
     @torch.no_grad()
-    def narrow(self, width: int, x_TD: Tensor) -> Tensor:
+    def narrow(self, width: int, x_TD: Tensor) -> dict[str, tuple[int, Tensor]]:
         """Keep the ``width`` hidden units that matter most on ``x`` and refit the output map.
 
-        Score of unit j: ``|U_j| |V_j| mean_x relu(u_j x + b_j)``; V is refitted by ridge
-        regression to the hidden response of the full expert. Returns the kept units, ascending.
+        Score of unit j: ``|U_j| |V_j| mean_x |act(u_j x + b_j)|``; V is refitted by ridge
+        regression to the hidden response of the full expert. Units stay in their order.
         """
-        hidden_TH = torch.relu(self.up(x_TD))
-        score_H = self.up.weight.norm(dim=1) * self.down.weight.norm(dim=0) * hidden_TH.mean(0)
-        order_H = torch.sort(score_H, descending=True, stable=True).indices
+        hidden_TH = self._hidden(x_TD)
+        size_H = self.up.weight.norm(dim=1) * self.down.weight.norm(dim=0)
+        order_H = torch.sort(size_H * hidden_TH.abs().mean(0), descending=True, stable=True).indices
         kept = order_H[:width].sort().values
         wanted_TO = hidden_TH @ self.down.weight.t()
         self.down.weight = nn.Parameter(_ridge(hidden_TH[:, kept], wanted_TO))
         self.up.weight = nn.Parameter(self.up.weight[kept].clone())
         self.up.bias = nn.Parameter(self.up.bias[kept].clone())
         self.up.out_features = self.down.in_features = self.width = width
-        return kept
+        return {"up.weight": (0, kept), "up.bias": (0, kept), "down.weight": (1, kept)}
 
 
 def _ridge(hidden_TH: Tensor, wanted_TO: Tensor, strength: float = 1e-4) -> Tensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workers.moe.experts.base import Expert
+from workers.moe.experts.mixture import Packed
 
-class LinearExpert(nn.Module):
+
+class LinearExpert(Expert):
     """Affine expert W x + b of the layer's full size, so parameters grow with every expert."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,21 +23,21 @@ class LinearExpert(nn.Module):
         kind: str = "linear"
 
     def __init__(self, config: Config, inputs: int, outputs: int, width: int = 0) -> None:
-        super().__init__()
-        self.width = 0
+        super().__init__(config, inputs, outputs, width)
         self.up = nn.Linear(inputs, outputs)
 
-    @staticmethod
-    def width_for(config: Config, inputs: int, outputs: int, experts: int) -> int:
-        """0: a linear expert has no hidden units."""
-        return 0
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        y: Tensor = self.up(x)
+        return y
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Weight [O, D] and bias [O]."""
-        return self.up.weight, self.up.bias
+    @classmethod
+    def packed(cls, experts: Sequence[Any]) -> Packed:
+        """All of them as one kernel."""
+        return Packed([(expert.up.weight, expert.up.bias) for expert in experts])
 
     @torch.no_grad()
     def zero_output(self) -> None:
-        """Make the expert answer 0 to everything."""
+        """Set weight and bias to 0."""
         self.up.weight.zero_()
         self.up.bias.zero_()

@@ -96,30 +96,6 @@ class Growable(nn.Module, ABC):
         """Grow or shrink to ``arch``; values of new parameters are to be loaded afterwards."""
 
 
-class Routed(ABC):
-    """A growable part with a router: it weighs experts, which can be read and regularised."""
-
-    @abstractmethod
-    def gate_sums(self) -> tuple[Tensor, int]:
-        """Sum of the gate weights of each expert [E] (on device) and over how many tokens."""
-
-    @abstractmethod
-    def reset_usage(self) -> None:
-        """Start counting anew."""
-
-    @abstractmethod
-    def record_always(self, on: bool) -> None:
-        """Count gate weights in every forward, not only in training forwards."""
-
-    @abstractmethod
-    def keep_gates(self, kept: list[Tensor] | None) -> None:
-        """Append the gate weights [T, E] of every forward to ``kept``; None = stop."""
-
-    @abstractmethod
-    def take_auxiliary_loss(self) -> Tensor | None:
-        """Weighted auxiliary loss of the last training forward; None if there is none."""
-
-
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, each counted once."""
     return sum(parameter.numel() for parameter in module.parameters())

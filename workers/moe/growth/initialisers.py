@@ -1,19 +1,18 @@
 """Initialisers: what a new expert and its router row start from.
 
-Each is called on a bank to which the expert was added with torch's default draw, inside a seeded
+Each is called on a layer to which the expert was added with torch's default draw, inside a seeded
 block. A parent is chosen by turns, never by usage, so that all replicas choose alike.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from workers.moe.bank import ExpertBank
+    from workers.moe.layers.moe import MoELayer
 
 
 class Initialiser:
@@ -23,10 +22,13 @@ class Initialiser:
         self.config = config
 
     def parent(self, old: list[int], number: int) -> int | None:
-        """Parent of the ``number``-th new expert, given the ids alive before; None = no copy."""
+        """Parent of the ``number``-th new expert, given the ids alive before; None = no copy.
+
+        With a parent the new expert has the parent's form and width.
+        """
         return None
 
-    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
         """Set the new expert's parameters."""
 
 
@@ -57,11 +59,11 @@ class CloneSplit(Initialiser):
         return old[number % len(old)]
 
     @torch.no_grad()
-    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
         assert parent is not None
-        bank.expert(expert).load_state_dict(bank.expert(parent).state_dict())
-        # softmax sees logits / temperature, so log 2 there is temperature * log 2 here
-        bank.router.split(parent, expert, bank.selector.temperature * math.log(2))
+        layer.expert(expert).load_state_dict(layer.expert(parent).state_dict())
+        for router in layer.routers:
+            router.split(parent, expert, layer.selector.logit_shift(2.0))
 
 
 class CloneNoise(CloneSplit):
@@ -76,9 +78,9 @@ class CloneNoise(CloneSplit):
         """Standard deviation of the noise relative to that of each parameter tensor."""
 
     @torch.no_grad()
-    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
-        super().apply(bank, expert, parent)
-        for tensor in bank.expert(expert).parameters():
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+        super().apply(layer, expert, parent)
+        for tensor in layer.expert(expert).parameters():
             spread = tensor.std(correction=0)
             noise = torch.randn(tensor.shape).to(tensor)
             tensor.add_(noise * spread * self.config.scale)
@@ -104,8 +106,9 @@ class LogitOffset(Initialiser):
                     f"{self.offset} and {self.steps}"
                 )
 
-    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
-        bank.router.hold_back(expert, self.config.offset, self.config.steps)
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+        for router in layer.routers:
+            router.suppress(expert, self.config.offset, self.config.steps)
 
 
 class ZeroOut(Initialiser):
@@ -117,8 +120,8 @@ class ZeroOut(Initialiser):
 
         kind: str = "zero_out"
 
-    def apply(self, bank: ExpertBank, expert: int, parent: int | None) -> None:
-        bank.expert(expert).zero_output()
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+        layer.expert(expert).zero_output()
 
 
 INITIALISERS: dict[str, type] = {

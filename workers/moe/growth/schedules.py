@@ -7,7 +7,12 @@ is a falling trend with a one-layer ripple.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from workers.contract import InputError
+from workers.moe.growth.budget import Size
 
 
 class Schedule:
@@ -24,13 +29,21 @@ class Schedule:
         kind: str
         minimum: int = 1
         """Experts of the smallest layer."""
+        budget: Literal["depth", "layer"] = "depth"
+        """``depth``: one expert width in all layers, such that together they cost their dense
+        layers, so that parameters move with the experts; ``layer``: a width for each layer, such
+        that each costs its own dense layer, so that they do not."""
 
         def __post_init__(self) -> None:
             if self.minimum < 1:
                 raise ValueError(f"minimum must be at least 1, got {self.minimum}")
 
-    def __init__(self, config: Config) -> None:
-        self.minimum = config.minimum
+    least_layers: ClassVar[int] = 1
+    """Layers without which the form cannot be told from its smallest layer."""
+
+    def __init__(self, config: Any) -> None:
+        self.minimum: int = config.minimum
+        self.one_width: bool = config.budget == "depth"
 
     def share(self, index: int, layers: int) -> float:
         """f(p) of layer ``index``, in 0..1."""
@@ -46,20 +59,33 @@ def _depth(index: int, layers: int) -> float:
     return index / (layers - 1) if layers > 1 else 0.0
 
 
-class Uniform(Schedule):
-    """The same number of experts in every layer."""
+class Constant(Schedule):
+    """The model's number of experts in every layer."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
+        """Settings of the constant schedule (none)."""
+
+        kind: str = "constant"
+
+    def __init__(self, config: Config) -> None:
+        self.minimum, self.one_width = 1, False
+
+    def share(self, index: int, layers: int) -> float:
+        return 1.0
+
+
+class Uniform(Schedule):
+    """Midway between the smallest and the largest number in every layer: floor((max + min) / 2)."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Schedule.Config):
         """Settings of the uniform schedule."""
 
         kind: str = "uniform"
 
-    def __init__(self, config: Config) -> None:
-        self.minimum = 1
-
-    def share(self, index: int, layers: int) -> float:
-        return 1.0
+    def count(self, index: int, layers: int, experts: int) -> int:
+        return (experts + min(self.minimum, experts)) // 2
 
 
 class Descending(Schedule):
@@ -70,6 +96,8 @@ class Descending(Schedule):
         """Settings of the descending schedule."""
 
         kind: str = "descending"
+
+    least_layers: ClassVar[int] = 2
 
     def share(self, index: int, layers: int) -> float:
         return 1.0 - _depth(index, layers)
@@ -84,6 +112,8 @@ class Ascending(Schedule):
 
         kind: str = "ascending"
 
+    least_layers: ClassVar[int] = 2
+
     def share(self, index: int, layers: int) -> float:
         return _depth(index, layers)
 
@@ -97,6 +127,8 @@ class PyramidUp(Schedule):
 
         kind: str = "pyramid_up"
 
+    least_layers: ClassVar[int] = 3
+
     def share(self, index: int, layers: int) -> float:
         return 1.0 - abs(2 * _depth(index, layers) - 1)
 
@@ -109,6 +141,8 @@ class PyramidDown(Schedule):
         """Settings of the pyramid_down schedule."""
 
         kind: str = "pyramid_down"
+
+    least_layers: ClassVar[int] = 3
 
     def share(self, index: int, layers: int) -> float:
         return abs(2 * _depth(index, layers) - 1)
@@ -124,6 +158,8 @@ class WaveDown(Schedule):
         kind: str = "wave_down"
         amplitude: float = 0.25
         """Height of the ripple as a share of (max - min)."""
+
+    least_layers: ClassVar[int] = 2
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -148,6 +184,7 @@ class WaveUp(WaveDown):
 
 
 SCHEDULES: dict[str, type] = {
+    "constant": Constant,
     "uniform": Uniform,
     "descending": Descending,
     "ascending": Ascending,
@@ -165,11 +202,40 @@ class Place:
     schedule: Schedule
     index: int
     layers: int
+    maps: tuple[tuple[int, int], ...] = ()
+    """Inputs and outputs of every layer under the schedule; empty where nobody knows them."""
 
     def count(self, experts: int) -> int:
         """Experts of this layer when the model is said to have ``experts``."""
         return self.schedule.count(self.index, self.layers, experts)
 
+    def sizes(self, inputs: int, outputs: int, experts: int, copies: int = 0) -> list[Size]:
+        """The layers that share one parameter budget with this one: all, or only itself.
 
-EVERYWHERE = Place(Uniform(Uniform.Config()), 0, 1)
+        ``copies``: experts of this layer that the schedule does not count.
+        """
+        own = Size(inputs, outputs, self.count(experts) + copies)
+        if not (self.schedule.one_width and self.maps):
+            return [own]
+        counts = [self.schedule.count(i, self.layers, experts) for i in range(self.layers)]
+        sizes = [Size(*pair, count) for pair, count in zip(self.maps, counts, strict=True)]
+        sizes[self.index] = own
+        return sizes
+
+
+def places(schedule: Schedule, maps: Sequence[tuple[int, int]]) -> list[Place]:
+    """The place of each of these layers, given their inputs and outputs.
+
+    Raises InputError where there are too few layers for the schedule's form.
+    """
+    if 0 < len(maps) < schedule.least_layers:
+        raise InputError(
+            f"schedule {type(schedule).__name__} needs at least {schedule.least_layers} routed "
+            f"layers and the head has {len(maps)}: what it gives them would not depend on the "
+            "experts asked for; add hidden layers, or use schedule 'constant' or 'uniform'"
+        )
+    return [Place(schedule, i, len(maps), tuple(maps)) for i in range(len(maps))]
+
+
+EVERYWHERE = Place(Constant(Constant.Config()), 0, 1)
 """A layer under no schedule: it has as many experts as the model is said to have."""

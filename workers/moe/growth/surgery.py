@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -124,12 +124,24 @@ def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
     return sha.hexdigest()[:16]
 
 
-def initialiser(name: str) -> Initialiser:
-    """The initialiser of this name with its default settings."""
-    found: Any = lookup(INITIALISERS, name, "edit.initialiser")
+def initialiser(settings: Json) -> Initialiser:
+    """The initialiser of ``{"kind": ..., settings}`` or of a bare name, also ``module:Class``.
+
+    Raises InputError on a name that is not there and on settings that it does not take.
+    """
+    named: dict[str, Any] = {"kind": settings} if isinstance(settings, str) else dict(settings)
+    where = "edit.initialiser"
+    found: Any = lookup(INITIALISERS, named.get("kind"), f"{where}.kind")
     if isinstance(found, Problem):
         raise InputError(str(found))
-    made: Initialiser = found(found.Config())
+    try:
+        config = found.Config(**named)
+    except (TypeError, ValueError) as error:
+        names = ", ".join(sorted(item.name for item in fields(found.Config)))
+        raise InputError(
+            f"{where}: {error}; allowed settings of {named['kind']}: {names}"
+        ) from error
+    made: Initialiser = found(config)
     return made
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.contract import Json
-from workers.moe.routers.base import Router
+from workers.moe.losses.base import Loss
+from workers.moe.routed import Routed
+from workers.moe.routers.base import Router, RouterContext
 from workers.moe.routers.linear import LinearRouter
 from workers.moe.seeding import seeded
 
@@ -47,49 +49,43 @@ class AdaptiveRouter(Router):
             if self.temperature <= 0:
                 raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
+    adapts: ClassVar[bool] = True
+
     def __init__(self, config: Config, inputs: int) -> None:
         super().__init__()
         self.config, self.inputs = config, inputs
         self.linear = LinearRouter(LinearRouter.Config(), inputs)
         self.rows, self.biases = nn.ParameterDict(), nn.ParameterDict()
         self.up: nn.Linear | None = None
-        self.taught: list[int] = []
+        self.teacher_experts: list[int] = []
         """Experts that the teacher knows: those there when it was frozen, and their copies."""
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E]; the task's gradient of the router's own parameters is scaled by 1 - λ."""
         if self.up is None:
-            logits_TE: Tensor = self.linear(x_TD)
+            logits_TE: Tensor = self.linear(x_TD, context)
             return logits_TE
-        learning = self.training and torch.is_grad_enabled() and self.config.distil
-        logits_TE = self._second(x_TD, 1.0 - self.pull if learning else 1.0)
+        training = self.training and torch.is_grad_enabled() and self.config.distil
+        scale = 1.0 - distillation_weight(context.progress) if training else 1.0
+        logits_TE = self._second(x_TD, scale)
         if self.config.start == "residual":
-            return logits_TE + self.linear(x_TD)
+            return logits_TE + self.linear(x_TD, context)
         return self.linear.shift(logits_TE)
 
-    @property
-    def pull(self) -> float:
-        """``lambda(a) = max(0, 1 - a)``, a = share of the stage done (equation 4)."""
-        return max(0.0, 1.0 - self.progress)
-
-    def distillation(self, x_TD: Tensor) -> Tensor | None:
-        """``lambda KL(softmax(teacher / tau) || softmax(router / tau))``, mean over tokens.
-
-        Over the experts that the teacher knows. Reaches the router's parameters only. None where
-        the router does not adapt or does not learn.
-        """
+    def losses(self) -> tuple[Loss, ...]:
+        """The distillation, while there is a teacher and something of the router learns."""
         if self.up is None or not self.config.distil or not self.up.weight.requires_grad:
-            return None
-        return self.pull * self.divergence(x_TD.detach())
+            return ()
+        return (Distillation(Distillation.Config()),)
 
     def divergence(self, x_TD: Tensor) -> Tensor:
         """The divergence of equation 2, without its weight."""
-        known = [i for i, name in enumerate(self.linear.rows) if int(name) in self.taught]
+        known = [i for i, name in enumerate(self.linear.rows) if int(name) in self.teacher_experts]
         tau = self.config.temperature
         with torch.no_grad():
-            teacher_TE = self.linear(x_TD)
+            teacher_TE = self.linear(x_TD, RouterContext())
         student_TE = self._second(x_TD, 1.0)
-        # both sides as they act, what is held back of new experts included
+        # both sides as they act, the offsets of suppressed experts included
         held = teacher_TE if self.config.start == "residual" else self.linear.offset
         student_TE = student_TE + held
         wanted_TE = functional.log_softmax(teacher_TE[:, known] / tau, -1)
@@ -105,7 +101,7 @@ class AdaptiveRouter(Router):
             assert self.up is not None
             nn.init.kaiming_uniform_(self.up.weight, nonlinearity="relu")
             nn.init.zeros_(self.up.bias)
-        self.taught = [int(name) for name in self.linear.rows]
+        self.teacher_experts = [int(name) for name in self.linear.rows]
         self._start()
         self._freeze_teacher()
 
@@ -163,7 +159,7 @@ class AdaptiveRouter(Router):
     def remove(self, expert: int) -> None:
         """Forget the rows of ``expert``."""
         self.linear.remove(expert)
-        self.taught = [known for known in self.taught if known != expert]
+        self.teacher_experts = [known for known in self.teacher_experts if known != expert]
         if self.up is not None:
             del self.rows[str(expert)], self.biases[str(expert)]
 
@@ -177,28 +173,28 @@ class AdaptiveRouter(Router):
             self.biases[str(parent)].sub_(amount)
         self.rows[str(child)].copy_(self.rows[str(parent)])
         self.biases[str(child)].copy_(self.biases[str(parent)])
-        if parent in self.taught and child not in self.taught:
-            self.taught.append(child)
+        if parent in self.teacher_experts and child not in self.teacher_experts:
+            self.teacher_experts.append(child)
         self._freeze_teacher()
 
     @torch.no_grad()
-    def lower(self, expert: int, amount: float) -> None:
-        """Take ``amount`` off the expert's bias, in both routers."""
-        self.linear.lower(expert, amount)
+    def shift_bias(self, expert: int, amount: float) -> None:
+        """Add ``amount`` to the expert's bias, in both routers."""
+        self.linear.shift_bias(expert, amount)
         if self.up is not None and self.config.start != "residual":
-            self.biases[str(expert)].sub_(amount)
+            self.biases[str(expert)].add_(amount)
 
     @torch.no_grad()
-    def hold_back(self, expert: int, offset: float, steps: int) -> None:
+    def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Zero rows for ``expert`` in both routers; the offset lies on the logits."""
-        self.linear.hold_back(expert, offset, steps)
+        self.linear.suppress(expert, offset, steps)
         if self.up is not None:
             self.rows[str(expert)].zero_()
             self.biases[str(expert)].zero_()
 
     # ------------------------------------------------------------ phases and architecture
 
-    def learning_parameters(self) -> Iterator[nn.Parameter]:
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """All but the teacher."""
         if self.up is None:
             yield from self.linear.parameters()
@@ -206,19 +202,19 @@ class AdaptiveRouter(Router):
         yield from (*self.up.parameters(), *self.rows.values(), *self.biases.values())
         if self.config.start == "residual":
             for name in self.linear.rows:
-                if int(name) not in self.taught:
+                if int(name) not in self.teacher_experts:
                     yield from (self.linear.rows[name], self.linear.biases[name])
 
     def _freeze_teacher(self) -> None:
-        learning = {id(parameter) for parameter in self.learning_parameters()}
+        trainable = {id(parameter) for parameter in self.trainable_parameters()}
         for parameter in self.linear.parameters():
-            if id(parameter) not in learning:
+            if id(parameter) not in trainable:
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
     def arch(self) -> Json:
         """Whether it has adapted, and whom the teacher knows."""
-        return {"adapted": self.up is not None, "taught": list(self.taught)}
+        return {"adapted": self.up is not None, "teacher_experts": list(self.teacher_experts)}
 
     def ensure_arch(self, arch: Json) -> None:
         """Adapt, or go back to the linear router; values are loaded afterwards."""
@@ -228,9 +224,33 @@ class AdaptiveRouter(Router):
         if not arch["adapted"] and self.up is not None:
             self.up, self.rows, self.biases = None, nn.ParameterDict(), nn.ParameterDict()
             self.linear.requires_grad_(True)
-        self.taught = list(arch["taught"])
+        self.teacher_experts = list(arch["teacher_experts"])
         if self.up is not None:
             self._freeze_teacher()
+
+
+def distillation_weight(progress: float) -> float:
+    """``lambda(a) = max(0, 1 - a)``, a = share of the stage done (equation 4)."""
+    return max(0.0, 1.0 - progress)
+
+
+class Distillation(Loss):
+    """lambda KL(softmax(teacher / tau) || softmax(router / tau)), mean over tokens (equation 2).
+
+    Over the experts that the teacher knows. Reaches the router's own parameters only. An adaptive
+    router brings it along.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Loss.Config):
+        """There is nothing to set: tau is the router's, lambda follows the stage's progress."""
+
+        kind: str = "distillation"
+
+    def loss(self, routed: Routed) -> Tensor:
+        """See ``Loss.loss``."""
+        divergence: Tensor = routed.router.divergence(routed.x.detach())
+        return distillation_weight(routed.progress) * divergence
 
 
 class _Scaled(torch.autograd.Function):

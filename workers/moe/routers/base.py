@@ -1,59 +1,88 @@
-"""What every router offers beside its logits: growth by rows, and what phases ask of it."""
+"""The contract of routers: token features -> one logit for each expert.
+
+Letters: T tokens, B samples, E experts, D inputs.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from workers.contract import Json
+from workers.contract import InputError, Json
+from workers.moe.losses.base import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class RouterContext:
+    """What a router may see besides a token's features; None where it is not known."""
+
+    progress: float = 0.0
+    """Share of the stage's training that is done, 0 to 1; 0 outside a step."""
+    domain_T: Tensor | None = None
+    """Place of each token's domain among the stream's, int64 [T]; known in training only."""
+    positions: Tensor | None = None
+    """Place of each token in its sequence, as the model hands it to the layer."""
+    lengths: Tensor | None = None
+    """Length of each sequence, as the model hands it to the layer."""
+    below: Tensor | None = None
+    """State of the layer below, as the model hands it to the layer."""
 
 
 class Router(nn.Module, ABC):
-    """Scores experts. One row per expert, added and never reshaped."""
+    """Scores experts. What belongs to one expert is a parameter of its own, never reshaped."""
 
-    progress: float = 0.0
-    """Share of the stage's training that is done, 0 to 1; set by who trains."""
+    adapts: ClassVar[bool] = False
+    """Whether it has ``adapt(seed)``, which turns it into another router taught by the first."""
 
     @abstractmethod
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
 
     @abstractmethod
     def add(self, expert: int) -> None:
-        """A new row for ``expert``, freshly drawn."""
+        """A new expert, whose row is freshly drawn from torch's default generator."""
 
     @abstractmethod
     def remove(self, expert: int) -> None:
-        """Forget the row of ``expert``."""
+        """Forget an expert."""
 
     @abstractmethod
     def split(self, parent: int, child: int, amount: float) -> None:
-        """Give the child the parent's row, and take ``amount`` off both biases."""
+        """Score the child as the parent, and take ``amount`` off the logits of both."""
 
     @abstractmethod
-    def lower(self, expert: int, amount: float) -> None:
-        """Take ``amount`` off the expert's bias."""
+    def shift_bias(self, expert: int, amount: float) -> None:
+        """Add ``amount`` to the expert's logits."""
 
     @abstractmethod
-    def hold_back(self, expert: int, offset: float, steps: int) -> None:
-        """Zero row for ``expert``, its logit lowered by ``offset``, back to 0 within ``steps``."""
+    def suppress(self, expert: int, offset: float, steps: int) -> None:
+        """Score the expert by ``-offset``, which rises to 0 within ``steps`` training forwards."""
 
-    def learning_parameters(self) -> Iterator[nn.Parameter]:
+    def fit(self, x_TD: Tensor, y: Tensor, seed: int) -> None:
+        """Set the parameters without gradients, from inputs [T, D] and their targets [T].
+
+        Raises InputError where the router has no such fit.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no fit without gradients; use a router that has one, or "
+            "leave the edit fit_router out"
+        )
+
+    def losses(self) -> tuple[Loss, ...]:
+        """Losses that the router brings along, besides those configured on the layer."""
+        return ()
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that a phase may train."""
         yield from self.parameters()
 
-    def adapt(self, seed: int) -> None:
-        """Take over from the router trained so far; nothing to do for a router without a second."""
-
-    def distillation(self, x_TD: Tensor) -> Tensor | None:
-        """Weighted loss that keeps the router near its teacher; None where it has none."""
-        return None
-
     def arch(self) -> Json:
-        """What the rows' names do not tell; None where there is nothing."""
+        """What the names of its parameters do not tell; None where there is nothing."""
         return None
 
     def ensure_arch(self, arch: Json) -> None:
-        """Take the form that ``arch`` says; the rows are there already."""
+        """Take the form that ``arch`` says; the experts are there already."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.moe.growth.growable import with_zero
-from workers.moe.routers.base import Router
+from workers.moe.routers.base import Router, RouterContext
 
 
 class LinearRouter(Router):
@@ -64,12 +64,12 @@ class LinearRouter(Router):
         self.anneal[ids.index(str(child))] = self.anneal[ids.index(str(parent))]
 
     @torch.no_grad()
-    def lower(self, expert: int, amount: float) -> None:
-        """Take ``amount`` off the expert's bias."""
-        self.biases[str(expert)].sub_(amount)
+    def shift_bias(self, expert: int, amount: float) -> None:
+        """Add ``amount`` to the expert's bias."""
+        self.biases[str(expert)].add_(amount)
 
     @torch.no_grad()
-    def hold_back(self, expert: int, offset: float, steps: int) -> None:
+    def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Zero row for ``expert``, its logit lowered by ``offset``, back to 0 within ``steps``."""
         self.rows[str(expert)].zero_()
         self.biases[str(expert)].zero_()
@@ -78,13 +78,13 @@ class LinearRouter(Router):
         self.anneal[place] = offset / steps
         self._annealing = True
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
         rows, biases = list(self.rows.values()), list(self.biases.values())
         return self.shift(functional.linear(x_TD, torch.stack(rows), torch.stack(biases)))
 
     def shift(self, logits_TE: Tensor) -> Tensor:
-        """The logits with what is held back taken off, a little less at every training forward."""
+        """The logits plus the offsets of suppressed experts, which rise at a training forward."""
         if self._annealing:
             if self.training and torch.is_grad_enabled():
                 self.offset = (self.offset + self.anneal).clamp(max=0)

@@ -1,64 +1,92 @@
-"""What a selector must offer, and the small functions that several of them need.
+"""The contract of selectors: logits -> which experts run for a token, and their weights.
 
-Letters: T tokens, E experts, D inputs, O outputs, S rows.
+A selector runs no expert and knows no mask: ``dispatch`` does. Letters: T tokens, E experts.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from workers.contract import Json
+from workers.moe.selection import Selection
 
 
-class Bank(Protocol):
-    """The experts of one layer, in the two ways in which a selector may run them."""
+class Selector(nn.Module, ABC):
+    """Chooses experts for each token. May have buffers and parameters, also one for each expert.
 
-    def mixture(self, x_TD: Tensor, gates_TE: Tensor, frozen: bool = False) -> Tensor:
-        """All experts on all tokens, weighted, [T, O]; ``frozen`` = none to their parameters."""
-        ...
+    Built without experts; ``experts_changed`` tells it of every expert that is added or removed
+    before the next ``select``.
+    """
 
-    def on_rows(self, rows_SD: Tensor, offsets: Tensor, learning_S: Tensor | None = None) -> Tensor:
-        """Each expert on its own rows ``offsets[e]:offsets[e + 1]``, [S, O].
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Base of the settings of selectors."""
 
-        ``learning`` (bool) leaves rows out of the gradients of the experts' parameters.
+        kind: str
+
+        @property
+        def chooses_all(self) -> bool:
+            """Whether every token chooses every expert, so that counts of choices say nothing."""
+            return False
+
+    temperature: float = 1.0
+    """Logits are divided by it before their softmax."""
+
+    @abstractmethod
+    def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
+        """Experts and weights of T tokens.
+
+        ``allowed`` (bool [T, E]): experts that a token may choose; None = all. ``training``: a
+        training forward with gradients, in which running statistics may move and noise is added.
         """
-        ...
+
+    @abstractmethod
+    def active(self, experts: int) -> float:
+        """Experts that a token runs through on average, of ``experts`` live ones."""
+
+    def probabilities(self, logits_TE: Tensor, allowed_TE: Tensor | None) -> Tensor:
+        """Softmax over all allowed experts [T, E], whichever of them are chosen."""
+        if allowed_TE is not None:
+            logits_TE = logits_TE.masked_fill(~allowed_TE, float("-inf"))
+        return torch.softmax(logits_TE / self.temperature, -1)
+
+    def logit_shift(self, ratio: float) -> float:
+        """What to add to an expert's logit so that its weight becomes ``ratio`` times as large,
+        compared with the others'."""
+        return self.temperature * math.log(ratio)
+
+    def experts_changed(self, ids: Sequence[int]) -> None:
+        """The layer's experts are now these, in this order. State of an expert that stays must
+        stay; called before values are loaded where a saved shape is restored."""
+
+    def arch(self) -> Json:
+        """What a restored selector needs besides the ids of the experts; None = nothing."""
+        return None
+
+    def ensure_arch(self, arch: Json) -> None:
+        """Take the shape that ``arch`` says; values are loaded afterwards."""
 
 
-class Selector(Protocol):
-    """Turns logits into weights and has the bank compute what is needed."""
-
-    temperature: float
-
-    def __init__(self, config: Any) -> None: ...
-
-    def active(self, experts: int) -> int:
-        """Experts that one token passes through, of ``experts`` live ones."""
-        ...
-
-    def mix(
-        self,
-        bank: Bank,
-        x_TD: Tensor,
-        logits_TE: Tensor,
-        *,
-        grad_max_k: int | None,
-        allowed_TE: Tensor | None,
-        training: bool,
-        learning_TE: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Output [T, O] and gate weights [T, E].
-
-        ``grad_max_k``: only the k experts with the largest logits get a gradient, forward values
-        unchanged. ``allowed`` (bool) takes experts out of the choice. ``learning`` (bool): which
-        experts' parameters learn from a token (DES-MoE, arXiv 2509.16882, equation 8); values
-        and the gradients of router and input are unchanged.
-        """
-        ...
+def largest(scores_TE: Tensor, k: int) -> Tensor:
+    """Bool [T, E]: is this one of the token's k largest scores? Exactly k for each token."""
+    chosen_TK = scores_TE.detach().topk(k, dim=-1).indices
+    return torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, chosen_TK, True)
 
 
-def largest(logits_TE: Tensor, k: int) -> Tensor:
-    """Bool [T, E]: is this one of the token's k largest logits? Exactly k per token."""
-    chosen_TK = logits_TE.detach().topk(k, dim=-1).indices
-    return torch.zeros_like(logits_TE, dtype=torch.bool).scatter_(1, chosen_TK, True)
+def check_weights(name: str, k: int | None, weights: str) -> None:
+    """Refuse one expert for each token under weights that are a softmax over the chosen.
+
+    That weight is 1 whatever the logits are, so neither the task nor a loss teaches the router.
+    """
+    if k == 1 and weights == "chosen":
+        raise ValueError(
+            f"{name} = 1 with weights = 'chosen' weighs the one chosen expert by 1, so its router "
+            f"never learns; set weights = 'full' (the softmax over all experts), or {name} to at "
+            "least 2"
+        )

@@ -3,61 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from workers.moe.selectors.base import Bank, largest
+from workers.moe.selection import Selection
+from workers.moe.selectors.base import Selector, check_weights, largest
 
 
-class Dense:
-    """All live experts, weighted by the softmax of their logits."""
+class Dense(Selector):
+    """All live experts, weighted by the softmax of their logits; the k largest if limited."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(Selector.Config):
         """Settings of the dense selector."""
 
         kind: str = "dense"
         temperature: float = 1.0
         """Logits are divided by it before the softmax."""
+        output_max_k: int | None = None
+        """Choose the k largest logits of a token only (DynamicMoE, arXiv 2511.18987); None = all.
+        All experts are computed nevertheless."""
+        weights: Literal["chosen", "full"] = "chosen"
+        """Softmax over the chosen experts, or over all of them (Switch, arXiv 2101.03961)."""
 
         def __post_init__(self) -> None:
             if self.temperature <= 0:
                 raise ValueError(f"temperature must be above 0, got {self.temperature}")
+            if self.output_max_k is not None and self.output_max_k < 1:
+                raise ValueError(f"output_max_k must be at least 1, got {self.output_max_k}")
+            check_weights("output_max_k", self.output_max_k, self.weights)
+
+        @property
+        def chooses_all(self) -> bool:
+            """Whether nothing limits the choice."""
+            return self.output_max_k is None
 
     def __init__(self, config: Config) -> None:
-        self.temperature = config.temperature
+        super().__init__()
+        self.limit, self.temperature = config.output_max_k, config.temperature
+        self.full = config.weights == "full"
 
-    def active(self, experts: int) -> int:
-        """All of them."""
-        return experts
+    def active(self, experts: int) -> float:
+        """All of them, or the k that are chosen."""
+        return min(self.limit or experts, experts)
 
-    def mix(
-        self,
-        bank: Bank,
-        x_TD: Tensor,
-        logits_TE: Tensor,
-        *,
-        grad_max_k: int | None,
-        allowed_TE: Tensor | None,
-        training: bool,
-        learning_TE: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """See ``Selector.mix``; every token must be allowed at least one expert."""
+    def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
+        """See ``Selector.select``; every token must be allowed at least one expert."""
         if allowed_TE is not None:
             logits_TE = logits_TE.masked_fill(~allowed_TE, float("-inf"))
-        gates_TE = torch.softmax(logits_TE / self.temperature, -1)
-        if grad_max_k is not None and grad_max_k >= logits_TE.shape[1]:
-            grad_max_k = None
-        if grad_max_k is None and learning_TE is None:
-            return bank.mixture(x_TD, gates_TE), gates_TE
-        learners_TE, rest = gates_TE, []
-        if grad_max_k is not None:
-            near_TE = largest(logits_TE, grad_max_k).to(gates_TE.dtype)
-            rest.append(bank.mixture(x_TD.detach(), gates_TE * (1 - near_TE), frozen=True))
-            learners_TE = gates_TE * near_TE
-        if learning_TE is not None:
-            free_TE = learning_TE.to(gates_TE.dtype)
-            rest.append(bank.mixture(x_TD, learners_TE * (1 - free_TE), frozen=True))
-            learners_TE = learners_TE * free_TE
-        return sum(rest, bank.mixture(x_TD, learners_TE)), gates_TE
+        if self.limit is None or self.limit >= logits_TE.shape[1]:
+            gates_TE = torch.softmax(logits_TE / self.temperature, -1)
+            return Selection(allowed_TE, gates_TE, dense=True, probabilities_TE=gates_TE)
+        chosen_TE = largest(logits_TE, self.limit)
+        if allowed_TE is not None:
+            chosen_TE &= allowed_TE
+        if self.full:
+            gates_TE = torch.softmax(logits_TE / self.temperature, -1)
+            return Selection(chosen_TE, gates_TE * chosen_TE, dense=True, probabilities_TE=gates_TE)
+        open_TE = logits_TE.masked_fill(~chosen_TE, float("-inf"))
+        return Selection(chosen_TE, torch.softmax(open_TE / self.temperature, -1), dense=True)

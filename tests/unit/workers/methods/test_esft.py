@@ -24,8 +24,11 @@ CONFIG = {
         "head": {
             "kind": "moe",
             "hidden": [16],
-            "selector": "topk",
-            "expert": {"kind": "bottleneck", "width": 4},
+            "layer": {
+                "kind": "moe",
+                "selector": "topk",
+                "expert": {"kind": "bottleneck", "width": 4},
+            },
         },
     },
 }

@@ -50,14 +50,15 @@ def test_joint_trains_on_everything_seen():
 
 
 class WithAuxiliary(nn.Linear):
-    """A model whose auxiliary loss is a known multiple of its weights."""
+    """A model whose auxiliary losses are known multiples of its weights."""
 
-    def auxiliary_loss(self) -> torch.Tensor:
-        return self.weight.sum() * 0 + 2.5
+    def auxiliary_losses(self) -> dict[str, torch.Tensor]:
+        zero = self.weight.sum() * 0
+        return {"loss/a/head": zero + 1.5, "loss/b/head": zero + 1.0}
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_loss_adds_the_auxiliary_loss_of_the_model(kind):
+def test_loss_adds_the_auxiliary_losses_of_the_model(kind):
     x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
     plain, extra = nn.Linear(3, 2), WithAuxiliary(3, 2)
     extra.load_state_dict(plain.state_dict())

@@ -9,6 +9,7 @@ import torch
 from workers.compact_layout import Compact
 from workers.contract import Cause, Grow, InputError
 from workers.models.actor_critic import ActorCritic
+from workers.moe import LAYERS
 from workers.moe.growth import surgery
 
 
@@ -129,7 +130,7 @@ def test_the_form_of_observations_changes_neither_parameters_nor_answers_nor_lea
 
 
 def test_a_dense_trunk_does_not_grow_and_a_separate_critic_does():
-    assert surgery.shape(model(mixture=False)).layers == {}
+    assert surgery.shape(model(layer=LAYERS["linear"].Config())).layers == {}
     net = model(max_experts=2, separate=True)
     report = surgery.apply(net, None, grow(2), None)
     assert set(report.after.layers) == {

@@ -39,7 +39,7 @@ def test_every_core_is_built_from_its_defaults_and_by_its_name_alone(kind):
     assert net.initial_state(4).shape == (4, net.state_size)
 
 
-@pytest.mark.parametrize("settings", [{}, {"separate": True}, {"mixture": False}, {"experts": 2}])
+@pytest.mark.parametrize("settings", [{}, {"separate": True}, {"layer": "linear"}, {"experts": 2}])
 def test_a_sequence_is_answered_as_its_steps_are(settings):
     net = model(**settings).eval()
     x, past = episodes()

@@ -16,9 +16,11 @@ from workers.models.heads import MLP, MoEHead
 from workers.moe.experts import Bottleneck, LinearExpert
 from workers.moe.growth.budget import width_for_budget
 from workers.moe.growth.growable import shape
-from workers.moe.layer import MoELayer
+from workers.moe.layers import MoELayer
+from workers.moe.losses import Balance
+from workers.moe.routed import recording, take_gate_weights, take_losses
+from workers.moe.routers import RouterContext
 from workers.moe.selectors import Dense, TopK
-from workers.moe.telemetry import recording, take_auxiliary, usage
 
 LINEAR = LinearExpert.Config()
 
@@ -29,6 +31,10 @@ def _layer(experts: int = 3, inputs: int = 6, outputs: int = 20, **settings) -> 
 
 def _x(*size: int) -> torch.Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(3))
+
+
+def _logits(layer: MoELayer, x: torch.Tensor) -> torch.Tensor:
+    return layer.router(x, RouterContext())
 
 
 def _naive(layer: MoELayer, x: torch.Tensor, k: int | None = None) -> torch.Tensor:
@@ -84,7 +90,7 @@ def test_width_trap_names_the_cure(experts: int) -> None:
 def test_match_active_sizes_the_experts_one_token_passes() -> None:
     wide = _layer(10, 64, 64, match_active=True, selector=TopK.Config(k=2))
     assert wide.layer_shape().widths == (width_for_budget(64, 64, 2),) * 10
-    limited = _layer(10, 64, 64, match_active=True, output_max_k=3)
+    limited = _layer(10, 64, 64, match_active=True, selector=Dense.Config(output_max_k=3))
     assert limited.layer_shape().widths == (width_for_budget(64, 64, 3),) * 10
     assert shape(wide).active < shape(wide).parameters
     assert shape(_layer(2)).active == shape(_layer(2)).parameters
@@ -115,19 +121,18 @@ def test_ragged_widths_equal_the_plain_formula() -> None:
     torch.testing.assert_close(layer(_x(7, 6)), _naive(layer, _x(7, 6)))
 
 
-@pytest.mark.parametrize("settings", [{"output_max_k": 2}, {"selector": TopK.Config(k=2)}])
-def test_top_k_forward(settings) -> None:
-    layer = _layer(4, 6, 30, **settings)
+@pytest.mark.parametrize("selector", [Dense.Config(output_max_k=2), TopK.Config(k=2)])
+def test_top_k_forward(selector) -> None:
+    layer = _layer(4, 6, 30, selector=selector)
     torch.testing.assert_close(layer(_x(9, 6)), _naive(layer, _x(9, 6), k=2))
 
 
-@pytest.mark.parametrize("selector", [Dense.Config(), TopK.Config(k=2)])
-def test_a_limited_output_is_that_of_the_largest_of_the_allowed_experts(selector) -> None:
-    layer, x = _layer(3, output_max_k=1, selector=selector), _x(9, 6)
-    order = layer.router(x).argsort(-1, descending=True)
-    allowed = torch.ones(9, 3, dtype=torch.bool).scatter(1, order[:, :1], False)
-    second = torch.zeros(9, 3, dtype=torch.bool).scatter(1, order[:, 1:2], True)
-    torch.testing.assert_close(layer(x, allowed), layer(x, second))
+def test_a_limited_output_is_that_of_the_largest_of_the_allowed_experts() -> None:
+    layer, x = _layer(4, 6, 30, selector=Dense.Config(output_max_k=2)), _x(9, 6)
+    order = _logits(layer, x).argsort(-1, descending=True)
+    allowed = torch.ones(9, 4, dtype=torch.bool).scatter(1, order[:, :1], False)
+    next_two = torch.zeros(9, 4, dtype=torch.bool).scatter(1, order[:, 1:3], True)
+    torch.testing.assert_close(layer(x, allowed), layer(x, next_two))
 
 
 @pytest.mark.parametrize("selector", [Dense.Config(), TopK.Config(k=3)])
@@ -136,7 +141,7 @@ def test_grad_max_k_keeps_the_output_and_teaches_only_k(selector) -> None:
     x = _x(1, 6)
     torch.testing.assert_close(limited(x), full(x))
     limited(x).square().sum().backward()
-    best = str(int(limited.router(x).argmax()))
+    best = str(int(_logits(limited, x).argmax()))
     for name, expert in limited.experts.items():
         moved = bool(expert.down.bias.grad.any())
         assert moved == (name == best)
@@ -163,13 +168,13 @@ def test_usage_is_the_mean_gate_of_training_forwards() -> None:
         layer(x)
     layer.eval()
     layer(x)
-    assert usage(layer) == {}
+    assert take_gate_weights(layer) == {}
     layer.train()
     layer(x)
     layer(-x)
-    gates = torch.softmax(layer[0].router(torch.cat([x, -x])), -1).mean(0)
-    assert usage(layer)["0"] == pytest.approx(gates.tolist(), abs=1e-6)
-    assert usage(layer) == {}
+    gates = torch.softmax(_logits(layer[0], torch.cat([x, -x])), -1).mean(0)
+    assert take_gate_weights(layer)["0"] == pytest.approx(gates.tolist(), abs=1e-6)
+    assert take_gate_weights(layer) == {}
 
 
 def test_recording_counts_under_inference_mode_and_training_goes_on() -> None:
@@ -177,43 +182,44 @@ def test_recording_counts_under_inference_mode_and_training_goes_on() -> None:
     with recording(layer), torch.inference_mode():
         y = layer(_x(8, 6))
     assert y.shape == (8, 20)
-    assert sum(usage(layer)[""]) == pytest.approx(1)
+    assert sum(take_gate_weights(layer)[""]) == pytest.approx(1)
     layer.train()
     layer(_x(8, 6)).sum().backward()
-    assert sum(usage(layer)[""]) == pytest.approx(1)
+    assert sum(take_gate_weights(layer)[""]) == pytest.approx(1)
 
 
-def test_top_k_usage_counts_only_the_chosen() -> None:
-    layer = _layer(4, 6, 30, selector=TopK.Config(k=1))
+def test_top_k_gate_weights_are_of_the_chosen_only() -> None:
+    layer = _layer(4, 6, 30, selector=TopK.Config(k=1, weights="full"))
     layer(_x(50, 6))
-    top = torch.bincount(layer.router(_x(50, 6)).argmax(-1), minlength=4) / 50
-    assert usage(layer)[""] == pytest.approx(top.tolist())
+    gates = torch.softmax(_logits(layer, _x(50, 6)), -1)
+    top = torch.zeros(50, 4).scatter(1, gates.argmax(-1, keepdim=True), 1.0)
+    assert take_gate_weights(layer)[""] == pytest.approx((gates * top).mean(0).tolist())
 
 
 def test_noise_moves_only_training() -> None:
-    layer = _layer(3, selector=TopK.Config(k=1, noise=5.0))
+    layer = _layer(3, selector=TopK.Config(k=1, weights="full", noise=5.0))
     assert not torch.equal(layer(_x(20, 6)), layer(_x(20, 6)))
     layer.eval()
     assert torch.equal(layer(_x(20, 6)), layer(_x(20, 6)))
 
 
 def test_balance_loss_is_weighted_and_taken_once() -> None:
-    layer = _layer(2, balance_weight=0.5)
+    layer = _layer(2, losses=(Balance.Config(weight=0.5),))
     with torch.no_grad():
         for name, bias in layer.router.biases.items():
             layer.router.rows[name].zero_()
             bias.fill_(5.0 if name == "0" else -5.0)
     layer(_x(10, 6))
     share = torch.softmax(torch.tensor([5.0, -5.0]), 0)[0]
-    loss = take_auxiliary([layer])
-    assert loss is not None
+    (name, loss), *_ = take_losses({"head": layer}).items()
+    assert name == "loss/balance/head"
     torch.testing.assert_close(loss, 0.5 * 2 * share)
     loss.backward()
     assert layer.router.biases["0"].grad is not None
-    assert take_auxiliary([layer]) is None
+    assert take_losses({"head": layer}) == {}
     layer.eval()
     layer(_x(10, 6))
-    assert take_auxiliary([layer]) is None
+    assert take_losses({"head": layer}) == {}
     assert isinstance(copy.deepcopy(layer), MoELayer)
 
 

@@ -13,6 +13,15 @@ from workers.models import HEADS
 from workers.models.classifier import Classifier
 from workers.moe.domains import specialise
 from workers.moe.growth import surgery
+from workers.moe.routed import (
+    StepContext,
+    drop_gradients,
+    observing,
+    routed_layers,
+    stepping,
+    take_counts,
+)
+from workers.moe.routers import RouterContext
 
 CAUSE = Cause(policy="test", trigger="test")
 DOMAINS = ("north", "south")
@@ -20,21 +29,17 @@ LAYER = "head.layers.0"
 
 
 def model(head: str = "moe", selector: str = "topk", experts: int = 4, router: str = "linear"):
-    from workers.moe import EXPERTS, ROUTERS, SELECTORS
+    from workers.moe import EXPERTS, LAYERS, ROUTERS, SELECTORS
 
     own = {"expert": EXPERTS["bottleneck"].Config(width=5)} if head == "moe" else {}
     chosen = SELECTORS[selector].Config(**({"k": 2} if selector == "topk" else {}))
-    config = Classifier.Config(
-        experts=experts,
-        head=HEADS[head].Config(
-            hidden=(6,), selector=chosen, router=ROUTERS[router].Config(), **own
-        ),
-    )
+    layer = LAYERS["moe"].Config(selector=chosen, router=ROUTERS[router].Config(), **own)
+    config = Classifier.Config(experts=experts, head=HEADS[head].Config(hidden=(6,), layer=layer))
     return Classifier(config, (1, 3, 3), 4, seed=3)
 
 
 def layer_name(net) -> str:
-    return next(iter(specialise.banks(net)))
+    return next(iter(routed_layers(net)))
 
 
 def refresh(net, rows, version=1, copies=(), **more) -> RefreshMask:
@@ -72,15 +77,13 @@ def batch(samples: int = 24, seed: int = 0):
     return x, torch.arange(samples) % 4, torch.arange(samples) % 2
 
 
-def step(net, optimizer, x, y, domain_B) -> None:
+def step(net, optimizer, x, y, domain_B, progress=0.0) -> None:
     net.train()
-    parts = list(specialise.banks(net).values())
-    specialise.point(parts, DOMAINS, domain_B)
     optimizer.zero_grad(set_to_none=True)
-    auxiliary = functional.cross_entropy(net(x), y)
-    loss = net.auxiliary_loss()
-    (auxiliary if loss is None else auxiliary + loss).backward()
-    specialise.drop_masked(parts)
+    with stepping(net, StepContext(progress, DOMAINS, domain_B)):
+        loss = functional.cross_entropy(net(x), y)
+        (loss + sum(net.auxiliary_losses().values())).backward()
+        drop_gradients(routed_layers(net))
     optimizer.step()
 
 
@@ -130,13 +133,13 @@ def test_token_level_mask_equals_the_sum_of_single_domain_gradients(head, select
     surgery.apply(net, None, refresh(net, rows), None)
     x, y, domain_B = batch()
     free = copy.deepcopy(net)
-    for bank in specialise.banks(free).values():
-        bank.guide.set_mask(None)
-    specialise.point(specialise.banks(net).values(), DOMAINS, domain_B)
-    output = net(x)
-    torch.testing.assert_close(output, free(x), rtol=0, atol=1e-6)  # forward values unchanged
+    for layer in routed_layers(free).values():
+        layer.masking.set(None)
     x_masked, x_free = x.clone().requires_grad_(), x.clone().requires_grad_()
-    functional.cross_entropy(net(x_masked), y, reduction="sum").backward()
+    with stepping(net, StepContext(0.0, DOMAINS, domain_B)):
+        output = net(x)
+        torch.testing.assert_close(output, free(x), rtol=0, atol=1e-6)  # forward values unchanged
+        functional.cross_entropy(net(x_masked), y, reduction="sum").backward()
     wanted: dict[str, torch.Tensor] = {}
     inputs = torch.zeros_like(x)
     for domain in (0, 1):
@@ -170,18 +173,18 @@ def test_mixed_batch_moves_only_experts_that_some_domain_may_train() -> None:
 def test_counts_are_integers_by_domain_and_taken_once() -> None:
     net = model(selector="topk")
     x, _, domain_B = batch(24)
-    specialise.point(specialise.banks(net).values(), DOMAINS, domain_B)
     net.train()
-    net(x)
-    net(x)
-    counts, tokens = specialise.take_counts(net)
+    with stepping(net, StepContext(0.0, DOMAINS, domain_B)):
+        net(x)
+        net(x)
+    counts, tokens = take_counts(net)
     assert tokens == {"north": 24, "south": 24}
     assert all(isinstance(n, int) for row in counts[LAYER].values() for n in row)
     assert sum(counts[LAYER]["north"]) == 2 * 24, "two experts for each token"
-    assert specialise.take_counts(net) == ({}, {})
+    assert take_counts(net) == ({}, {})
     with torch.no_grad():
         net(x)
-    assert specialise.take_counts(net) == ({}, {}), "evaluation does not count"
+    assert take_counts(net) == ({}, {}), "evaluation does not count"
 
 
 def test_replicas_drop_the_gradients_that_no_replica_has_a_token_for() -> None:
@@ -189,17 +192,18 @@ def test_replicas_drop_the_gradients_that_no_replica_has_a_token_for() -> None:
     net = model(selector="topk")
     surgery.apply(net, None, refresh(net, [[1, 1, 1, 1], [0, 1, 1, 1]]), None)
     net.train()
-    bank = specialise.banks(net)[LAYER]
-    specialise.point([bank], DOMAINS, torch.ones(1, dtype=torch.int64))
+    bank = routed_layers(net)[LAYER]
     x, y, _ = batch(samples=1)
-    functional.cross_entropy(net(x), y).backward()
+    south = torch.ones(1, dtype=torch.int64)
     told: list[list[bool]] = []
 
     def anywhere(own_E: torch.Tensor) -> torch.Tensor:
         told.append(own_E.tolist())
         return torch.tensor([False, True, False, True])
 
-    specialise.drop_masked([bank], anywhere)
+    with stepping(net, StepContext(0.0, DOMAINS, south)):
+        functional.cross_entropy(net(x), y).backward()
+        drop_gradients({LAYER: bank}, anywhere)
     assert len(told) == 1
     assert not told[0][0], "the masked expert learns nowhere"
     assert sum(told[0]) <= 2, "one token has two experts"
@@ -277,15 +281,9 @@ def test_duplication_keeps_the_function_and_the_owner_alone_chooses_the_copy() -
     again = surgery.apply(net, optimizer, edit, x)
     assert again.fingerprint == report.fingerprint, "applied twice is applied once"
     net.train()
-    seen = {}
-    bank = specialise.banks(net)[LAYER]
-    specialise.point([bank], DOMAINS, domain_B)
-    mixture = bank.mixture
-    bank.mixture = lambda x, gates, frozen=False: (
-        seen.setdefault("gates", []).append(gates.detach()) or mixture(x, gates, frozen)
-    )
-    net(x)
-    gates_TE = torch.stack(seen["gates"]).sum(0)
+    with stepping(net, StepContext(0.0, DOMAINS, domain_B)), observing(net) as seen:
+        net(x)
+    gates_TE = seen[LAYER][0].weights
     assert gates_TE[domain_B == 0, 4].abs().max() == 0
     assert gates_TE[domain_B == 1, 4].min() > 0
     assert gates_TE[domain_B == 1, 5].abs().max() == 0
@@ -335,21 +333,23 @@ def test_phase_without_routed_layers_is_refused() -> None:
 
 
 def adapted(start: str, seed: int = 0):
-    from workers.moe import EXPERTS, ROUTERS
+    from workers.moe import EXPERTS, LAYERS, ROUTERS
 
     config = Classifier.Config(
         experts=3,
         head=HEADS["moe"].Config(
             hidden=(6,),
-            expert=EXPERTS["bottleneck"].Config(width=5),
-            router=ROUTERS["adaptive"].Config(start=start),
+            layer=LAYERS["moe"].Config(
+                expert=EXPERTS["bottleneck"].Config(width=5),
+                router=ROUTERS["adaptive"].Config(start=start),
+            ),
         ),
     )
     net = Classifier(config, (1, 3, 3), 4, seed=seed)
     optimizer = torch.optim.AdamW(net.named_parameters(), lr=0.01)
     x, _, _ = batch(64)
     report = surgery.apply(net, optimizer, phase(("router", "backbone"), adapt=True), x)
-    return net, optimizer, report, specialise.banks(net)[LAYER].router
+    return net, optimizer, report, routed_layers(net)[LAYER].router
 
 
 @pytest.mark.parametrize("start", ["exact", "residual"])
@@ -370,29 +370,31 @@ def test_teacher_is_frozen_and_the_whole_second_router_learns(start) -> None:
     net, optimizer, _, _ = adapted(start)
     x, y, domain_B = batch()
     before = snapshot(net, optimizer)
-    specialise.set_progress(specialise.banks(net).values(), 0.5)
     for _ in range(3):
-        step(net, optimizer, x, y, domain_B)
+        step(net, optimizer, x, y, domain_B, progress=0.5)
     changed = moved(before, snapshot(net, optimizer))
     assert not any(".linear." in name for name in changed)
     assert {f"{LAYER}.router.up.weight", f"{LAYER}.router.rows.0"} <= changed
 
 
 def test_task_gradient_of_the_router_is_scaled_and_that_of_its_input_is_not() -> None:
-    router = adapted("exact")[3]
+    net, _, _, router = adapted("exact")
     router.train()
     grads = {}
     for share in (0.25, 1.0):
-        router.progress = share
         x = torch.randn(8, 9, generator=torch.Generator().manual_seed(1)).requires_grad_()
         router.zero_grad()
-        router(x).square().sum().backward()
+        router(x, RouterContext(progress=share)).square().sum().backward()
         grads[share] = (router.up.weight.grad.clone(), x.grad.clone())
     torch.testing.assert_close(grads[0.25][0], 0.25 * grads[1.0][0])
     torch.testing.assert_close(grads[0.25][1], grads[1.0][1])
-    router.progress = 0.25
-    loss, plain = router.distillation(x), router.divergence(x)
-    torch.testing.assert_close(loss, 0.75 * plain)
+    with torch.no_grad():
+        router.rows["0"].add_(0.1)
+    with stepping(net, StepContext(0.25)):
+        net(x.reshape(8, 1, 3, 3))
+        (loss,) = net.auxiliary_losses().items()
+    assert loss[0] == f"loss/distillation/{LAYER}"
+    torch.testing.assert_close(loss[1], 0.75 * router.divergence(x))
 
 
 def test_grown_and_copied_rows_after_adapting_and_back_from_the_architecture() -> None:
@@ -401,24 +403,24 @@ def test_grown_and_copied_rows_after_adapting_and_back_from_the_architecture() -
     edit = refresh(net, [[1, 1, 1, 0], [1, 0, 1, 1]], copies=copies)
     x, _, _ = batch()
     assert surgery.apply(net, optimizer, edit, x).probe_change < 1e-5
-    assert router.taught == [0, 1, 2, 3]
+    assert router.teacher_experts == [0, 1, 2, 3]
     assert float(router.divergence(torch.randn(99, 9))) < 1e-6
     grow = Grow(id="g", stage="s", after_interval=0, experts=4, seed=1, cause=CAUSE)
     surgery.apply(net, optimizer, grow, x)
-    assert router.taught == [0, 1, 2, 3], "the teacher does not know the newcomer"
+    assert router.teacher_experts == [0, 1, 2, 3], "the teacher does not know the newcomer"
     assert float(router.divergence(torch.randn(99, 9))) < 1e-6
     fresh = Classifier(net.config, (1, 3, 3), 4, seed=9)
     surgery.ensure_arch(fresh, surgery.arch(net))
     fresh.load_state_dict(net.state_dict())
     assert surgery.fingerprint(fresh) == surgery.fingerprint(net)
     surgery.ensure_arch(fresh, surgery.arch(Classifier(net.config, (1, 3, 3), 4, seed=9)))
-    assert specialise.banks(fresh)[LAYER].router.up is None
+    assert routed_layers(fresh)[LAYER].router.up is None
 
 
 def test_share_of_three_copies_is_a_third_each() -> None:
     net = model(selector="dense", experts=1)
     copies = [Duplicate(expert=n, parent=0, owner=d) for n, d in ((1, "north"), (2, "south"))]
     surgery.apply(net, None, refresh(net, [[1, 1, 0], [0, 0, 1]], copies=copies), None)
-    router = specialise.banks(net)[LAYER].router
-    gates = torch.softmax(router(torch.randn(5, 9)), -1).detach()
+    router = routed_layers(net)[LAYER].router
+    gates = torch.softmax(router(torch.randn(5, 9), RouterContext()), -1).detach()
     torch.testing.assert_close(gates, torch.full((5, 3), 1 / 3))

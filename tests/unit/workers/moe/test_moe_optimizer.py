@@ -83,7 +83,7 @@ def test_new_parameters_join_the_group_of_their_namesakes() -> None:
     rest = [p for name, p in model.named_parameters() if not name.endswith("weight")]
     optimizer = torch.optim.AdamW([{"params": rest, "weight_decay": 0.0}, {"params": decay}], 1e-3)
     layer = model.head.layers[0]
-    layer._add(2, layer.births[0])
+    layer.add(2, layer.births[0])
     rebind(optimizer, model, keep=True)
     named = {id(p): name for name, p in model.named_parameters()}
     groups = [[named[id(p)] for p in group["params"]] for group in optimizer.param_groups]

@@ -17,7 +17,7 @@ from workers.moe import INITIALISERS
 from workers.moe.experts import LinearExpert
 from workers.moe.growth import surgery
 from workers.moe.growth.schedules import Descending
-from workers.moe.layer import MoELayer
+from workers.moe.layers import MoELayer
 from workers.moe.selectors import Dense, TopK
 
 GROWING = [kind for kind in HEADS if kind != "mlp"]
@@ -29,8 +29,9 @@ def _edit(experts: int, **more) -> Grow:
     return Grow(**{**defaults, **more}, experts=experts, cause=cause)
 
 
-def _model(head: str = "moe", experts: int = 1, max_experts: int | None = 4, **head_settings):
-    config = HEADS[head].Config(hidden=(24, 16), **head_settings)
+def _model(head: str = "moe", experts: int = 1, max_experts: int | None = 4, **layer_settings):
+    layer = {"layer": MoELayer.Config(**layer_settings)} if layer_settings else {}
+    config = HEADS[head].Config(hidden=(24, 16), **layer)
     config = Classifier.Config(experts=experts, max_experts=max_experts, head=config)
     return Classifier(config, (1, 3, 4), 3, seed=2)
 
@@ -274,7 +275,11 @@ def test_rescale_to_the_same_width_is_exact() -> None:
     want = layer(x)
     expert = layer.expert(0)
     kept = expert.narrow(expert.width, x)
-    assert kept.tolist() == list(range(expert.width))
+    assert {name: (dim, units.tolist()) for name, (dim, units) in kept.items()} == {
+        "up.weight": (0, list(range(expert.width))),
+        "up.bias": (0, list(range(expert.width))),
+        "down.weight": (1, list(range(expert.width))),
+    }
     assert (layer(x) - want).abs().max() < 1e-2 * want.abs().max()
 
 

@@ -17,6 +17,8 @@ from workers.tables import construct, first_line
 TABLES = {
     "backbones": models.BACKBONES,
     "heads": models.HEADS,
+    "layers": moe.LAYERS,
+    "losses": moe.LOSSES,
     "routers": moe.ROUTERS,
     "selectors": moe.SELECTORS,
     "experts": moe.EXPERTS,
@@ -28,6 +30,8 @@ ENTRIES = [(table, kind) for table, entries in TABLES.items() for kind in entrie
 ARGUMENTS = {
     "backbones": ((3, 16, 16), 0),
     "heads": (12, 5),
+    "layers": (12, 12),
+    "losses": (),
     "routers": (12,),
     "selectors": (),
     "experts": (12, 30, 4),
@@ -61,7 +65,7 @@ def test_classifier_with_every_head_and_backbone(head: str, backbone: str) -> No
     model = Classifier(config, (3, 16, 16), 5, seed=1)
     y = model(torch.ones(2, 3, 16, 16))
     assert y.shape == (2, 5)
-    (y.square().sum() + (model.auxiliary_loss() or 0.0)).backward()
+    (y.square().sum() + sum(model.auxiliary_losses().values())).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -83,7 +87,8 @@ def test_parameters_depend_on_the_seed_alone(head: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "counts"),
     [
-        ("uniform", [8, 8, 8, 8]),
+        ("constant", [8, 8, 8, 8]),
+        ("uniform", [4, 4, 4, 4]),
         ("descending", [8, 6, 3, 1]),
         ("ascending", [1, 3, 6, 8]),
         ("pyramid_up", [1, 6, 6, 1]),
@@ -113,9 +118,9 @@ def test_descending_over_six_layers_and_with_a_minimum() -> None:
     [
         lambda: moe.SELECTORS["topk"].Config(k=0),
         lambda: moe.SELECTORS["dense"].Config(temperature=0.0),
-        lambda: models.HEADS["moe"].Config(grad_max_k=0),
+        lambda: moe.LAYERS["moe"].Config(grad_max_k=0),
         lambda: models.HEADS["moe"].Config(hidden=(0,)),
-        lambda: models.HEADS["big_moe"].Config(balance_weight=-1.0),
+        lambda: moe.LOSSES["balance"].Config(weight=-1.0),
         lambda: moe.EXPERTS["bottleneck"].Config(width=0),
         lambda: moe.INITIALISERS["logit_offset"].Config(steps=0),
         lambda: Classifier.Config(experts=0),

@@ -1,0 +1,134 @@
+"""The contract of experts, and the two ways in which a layer runs several of them.
+
+Letters: T tokens, E experts, D inputs, O outputs, S rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import InputError
+from workers.moe.growth.budget import Size
+
+
+class Kernel(Protocol):
+    """Several experts, run together."""
+
+    def mixture(self, x_TD: Tensor, weights_TE: Tensor, frozen: bool = False) -> Tensor:
+        """All experts on all tokens, weighted and summed, [T, O].
+
+        ``frozen``: the experts' parameters get no gradient, inputs and weights do.
+        """
+        ...
+
+    def on_rows(
+        self, rows_SD: Tensor, offsets: Tensor, trainable_S: Tensor | None = None
+    ) -> Tensor:
+        """Each expert on its own rows ``offsets[e]:offsets[e + 1]``, [S, O]; later rows are 0.
+
+        ``trainable`` (bool) leaves rows out of the gradients of the experts' parameters only.
+        """
+        ...
+
+
+class Expert(nn.Module):
+    """Base of experts: any module [rows, D] -> [rows, O]; it needs a forward and a nested Config.
+
+    Parameters are drawn from torch's default generator, which the layer seeds. An expert whose
+    kind has ``packed`` runs in one kernel with its like, others run in a loop.
+    """
+
+    width: int = 0
+    """Hidden units; 0 where the kind has none that the layer's budget could set."""
+    narrows: ClassVar[bool] = False
+    """Whether ``narrow`` can take hidden units away, as the growth reading rescale asks for."""
+
+    def __init__(self, config: Any, inputs: int, outputs: int, width: int) -> None:
+        super().__init__()
+
+    @staticmethod
+    def width_for(config: Any, sizes: Sequence[Size]) -> int:
+        """Hidden width of each expert of layers that share one parameter budget; 0 = no width.
+
+        Raises InputError where none fits.
+        """
+        return 0
+
+    @classmethod
+    def packed(cls, experts: Sequence[Any]) -> Kernel | None:
+        """One kernel for experts that are all of this class; None = run them in a loop."""
+        return None
+
+    def zero_output(self) -> None:
+        """Make the expert answer 0 to everything, leaving what it computes inside as it is."""
+        raise InputError(
+            f"initialiser 'zero_out' needs experts whose output map can be set to 0, and "
+            f"{type(self).__name__} has none; use another initialiser"
+        )
+
+    def narrow(self, width: int, x_TD: Tensor) -> dict[str, tuple[int, Tensor]]:
+        """Keep ``width`` hidden units, those that matter most on ``x``.
+
+        Returns, for each parameter that is now smaller: its name -> (dimension, indices kept).
+        """
+        raise NotImplementedError
+
+
+def kernel_of(experts: Sequence[Any]) -> Kernel:
+    """What runs these experts: the kernel of their class if they share one, else a loop."""
+    first = type(experts[0])
+    if all(type(expert) is first for expert in experts):
+        packed: Kernel | None = first.packed(experts)
+        if packed is not None:
+            return packed
+    return Loop(experts)
+
+
+class Loop:
+    """Experts of any kinds, run one after another."""
+
+    def __init__(self, experts: Sequence[nn.Module]) -> None:
+        self.experts = experts
+
+    def mixture(self, x_TD: Tensor, weights_TE: Tensor, frozen: bool = False) -> Tensor:
+        """See ``Kernel.mixture``."""
+        run = _detached if frozen else _plain
+        y_TEO = torch.stack([run(expert, x_TD) for expert in self.experts], 1)
+        return (y_TEO * weights_TE.unsqueeze(-1)).sum(1)
+
+    def on_rows(
+        self, rows_SD: Tensor, offsets: Tensor, trainable_S: Tensor | None = None
+    ) -> Tensor:
+        """See ``Kernel.on_rows``; an expert without rows does not run."""
+        bounds = offsets.tolist()
+        sizes = [stop - start for start, stop in pairwise(bounds)]
+        *parts, rest = rows_SD.split([*sizes, rows_SD.shape[0] - bounds[-1]])
+        outputs: list[Tensor] = []
+        for expert, part, start in zip(self.experts, parts, bounds, strict=False):
+            if not len(part):
+                continue
+            output = _plain(expert, part)
+            if trainable_S is not None:
+                trainable_S1 = trainable_S[start : start + len(part)].unsqueeze(1)
+                output = torch.where(trainable_S1, output, _detached(expert, part))
+            outputs.append(output)
+        if not outputs:  # nobody chose anything: a forward over no rows tells the output's size
+            outputs.append(_plain(self.experts[0], rows_SD[:0]))
+        return torch.cat([*outputs, outputs[0].new_zeros((len(rest), outputs[0].shape[1]))])
+
+
+def _plain(expert: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = expert(x)
+    return y
+
+
+def _detached(expert: nn.Module, x: Tensor) -> Tensor:
+    """The expert's answer, whose gradient reaches ``x`` but not the expert's parameters."""
+    frozen = {name: parameter.detach() for name, parameter in expert.named_parameters()}
+    y: Tensor = torch.func.functional_call(expert, frozen, (x,))
+    return y

@@ -1,0 +1,160 @@
+"""The experts of one layer by id: what each is made of, how wide it is, where it comes from.
+
+Knows no router. Parameters are named by expert id and only ever added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from workers.contract import InputError, Json
+from workers.moe.experts.base import Expert
+from workers.moe.growth.growable import like
+from workers.moe.routed import Birth
+from workers.moe.seeding import seeded
+from workers.tables import construct, lookup
+
+
+class ExpertSet(nn.ModuleDict):
+    """Experts by id (0, 1, 2, ... as text), of one or several forms.
+
+    A form is one Config of a kind of expert; drawn experts take the forms by turns, copies that of
+    their parent.
+    """
+
+    def __init__(
+        self,
+        table: dict[str, type],
+        forms: Sequence[Any],
+        sizes: tuple[int, int],
+        width_of: Callable[[type, Any], int],
+    ) -> None:
+        """``sizes``: inputs and outputs. ``width_of``: the width that the layer's budget allows an
+        expert of a class and Config; asked when the first one is made."""
+        super().__init__()
+        self.births: dict[int, Birth] = {}
+        self._table, self._forms, self._sizes, self._width_of = table, forms, sizes, width_of
+        self._form_of: dict[int, int] = {}
+        self._widths: dict[int, int] = {}
+        self._classes = [_class_of(table, config) for config in forms]
+
+    def expert(self, number: int) -> Any:
+        """The expert with this id."""
+        return self[str(number)]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kind of each form."""
+        return [config.kind for config in self._forms]
+
+    @property
+    def narrowing(self) -> bool:
+        """Whether every form can give up hidden units."""
+        return all(cls.narrows for cls in self._classes)
+
+    def forms(self) -> list[tuple[Any, Any]]:
+        """Class and Config of each form."""
+        return list(zip(self._classes, self._forms, strict=True))
+
+    def make(self, form: int, width: int | None = None) -> Expert:
+        """A freshly drawn expert that belongs to nobody yet; ``width`` None = the layer's."""
+        if width is None:
+            if form not in self._widths:
+                self._widths[form] = self._width_of(self._classes[form], self._forms[form])
+            width = self._widths[form]
+        made: Expert = construct(self._table, self._forms[form], *self._sizes, width)
+        return made
+
+    def put(
+        self, number: int, expert: Expert, form: int, birth: Birth, reference: nn.Module
+    ) -> None:
+        """Add an expert, on device and in type and mode of ``reference``."""
+        self[str(number)] = like(expert, reference).train(reference.training)
+        self.births[number], self._form_of[number] = birth, form
+
+    def draw(self, number: int, birth: Birth, reference: nn.Module) -> None:
+        """Add a new expert: a form by turns, or form and width of the parent it is to copy."""
+        if birth.parent is None:
+            form, width = number % len(self._forms), None
+        else:
+            form, width = self._form_of[birth.parent], self.expert(birth.parent).width
+        self.put(number, self.make(form, width), form, birth, reference)
+
+    def remove(self, number: int) -> None:
+        """Forget an expert."""
+        del self[str(number)], self.births[number], self._form_of[number]
+
+    def narrow(
+        self, width_of: Callable[[type, Any], int], x_TD: Tensor
+    ) -> dict[str, tuple[int, Tensor]]:
+        """Make wider experts as narrow as ``width_of`` says, new ones too.
+
+        Returns "<id>.<parameter>" -> (dimension, indices kept) for what became smaller.
+        """
+        narrowed: dict[str, tuple[int, Tensor]] = {}
+        for form, (cls, config) in enumerate(self.forms()):
+            width = width_of(cls, config)
+            members = [n for n, its in self._form_of.items() if its == form]
+            for number in members:
+                if self.expert(number).width > width:
+                    cut = self.expert(number).narrow(width, x_TD)
+                    narrowed |= {f"{number}.{name}": kept for name, kept in cut.items()}
+            self._widths[form] = min([width, *(int(self.expert(n).width) for n in members)])
+        return narrowed
+
+    # ------------------------------------------------------------ architecture
+
+    def arch(self) -> list[Json]:
+        """One record for each expert, in order of the ids."""
+        return [
+            {
+                "id": number,
+                "birth": birth.stage,
+                "parent": birth.parent,
+                "form": self._form_of[number],
+                "width": self.expert(number).width,
+                "frozen": self._frozen(number),
+            }
+            | ({} if birth.owner is None else {"owner": birth.owner})
+            for number, birth in self.births.items()
+        ]
+
+    def ensure_arch(self, records: Sequence[Json], reference: nn.Module) -> None:
+        """Become the experts of ``records``; values are loaded afterwards."""
+        ids = [record["id"] for record in records]
+        if not ids or ids != list(range(len(ids))):
+            raise InputError(
+                f"the saved architecture lists the experts {ids}; they must be numbered "
+                "0, 1, 2, ...: the checkpoint is damaged, restore another one"
+            )
+        for number in [number for number in self.births if number not in ids]:
+            self.remove(number)
+        for record in records:
+            number, form, width = record["id"], record["form"], record["width"]
+            birth = Birth(record["birth"], record["parent"], record.get("owner"))
+            present = number in self.births
+            if not (
+                present and self._form_of[number] == form and self.expert(number).width == width
+            ):
+                with seeded(0):  # every value is overwritten
+                    self.put(number, self.make(form, width), form, birth, reference)
+            if record["frozen"] != self._frozen(number):
+                self.expert(number).requires_grad_(not record["frozen"])
+            self.births[number] = birth
+            self._widths[form] = width
+
+    def _frozen(self, number: int) -> bool:
+        return not any(p.requires_grad for p in self.expert(number).parameters())
+
+
+def _class_of(table: dict[str, type], config: Any) -> Any:
+    cls = lookup(table, config.kind, "expert.kind")
+    if not (isinstance(cls, type) and issubclass(cls, Expert)):
+        raise InputError(
+            f"expert {config.kind!r} is no subclass of workers.moe.experts.Expert; derive it from "
+            "that class, whose forward may be anything"
+        )
+    return cls

@@ -1,0 +1,27 @@
+"""The contract of layers: what stands between two widths of a model.
+
+``LAYERS`` is filled by the package; it lies here so that a layer can hold another one.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+LAYERS: dict[str, type] = {}
+"""Layers by name."""
+
+
+class Layer(nn.Module):
+    """A map [..., inputs] -> [..., outputs]; needs a nested Config and a forward.
+
+    Built as ``cls(config, inputs, outputs, experts, max_experts, seed, place=place)``: experts at
+    the start and in the end (None = those at the start), both the model's numbers, of which
+    ``place`` (``growth.schedules.Place``) gives the layer its share. Parameters depend on these
+    arguments only.
+    """
+
+    def draw_orthogonal(self, gain: float) -> None:
+        """Draw a plain linear map anew: orthogonal with this gain, no bias.
+
+        For models whose linear maps start so; layers with draws of their own pay no heed.
+        """

@@ -1,0 +1,379 @@
+"""MoELayer: a linear map replaced by routed experts within the same parameter budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import InputError, Json, LayerShape, Role, derive_seed
+from workers.moe.dispatch import FREE, Limits, dispatch, reached
+from workers.moe.domains.masks import Mask, Masking
+from workers.moe.experts import EXPERTS
+from workers.moe.experts.base import kernel_of
+from workers.moe.experts.expert_set import ExpertSet
+from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, like
+from workers.moe.growth.schedules import EVERYWHERE, Place
+from workers.moe.layers.base import Layer
+from workers.moe.losses import LOSSES, Loss
+from workers.moe.routed import Birth, Record, Routed, RoutedLayer
+from workers.moe.routers import ROUTERS, Router, RouterContext
+from workers.moe.seeding import seeded
+from workers.moe.selection import Selection
+from workers.moe.selectors import SELECTORS, Selector
+from workers.tables import choice, choices, construct
+
+
+class MoELayer(RoutedLayer, Growable, Layer):
+    """One linear map as a mixture of experts with its own router (DynamicMoE, arXiv 2511.18987).
+
+    Takes [..., inputs], gives [..., outputs]. ``max_experts`` is the final number N that sets the
+    width of the experts; ``experts`` are there from the start. Under ``place`` both numbers are
+    the model's, and the layer takes its share. Letters: T tokens, E experts, D inputs, O outputs.
+    """
+
+    experts: ExpertSet
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of one mixture-of-experts layer."""
+
+        kind: str = "moe"
+        router: Any = choice(ROUTERS, "linear")
+        """What scores the experts."""
+        selector: Any = choice(SELECTORS, "dense")
+        """Which experts run for a token, and their weights."""
+        expert: Any = choice(EXPERTS, "bottleneck")
+        """What an expert is made of."""
+        more_experts: tuple[Any, ...] = choices(EXPERTS)
+        """Further forms of experts: new ones take ``expert`` and these by turns."""
+        shared: int = 0
+        """Experts that run for every token beside the chosen ones, with weight 1."""
+        losses: tuple[Any, ...] = choices(LOSSES)
+        """What the layer adds to the task's loss in training."""
+        grad_max_k: int | None = None
+        """Only the k experts of a token with the largest weights learn from it; None = all."""
+        match_active: bool = False
+        """Widths such that the experts one token passes, not all, cost one dense layer."""
+
+        def __post_init__(self) -> None:
+            if self.grad_max_k is not None and self.grad_max_k < 1:
+                raise ValueError(f"grad_max_k must be at least 1, got {self.grad_max_k}")
+            if self.shared < 0:
+                raise ValueError(f"shared must not be negative, got {self.shared}")
+
+    def __init__(
+        self,
+        config: Any,
+        inputs: int,
+        outputs: int,
+        experts: int = 1,
+        max_experts: int | None = None,
+        seed: int = 0,
+        *,
+        place: Place = EVERYWHERE,
+    ) -> None:
+        """``config`` has at least the fields of ``MoELayer.Config``."""
+        super().__init__()
+        assert experts >= 1, experts
+        self.config, self.inputs, self.outputs, self.place = config, inputs, outputs, place
+        self._final = max_experts or experts
+        self.selector: Selector = construct(SELECTORS, config.selector)
+        self.router: Router = construct(ROUTERS, config.router, inputs)
+        self.later_routers = nn.ModuleList(
+            construct(ROUTERS, config.router, inputs) for _ in range(self.rounds - 1)
+        )
+        forms = (config.expert, *config.more_experts)
+        self.experts = ExpertSet(
+            EXPERTS, forms, (inputs, outputs), lambda cls, form: self._width(cls, form, self._final)
+        )
+        self.shared = nn.ModuleList()
+        self.losses: tuple[Loss, ...] = tuple(construct(LOSSES, loss) for loss in config.losses)
+        self.record, self.masking = Record(), Masking()
+        self.phase: tuple[Role, ...] | None = None
+        """Roles that the phase trains; None = no phase was set."""
+        for number in range(place.count(experts)):
+            with seeded(derive_seed(seed, "expert", number)):
+                self.add(number, Birth())
+        for number in range(config.shared):
+            with seeded(derive_seed(seed, "shared", number)):
+                self.shared.append(self.experts.make(0))
+
+    # ------------------------------------------------------------ forward
+
+    @property
+    def rounds(self) -> int:
+        """How often a token passes the experts, each time under another router."""
+        return 1
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """The router of each round."""
+        return (self.router, *self.later_routers)
+
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        lengths: Tensor | None = None,
+        below: Tensor | None = None,
+    ) -> Tensor:
+        """[..., inputs] -> [..., outputs]; ``allowed``: bool [..., live], experts that may be
+        chosen. The rest goes to the router (``RouterContext``)."""
+        x_TD = x.reshape(-1, self.inputs)
+        allowed_TE = None if allowed is None else allowed.reshape(-1, self.live)
+        training = self.training and torch.is_grad_enabled()
+        step, record = self.record.step, self.record
+        domain_T, limits = None, FREE
+        if training:
+            record.losses = {}
+            domain_T = record.domain_of(len(x_TD))
+            trainable_TE = None
+            if domain_T is not None:
+                record.counters.add_tokens(domain_T)
+                trainable_TE = self.masking.trainable(domain_T, step.domains, self.live)
+                open_TE = self.masking.allowed(domain_T, step.domains, self.live)
+                allowed_TE = _both(allowed_TE, open_TE)
+            k = self.config.grad_max_k
+            limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
+        context = RouterContext(step.progress, domain_T, positions, lengths, below)
+        y_TO = self._pass(x_TD, context, allowed_TE, limits, training)
+        return y_TO.reshape(*x.shape[:-1], self.outputs)
+
+    def _pass(
+        self,
+        x_TD: Tensor,
+        context: RouterContext,
+        allowed_TE: Tensor | None,
+        limits: Limits,
+        training: bool,
+    ) -> Tensor:
+        """All rounds; a plain layer has one."""
+        return self._round(self.router, x_TD, context, allowed_TE, limits, training)
+
+    def _round(
+        self,
+        router: Router,
+        x_TD: Tensor,
+        context: RouterContext,
+        allowed_TE: Tensor | None,
+        limits: Limits,
+        training: bool,
+    ) -> Tensor:
+        """Route T tokens and run their experts, [T, O]."""
+        logits_TE = router(x_TD, context)
+        selection = self.selector.select(logits_TE, allowed_TE, training)
+        y_TO = dispatch(kernel_of(list(self.experts.values())), x_TD, selection, limits)
+        for expert in self.shared:
+            y_TO = y_TO + expert(x_TD)
+        record, losses = self.record, (*self.losses, *router.losses()) if training else ()
+        if training or record.always:
+            record.counters.add_weights(selection)
+        if training:
+            record.reach(reached(selection, limits))
+            if context.domain_T is not None:
+                record.counters.add_choices(selection, context.domain_T)
+        if losses or record.observers:
+            routed = self._routed(router, x_TD, logits_TE, allowed_TE, selection, context)
+            self._add_losses(losses, routed)
+            for observer in record.observers:
+                observer.append(routed.detached())
+        return y_TO
+
+    def _routed(
+        self,
+        router: Router,
+        x_TD: Tensor,
+        logits_TE: Tensor,
+        allowed_TE: Tensor | None,
+        selection: Selection,
+        context: RouterContext,
+    ) -> Routed:
+        probabilities_TE = selection.probabilities_TE
+        if probabilities_TE is None:
+            probabilities_TE = self.selector.probabilities(logits_TE, allowed_TE)
+        return Routed(
+            x=x_TD,
+            logits=logits_TE,
+            probabilities=probabilities_TE,
+            chosen=selection.chosen_TE,
+            weights=selection.weights_TE,
+            progress=context.progress,
+            births=tuple(self.births.values()),
+            domain_T=context.domain_T,
+            router=router,
+        )
+
+    def _add_losses(self, losses: Sequence[Loss], routed: Routed) -> None:
+        """Weighted losses of one round, by name; over several rounds their mean."""
+        found = self.record.losses
+        for loss in losses:
+            value = loss.loss(routed)
+            if value is None:
+                continue
+            weighted = value * (loss.weight / self.rounds)
+            found[loss.name] = found[loss.name] + weighted if loss.name in found else weighted
+
+    # ------------------------------------------------------------ experts
+
+    @property
+    def births(self) -> dict[int, Birth]:
+        """Where each expert comes from, by id."""
+        return self.experts.births
+
+    @property
+    def mask(self) -> Mask | None:
+        """The gradient mask in force."""
+        return self.masking.mask
+
+    def expert(self, number: int) -> Any:
+        """The expert with this id."""
+        return self.experts.expert(number)
+
+    def add(self, number: int, birth: Birth) -> None:
+        """Add an expert, drawn from torch's default generator, and its row in each router."""
+        self.experts.draw(number, birth, self)
+        for router in self.routers:
+            router.add(number)
+        self._tell_selector()
+
+    def _remove(self, number: int) -> None:
+        self.experts.remove(number)
+        for router in self.routers:
+            router.remove(number)
+
+    def _tell_selector(self) -> None:
+        self.selector.experts_changed(tuple(self.births))
+        like(self.selector, self.experts)
+
+    def target(self, experts: int) -> int:
+        return self.place.count(experts) + self._copies
+
+    @property
+    def _copies(self) -> int:
+        return sum(birth.owner is not None for birth in self.births.values())
+
+    # ------------------------------------------------------------ growth
+
+    def check(self, growth: Growth) -> None:
+        if growth.reading == "unmask":
+            return super().check(growth)
+        if not self.experts.narrowing:
+            raise InputError(
+                f"reading 'rescale' makes experts narrower, but experts {self.experts.kinds} "
+                "have no hidden width to give up; use expert 'bottleneck', or for the reading "
+                "use 'unmask'"
+            )
+        if growth.inputs is None:
+            raise InputError(
+                "reading 'rescale' refits the experts on probe data and got none; give a probe "
+                "batch, or use reading 'unmask'"
+            )
+        for cls, form in self.experts.forms():
+            self._width(cls, form, growth.experts)
+
+    def grow(self, growth: Growth) -> Grown:
+        grown, old = Grown(), list(self.births)
+        added = self.target(growth.experts) - self.live
+        if growth.reading == "rescale" and added > 0:
+            assert growth.inputs is not None
+            cut = self.experts.narrow(
+                lambda cls, form: self._width(cls, form, growth.experts),
+                growth.inputs.reshape(-1, self.inputs),
+            )
+            grown.narrowed = {f"experts.{name}": kept for name, kept in cut.items()}
+        for number in range(added):
+            new = max(self.births) + 1
+            parent = growth.initialiser.parent(old, number)
+            with seeded(derive_seed(growth.seed, new)):
+                self.add(new, Birth(growth.stage, parent))
+                growth.initialiser.apply(self, new, parent)
+            grown.parents.append(parent)
+        return grown
+
+    def _width(self, cls: Any, form: Any, experts: int) -> int:
+        """Width of experts of a form when the model is said to have ``experts``."""
+        sizes = self.place.sizes(self.inputs, self.outputs, experts, self._copies)
+        width: int = cls.width_for(
+            form, [size._replace(experts=self._sharing(size.experts)) for size in sizes]
+        )
+        return width
+
+    def _sharing(self, experts: int) -> int:
+        """Of a layer's experts, those that share the budget of one dense layer."""
+        if self.config.match_active:
+            experts = max(1, math.ceil(min(self.selector.active(experts), experts)))
+        return experts + int(self.config.shared)
+
+    def layer_shape(self) -> LayerShape:
+        widths = tuple(int(self.expert(number).width) for number in self.births)
+        return LayerShape(experts=self.live, widths=widths, parameters=count_parameters(self))
+
+    def active_parameters(self) -> int:
+        active = min(self.live, math.ceil(self.selector.active(self.live)))
+        sizes = sorted((count_parameters(e) for e in self.experts.values()), reverse=True)
+        return count_parameters(self) - sum(sizes[active:])
+
+    # ------------------------------------------------------------ architecture
+
+    def arch(self) -> Json:
+        more = {
+            "router": self.router.arch(),
+            "later_routers": [router.arch() for router in self.routers[1:]] or None,
+            "selector": self.selector.arch(),
+            "shared": self.config.shared or None,
+            "mask": None if self.mask is None else self.mask.arch(),
+            "phase": None if self.phase is None else list(self.phase),
+        }
+        found = {"kinds": self.experts.kinds, "experts": self.experts.arch()}
+        return found | {name: value for name, value in more.items() if value is not None}
+
+    def ensure_arch(self, arch: Json) -> None:
+        saved = arch["kinds"], arch.get("shared", 0), 1 + len(arch.get("later_routers", ()))
+        present = self.experts.kinds, self.config.shared, self.rounds
+        if saved != present:
+            raise InputError(
+                "the saved layer has (kinds of experts, shared experts, rounds) = "
+                f"{saved}, the model {present}; restore with the config that the checkpoint was "
+                "made with"
+            )
+        before = set(self.births)
+        self.experts.ensure_arch(arch["experts"], self)
+        for router, saved_router in zip(
+            self.routers, [arch.get("router"), *arch.get("later_routers", ())], strict=True
+        ):
+            for number in sorted(before - set(self.births)):
+                router.remove(number)
+            with seeded(0):  # every value is overwritten
+                for number in sorted(set(self.births) - before):
+                    router.add(number)
+            if saved_router is not None:
+                router.ensure_arch(saved_router)
+        self._tell_selector()
+        if "selector" in arch:
+            self.selector.ensure_arch(arch["selector"])
+        self.masking.set(Mask.of(arch["mask"]) if "mask" in arch else None)
+        self.phase = tuple(arch["phase"]) if "phase" in arch else None
+        self.record.counters.reset()
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """What two permissions allow; None allows everything."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def moe_configs(config: Any) -> Iterator[MoELayer.Config]:
+    """Every layer of experts that a config speaks of, at any depth, in the order of its fields."""
+    if isinstance(config, MoELayer.Config):
+        yield config
+    if is_dataclass(config):
+        for item in fields(config):
+            yield from moe_configs(getattr(config, item.name))

@@ -1,0 +1,9 @@
+"""Losses by name: what a layer adds to the task's loss in training."""
+
+from workers.moe.losses.balance import Balance
+from workers.moe.losses.base import Loss
+from workers.moe.losses.z import ZLoss
+
+LOSSES: dict[str, type] = {"balance": Balance, "z": ZLoss}
+
+__all__ = ["LOSSES", "Balance", "Loss", "ZLoss"]

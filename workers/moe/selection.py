@@ -1,0 +1,124 @@
+"""What a selector answers: which experts run for a token, and the weights of their outputs.
+
+Letters: T tokens, E experts, K slots, G domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import ops
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The chosen experts of each token in K slots, best first, as ``ops.permute`` takes them."""
+
+    selected_TK: Tensor
+    """Places of experts, int64; -1 = unused slot."""
+    weights_TK: Tensor
+    """Weights of their outputs; 0 in unused slots."""
+    counts_E: Tensor
+    """Tokens that chose each expert, int64."""
+
+    def chosen(self, experts: int, first: int | None = None) -> Tensor:
+        """Bool [T, experts]: is the expert in one of the token's ``first`` slots (None = all)?"""
+        selected_TK = self.selected_TK[:, :first]
+        marked = torch.zeros(
+            (len(selected_TK), experts + 1), dtype=torch.bool, device=selected_TK.device
+        )
+        marked.scatter_(1, selected_TK.where(selected_TK >= 0, experts), True)
+        return marked[:, :experts]
+
+
+class Selection:
+    """Experts and weights of T tokens.
+
+    A selector with a fixed number of experts hands its slots along, so that nothing is sorted
+    twice; another one gives ``chosen`` and ``weights`` only, with any number of experts for each
+    token, none included.
+    """
+
+    def __init__(
+        self,
+        chosen_TE: Tensor | None = None,
+        weights_TE: Tensor | None = None,
+        *,
+        slots: Slots | None = None,
+        dense: bool = False,
+        probabilities_TE: Tensor | None = None,
+    ) -> None:
+        """``chosen``: bool [T, E]; None = what the slots say, all experts without slots.
+        ``weights``: [T, E], 0 where not chosen; None = what the slots say. ``dense``: run every
+        expert on every token, which costs less where most are chosen. ``probabilities``: the
+        softmax over all allowed experts, where the selector has it anyway."""
+        assert weights_TE is not None or slots is not None
+        self._chosen_TE, self._weights_TE = chosen_TE, weights_TE
+        self.slots, self.dense, self.probabilities_TE = slots, dense, probabilities_TE
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return len(self.slots.selected_TK if self.slots is not None else self.weights_TE)
+
+    @property
+    def experts(self) -> int:
+        """E."""
+        return len(self.slots.counts_E) if self.slots is not None else self.weights_TE.shape[1]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is known without looking that every token chose every expert."""
+        return self._chosen_TE is None and self.slots is None
+
+    @property
+    def chosen_TE(self) -> Tensor:
+        """Which experts each token chose, bool."""
+        if self._chosen_TE is None and self.slots is not None:
+            self._chosen_TE = self.slots.chosen(self.experts)
+        if self._chosen_TE is None:
+            return torch.ones_like(self.weights_TE, dtype=torch.bool)
+        return self._chosen_TE
+
+    @property
+    def weights_TE(self) -> Tensor:
+        """Weight of each expert's output, 0 where it was not chosen."""
+        if self._weights_TE is None:
+            assert self.slots is not None
+            self._weights_TE = self._scattered(self.slots.weights_TK)
+        return self._weights_TE
+
+    def weight_sums(self) -> Tensor:
+        """Sum of each expert's weights over the tokens [E], without a graph."""
+        if self._weights_TE is None and self.slots is not None:
+            return self._scattered(self.slots.weights_TK.detach()).sum(0)
+        return self.weights_TE.detach().sum(0)
+
+    def choices_by(self, domain_T: Tensor, domains: int) -> Tensor:
+        """Tokens of each domain that chose each expert, int64 [G, E]."""
+        if self.slots is not None:
+            return ops.usage(self.slots.selected_TK, domain_T, self.experts, domains).t()
+        chosen_TE = self.chosen_TE
+        counted = torch.zeros((domains, self.experts), dtype=torch.int64, device=chosen_TE.device)
+        return counted.index_add_(0, domain_T, chosen_TE.to(torch.int64))
+
+    def as_slots(self) -> Slots:
+        """The selector's slots, or as many slots as the token with most experts needs."""
+        if self.slots is not None:
+            return self.slots
+        chosen_TE, weights_TE = self.chosen_TE, self.weights_TE
+        per_token = chosen_TE.sum(1)
+        most = max(1, int(per_token.max())) if len(per_token) else 1
+        ranked_TE = weights_TE.detach().masked_fill(~chosen_TE, float("-inf"))
+        order_TK = torch.sort(ranked_TE, dim=1, descending=True, stable=True).indices[:, :most]
+        used_TK = chosen_TE.gather(1, order_TK)
+        weights_TK = torch.where(used_TK, weights_TE.gather(1, order_TK), 0.0)
+        return Slots(order_TK.where(used_TK, -1), weights_TK, chosen_TE.sum(0))
+
+    def _scattered(self, weights_TK: Tensor) -> Tensor:
+        assert self.slots is not None
+        empty_TE = weights_TK.new_zeros((len(weights_TK), self.experts))
+        return empty_TE.scatter_add(1, self.slots.selected_TK.clamp(min=0), weights_TK)
