@@ -61,7 +61,7 @@ def mismatches(sections: Mapping[str, Any], seeds: list[int], path: str) -> list
     )
     for name in ("stream", "training"):
         fits: Any = getattr(sections[name], "problems", lambda lane: [])
-        problems += [replace(item, path=f"{path}.{item.path}") for item in fits(settings)]
+        problems += [replace(item, path=f"{path}.{name}.{item.path}") for item in fits(settings)]
     if problems:
         return problems
     found = domain_checks.problems(sections, tasks, engine.acts)

@@ -118,7 +118,7 @@ class PPOTraining:
                 return []
             return [
                 Problem(
-                    "training.minibatches",
+                    "minibatches",
                     f"{self.minibatches} with num_envs = {self.num_envs}, num_learners = "
                     f"{self.num_learners} and a recurrent model",
                     "minibatches of a recurrent model hold whole sequences: num_envs must be a "
