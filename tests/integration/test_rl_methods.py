@@ -12,6 +12,8 @@ from tests.integration.test_rl_lane import NARROW, TOY, grow, lane, stage
 from workers.contract import EditReport, LaneSpec
 from workers.methods import Method
 from workers.methods.base import MethodContext
+from workers.moe import LAYERS
+from workers.parsing import checked
 from workers.rl.trainer import RLTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
@@ -95,7 +97,9 @@ def test_a_method_sees_every_step_and_edit_and_its_state_travels(trainer, tmp_pa
 
 
 def test_auxiliary_losses_are_followed_and_told_by_name(trainer):
-    balanced = replace(NARROW, experts=2, balance_weight=0.5)
+    losses = [{"kind": "balance", "weight": 0.5}]
+    _, layer = checked(LAYERS, {"kind": "moe", "losses": losses})
+    balanced = replace(NARROW, experts=2, layer=layer)
     spec = lane(TOY, balanced)
     trainer.open(spec, None)
     trainer.start(stage(spec))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -20,7 +19,6 @@ from workers.contract import InputError, derive_seed
 from workers.models.acting import ActingModel
 from workers.models.cores import CORES, Past
 from workers.moe.layers import LAYERS
-from workers.moe.routed import routed_layers, take_losses
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
 
@@ -203,15 +201,6 @@ class ActorCritic(ActingModel):
     def forward(self, observations: Tensor, past: Past | None = None) -> Tensor:
         """Logits [..., actions] of observations as ``perceive`` takes them."""
         return self.logits(self.embed(observations, past))
-
-    @cached_property
-    def routed(self) -> dict[str, Any]:
-        """Routed layers by name. Found once: a walk over all modules costs as much as a layer."""
-        return routed_layers(self)
-
-    def auxiliary_losses(self) -> dict[str, Tensor]:
-        """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; taken once."""
-        return take_losses(self.routed)
 
     @property
     def _normalises(self) -> bool:

@@ -30,9 +30,10 @@ class Model(nn.Module):
         Those of all routed layers inside; a trainer adds them to the task's loss and logs each by
         name.
         """
-        return take_losses(self._routed_layers) if self._routed_layers else {}
+        return take_losses(self.routed)
 
     @cached_property
-    def _routed_layers(self) -> dict[str, Any]:
-        # Found once: a walk over all modules costs as much as a layer, and growth adds none.
+    def routed(self) -> dict[str, Any]:
+        """Routed layers (``workers.moe.routed.RoutedLayer``) by module name. Found once: a walk
+        over all modules costs as much as a layer, and growth adds none."""
         return routed_layers(self)

@@ -12,7 +12,6 @@ from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
 from workers.models.base import Model
 from workers.models.heads import HEADS
-from workers.moe.routed import routed_layers, take_losses
 from workers.tables import choice, construct
 
 
@@ -66,12 +65,3 @@ class Classifier(Model):
         """[B, C, H, W] float -> class scores [B, outputs]."""
         y: Tensor = self.head(self.backbone(x))
         return y
-
-    @cached_property
-    def routed(self) -> dict[str, Any]:
-        """Routed layers by name. Found once: a walk over all modules costs as much as a layer."""
-        return routed_layers(self)
-
-    def auxiliary_losses(self) -> dict[str, Tensor]:
-        """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; taken once."""
-        return take_losses(self.routed)

@@ -42,9 +42,9 @@ from workers.models.acting import ActingModel
 from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import load_named_state, named_state
 from workers.moe.routed import (
+    Counts,
     StepContext,
     drop_gradients,
-    routed_layers,
     stepping,
     take_counts,
     take_gate_weights,
@@ -54,9 +54,6 @@ from workers.rl.building import freeze, frozen_names
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
 from workers.rl.module import past_of
 from workers.rl.rollout import standardised
-
-Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
-"""(layer -> domain -> samples that chose each expert, domain -> samples)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +273,7 @@ class GrowableLearner(PPOTorchLearner):
             kl=float(self._kl_coefficient),
         )
         step, normalise = self._step(config.grad_clip), options["normalise_each_minibatch"]
-        layers, context = routed_layers(net), self._step_context(progress)
+        layers, context = net.routed, self._step_context(progress)
         seen, part = [], columns
         for part in _minibatches(columns, epochs, size):
             if normalise:
@@ -308,7 +305,7 @@ class GrowableLearner(PPOTorchLearner):
 
     def _step(self, limit: float) -> ClippedStep:
         """The optimizer step with gradient masking and the method's hooks."""
-        layers, method = routed_layers(self._net), self._method
+        layers, method = self._net.routed, self._method
         anywhere = self._anywhere if self.distributed else None
 
         def after_backward() -> None:

@@ -65,7 +65,7 @@ class CraftaxStream(EnvironmentStream):
             if model.reads_compact or CraftaxStream(self).form != "compact":
                 return []
             what = f"{self.observations!r} gives compact ones, which model {model.__name__} cannot"
-            return [Problem("stream.observations", f"{what} read", "set it to 'dense'")]
+            return [Problem("observations", f"{what} read", "set it to 'dense'")]
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self.config = config

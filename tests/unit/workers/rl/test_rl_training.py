@@ -60,7 +60,7 @@ def test_sequences_of_a_recurrent_model_must_not_be_torn():
     recurrent = ActorCritic.Config(core=GRU.Config())
     assert training.problems(lane(ActorCritic.Config())) == []
     (problem,) = training.problems(lane(recurrent))
-    assert problem.path == "training.minibatches"
+    assert problem.path == "minibatches"
     assert "multiple of minibatches * learners = 8" in str(problem)
     assert replace(training, minibatches=3, num_learners=2).problems(lane(recurrent)) == []
     assert replace(training, minibatches=4, num_learners=2).problems(lane(recurrent)) != []
