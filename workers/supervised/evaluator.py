@@ -221,7 +221,8 @@ class _Part(NamedTuple):
 
 def _held_out(stream: Any, task: TaskSpec) -> Mapping[str, _Part | None]:
     """The parts of a task that are not trained on."""
-    return {"validation": None, "test": _Part(*stream.test(task), stream.test_domains(task))}
+    x, y = stream.test(task)
+    return {"validation": None, "test": _Part(x, y, stream.test_domains(task))}
 
 
 def _objective(stream: Any) -> Objective:
