@@ -234,6 +234,8 @@ def gradients(
 ) -> dict[str, Tensor | None]:
     """Gradient of ``loss(model(x), y)`` by parameter, None for frozen ones; leaves none behind."""
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not learning:
+        return {name: None for name, _ in model.named_parameters()}
     with torch.enable_grad():
         value = loss(model(x), y)
         found = torch.autograd.grad(value, list(learning.values()), allow_unused=True)
