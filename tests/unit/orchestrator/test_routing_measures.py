@@ -53,6 +53,7 @@ def test_figures_are_images() -> None:
     mask = RefreshMask(
         id="m",
         stage="s",
+        revision=1,
         after_interval=1,
         version=1,
         domains=("a", "b"),
