@@ -22,6 +22,7 @@ kind = "tests.unit.workers.rl.toy:ToyStream"
 [model]
 kind = "actor_critic"
 encoder = 16
+selector = { kind = "topk", k = 1 }
 hidden = [16]
 [training]
 kind = "ppo"
@@ -72,7 +73,7 @@ def test_a_worker_killed_during_a_mask_refresh_and_during_growth(cluster: str, r
     assert [report.metrics["lifetime_steps"] for report in done.values()] == [
         128 * number for number in range(1, 9)
     ]
-    assert [report.mask_version for report in done.values()] == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert [report.revision for report in done.values()] == [0, 0, 0, 1, 2, 2, 2, 3]
     assert all(sum(report.tokens.values()) == 4 * 128 for report in done.values())
     last = next(e for e in events if isinstance(e, EvaluationDone) and e.index == 1)
     assert {len(gates) for layers in last.report.usage.values() for gates in layers.values()} == {2}

@@ -48,7 +48,7 @@ def lane(stream: dict, model: ActorCritic.Config = NARROW, **training: object) -
         "training": asdict(config),
         "method": {"kind": "finetune"},
     }
-    return LaneSpec(lane="rl-s0", engine="rl", method="finetune", seed=0, settings=settings)
+    return LaneSpec(lane="rl-s0", trainer="rl", method="finetune", seed=0, settings=settings)
 
 
 def tasks(spec: LaneSpec) -> tuple[TaskSpec, ...]:
@@ -72,6 +72,7 @@ def grow(spec: LaneSpec, experts: int, index: int = 0, **settings: object) -> Gr
         id=f"grow-{experts}",
         stage=stage(spec, index).id,
         after_interval=1,
+        revision=1,
         experts=experts,
         seed=5,
         cause=Cause(policy="test", trigger="test"),
@@ -224,9 +225,9 @@ def test_learning_raises_the_score_of_the_learnt_task(trainer, tmp_path):
 def test_a_foreign_checkpoint_and_too_few_cores_are_refused(trainer, tmp_path):
     spec = lane(TOY)
     ref = checkpoints.write(
-        str(tmp_path / "c"), {"model": {}}, {"engine": "supervised"}, seq=0, stage=None
+        str(tmp_path / "c"), {"model": {}}, {"trainer": "supervised"}, seq=0, stage=None
     )
-    with pytest.raises(InputError, match="engine"):
+    with pytest.raises(InputError, match="trainer"):
         trainer.open(spec, ref)
     crowded = lane(TOY, num_env_runners=8)
     with pytest.raises(InputError, match="cluster has"):
@@ -273,8 +274,8 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     ref = trainer.save(str(tmp_path / "c"), 9)
     report = RLEvaluator().evaluate(spec, ref, tasks(spec))
     assert len(report.scores) == 2
-    assert report.details["gather"]["episode_length"] <= 40
-    assert report.details["survive"]["episodes"] == 8
+    assert report.figures["gather"]["episode_length"] <= 40
+    assert report.figures["survive"]["episodes"] == 8
     episode = trace_checkpoint(spec, ref, tasks(spec)[1])
     assert episode == trace_checkpoint(spec, ref, tasks(spec)[1])
     assert 1 <= len(episode.floors) <= 40

@@ -12,7 +12,7 @@ import torch
 
 from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_fingerprints, stage
 from workers.contract import DivergedError, LaneSpec
-from workers.edits import Cause, RefreshMask, SetPhase
+from workers.edits import AdaptRouter, Cause, RefreshMask, SetPhase
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.moe.domains import specialise
@@ -33,6 +33,7 @@ def refresh(spec: LaneSpec, layers: list[str], version: int = 1) -> RefreshMask:
         id=f"mask-{version}",
         stage=stage(spec).id,
         after_interval=1,
+        revision=1,
         version=version,
         domains=DOMAINS,
         masks={layer: [[1, 0], [0, 1]] for layer in layers},
@@ -46,6 +47,11 @@ def held(trainer: RLTrainer, expert: int) -> dict[str, torch.Tensor]:
     state = trainer._open_algorithm.export()
     found = {**state.model, **{f"adam/{name}": t for name, t in state.optimizer.items()}}
     return {name: t for name, t in found.items() if f".experts.{expert}." in name}
+
+
+def mask_version(net: torch.nn.Module) -> int:
+    masks = [bank.guide.mask for bank in specialise.banks(net).values()]
+    return max(mask.version for mask in masks if mask is not None)
 
 
 def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
@@ -63,7 +69,7 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     assert len(layers) == (1 if learners == 1 else 2)
     trainer.start(stage(spec))
     first = trainer.run_interval(1)
-    assert (first.mask_version, first.tokens) == (0, {"shift0": EPOCHS * first.steps})
+    assert (first.revision, first.tokens) == (0, {"shift0": EPOCHS * first.steps})
     assert {sum(first.counts[layer]["shift0"]) for layer in layers} == {EPOCHS * first.steps}
 
     grown = trainer.apply(grow(spec, 3))
@@ -71,24 +77,24 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     assert masked.fingerprint != grown.fingerprint
     assert trainer.apply(refresh(spec, layers)).fingerprint == masked.fingerprint
     versions = trainer._open_algorithm._each_runner(
-        lambda runner: specialise.mask_version(runner.module.net), None
+        lambda runner: mask_version(runner.module.net), None
     )
     assert set(versions) == {1}
-    with pytest.raises(DivergedError, match="under mask version 0, the model has version 1"):
-        trainer.run_interval(2, mask_version=0)
+    with pytest.raises(DivergedError, match="at revision 0, the model is at revision 1"):
+        trainer.run_interval(2, revision=0)
 
     before = [held(trainer, expert) for expert in range(3)]
-    second = trainer.run_interval(2, mask_version=1)
+    second = trainer.run_interval(2, revision=1)
     after = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(before, after, strict=True)] == [False, True, False]
-    assert (second.mask_version, second.steps) == (1, 256)
+    assert (second.revision, second.steps) == (1, 256)
     assert {len(second.counts[layer]["shift0"]) for layer in layers} == {3}
     prints = trainer._open_algorithm._each_learner(lambda learner: learner.fingerprint())
     assert len(set(prints)) == 1
     assert len(prints) == max(1, learners)
 
     trainer.start(stage(spec, 1))
-    other = trainer.run_interval(1, mask_version=1)
+    other = trainer.run_interval(1, revision=1)
     assert set(other.tokens) == {"shift1"}
     last = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(after, last, strict=True)] == [True, False, False]
@@ -97,9 +103,9 @@ def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_lear
     ref = trainer.save(str(tmp_path / "c"), 5)
     restored = RLTrainer()
     restored.open(spec, ref)
-    with pytest.raises(DivergedError, match="the model has version 1"):
-        restored.run_interval(2, mask_version=2)
-    assert restored.run_interval(2, mask_version=1).steps == 256
+    with pytest.raises(DivergedError, match="the model is at revision 1"):
+        restored.run_interval(2, revision=2)
+    assert restored.run_interval(2, revision=1).steps == 256
     assert same(last[0], held(restored, 0))
     restored.close()
 
@@ -114,7 +120,7 @@ def test_masks_hold_in_a_recurrent_lane(trainer):
     trainer.apply(grow(spec, 3))
     trainer.apply(refresh(spec, layers))
     before = [held(trainer, expert) for expert in range(3)]
-    assert trainer.run_interval(2, mask_version=1).steps == 256
+    assert trainer.run_interval(2, revision=1).steps == 256
     after = [held(trainer, expert) for expert in range(3)]
     assert [same(*pair) for pair in zip(before, after, strict=True)] == [False, True, False]
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
@@ -131,12 +137,12 @@ def test_a_runner_that_died_unseen_is_brought_up_before_the_next_interval(traine
     (actor,) = group._worker_manager.actors().values()
     os.kill(pid, signal.SIGKILL)
     assert restarted(actor) != pid
-    report = trainer.run_interval(1, mask_version=1)
+    report = trainer.run_interval(1, revision=1)
     assert report.steps == 128
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
     (found,) = trainer._open_algorithm._each_runner(
         lambda runner: (
-            specialise.mask_version(runner.module.net),
+            mask_version(runner.module.net),
             [layer.live for layer in runner.module.net.layers],
             runner.env.engine.shift,
         ),
@@ -165,19 +171,14 @@ def test_phases_train_their_roles_only(trainer):
     trainer.open(spec, None)
     trainer.start(stage(spec))
     for number, trains in enumerate((("router", "backbone"), ("experts",)), start=1):
+        common = {"stage": stage(spec).id, "after_interval": number - 1, "seed": 4, "cause": CAUSE}
+        trainer.apply(AdaptRouter(id=f"adapt-{number}", revision=2 * number - 1, **common))
         phase = SetPhase(
-            id=f"phase-{number}",
-            stage=stage(spec).id,
-            after_interval=number - 1,
-            phase="test",
-            trains=trains,
-            adapt=True,
-            seed=4,
-            cause=CAUSE,
+            id=f"phase-{number}", revision=2 * number, phase="test", trains=trains, **common
         )
         trainer.apply(phase)
         before = trainer._open_algorithm.export().model
-        trainer.run_interval(number)
+        trainer.run_interval(number, revision=2 * number)
         after = trainer._open_algorithm.export().model
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         roles = {

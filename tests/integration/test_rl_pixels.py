@@ -133,7 +133,7 @@ def test_a_lane_learns_and_is_scored_on_images(name, tmp_path):
     )
     spec = LaneSpec(
         lane="pixels-s0",
-        engine="rl",
+        trainer="rl",
         method="finetune",
         seed=0,
         settings={
@@ -162,4 +162,4 @@ def test_a_lane_learns_and_is_scored_on_images(name, tmp_path):
     assert 1 <= report.metrics["episode_length"] <= 11
     assert any(not before[k].equal(after[k]) for k in before if k.startswith("encoder.stages"))
     scored = RLEvaluator().evaluate(spec, ref, tasks(spec))
-    assert scored.details["all"]["episodes"] == ENVS
+    assert scored.figures["all"]["episodes"] == ENVS

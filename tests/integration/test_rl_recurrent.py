@@ -75,7 +75,7 @@ def test_a_grown_recurrent_lane_is_restored_evaluated_and_traced(trainer, tmp_pa
     assert fingerprint(other) == fingerprint(trainer)
     other.close()
     scored = RLEvaluator().evaluate(spec, ref, tasks(spec))
-    assert scored.details["shift0"]["episodes"] == 8
+    assert scored.figures["shift0"]["episodes"] == 8
     assert RLEvaluator().evaluate(spec, ref, tasks(spec)).scores == scored.scores
     stream = build_stream(spec.settings["stream"], 0)
     engine = stream.environment(tasks(spec)[0], 3)

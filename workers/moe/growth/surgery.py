@@ -103,7 +103,8 @@ def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
 
 
 def initialiser(settings: Json) -> Initialiser:
-    """The initialiser that ``settings`` ({"kind": ..., ...}, checked at the door) describe."""
+    """The initialiser of a name or of {"kind": ..., ...}, which was checked at the door."""
+    settings = {"kind": settings} if isinstance(settings, str) else settings
     found: Any = lookup(INITIALISERS, settings["kind"], "edit.initialiser")
     if isinstance(found, Problem):
         raise InputError(str(found))
