@@ -161,7 +161,7 @@ def _trainer(args: Any, form: str, **model: Any) -> Any:
     task = build_stream(settings["stream"], 0).tasks()[0]
     trainer = RLTrainer()
     trainer.open(
-        LaneSpec(lane="bench", engine="rl", method="finetune", seed=args.seed, settings=settings),
+        LaneSpec(lane="bench", trainer="rl", method="finetune", seed=args.seed, settings=settings),
         None,
     )
     trainer.start(

@@ -81,7 +81,7 @@ def orchestration(folder: Path) -> dict[str, float]:
             "stream": {"kind": "split", "dataset": "digits"},
             "model": {"head": {"kind": "moe", "hidden": [960, 960]}},
             "training": {"epochs": 4, "intervals": 10},
-            "growth": {"kind": "periodic"},
+            "policies": {"growth": {"kind": "periodic"}},
             "lanes": [{"method": "finetune"}],
         },
         "switch",

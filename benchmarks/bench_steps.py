@@ -70,7 +70,7 @@ def _open(case: Case) -> Any:
     run = file.load(ROOT / "configs" / case.config, case.settings)
     lane = next(lane for lane in run.lanes if lane.name.startswith(case.lane))
     spec = lane.spec()
-    if spec.engine == "rl":
+    if spec.trainer == "rl":
         from workers.rl.trainer import RLTrainer as Trainer
     else:
         from workers.supervised.trainer import SupervisedTrainer as Trainer  # type: ignore[assignment]

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 
 from orchestrator.config.file import load  # noqa: E402
-from orchestrator.core.controller import Controller  # noqa: E402
 from orchestrator.core.events import ApplyEdit, RunInterval, StartStage  # noqa: E402
 from orchestrator.core.transitions import stage_spec  # noqa: E402
 from tests.pairs import Pair  # noqa: E402
@@ -40,16 +39,17 @@ class Lane:
         training = f"training={{batch={batch}, steps={STEPS * ROUNDS}, intervals={ROUNDS}}}"
         config = load(path, [training, f"workers={workers}"])
         self.name = config.lanes[0].name
-        state = Controller(config).start().lanes[self.name]
-        stage = stage_spec(state, 0, None)
+        plan = config.lanes[0].plan()
+        stage = stage_spec(plan, 0, None)
         self.pair = Pair(workers)
-        self.pair.open(state.spec, None)
+        self.pair.open(plan.spec, None)
         self.n = 0
         grow = Grow(
             id="grow",
             stage=stage.id,
             after_interval=0,
-            experts=config.lanes[0].model.max_experts,
+            revision=1,
+            experts=config.lanes[0].sections["model"].max_experts,
             seed=0,
             cause=Cause(policy="bench", trigger="start"),
         )
@@ -61,7 +61,7 @@ class Lane:
         processes = [psutil.Process(process.pid) for process in self.pair.processes]
         before = [sum(process.cpu_times()[:2]) for process in processes]
         self.n += 1
-        run = RunInterval(lane=self.name, attempt=1, seq=2 + self.n, n=self.n)
+        run = RunInterval(lane=self.name, attempt=1, seq=2 + self.n, n=self.n, revision=1)
         wall = max(report.seconds for report in self._execute(run))
         after = [sum(process.cpu_times()[:2]) for process in processes]
         cpu = statistics.mean(b - a for a, b in zip(before, after, strict=True))

@@ -39,6 +39,7 @@ from workers.contract import (
     OpenReport,
     StartReport,
 )
+from workers.edits import Grow
 
 TINY = {
     "name": "tiny",
@@ -80,6 +81,8 @@ class FakeExecutor:
         self.fail = fail
         self.seen: dict[str, int] = {}
         self.stage_of: dict[str, str] = {}
+        self.experts: dict[str, int] = {}
+        """Lane or name of a checkpoint -> experts of its model."""
         self.at = 0.0
 
     def perform(self, action: Action) -> None:
@@ -106,7 +109,12 @@ class FakeExecutor:
                 seq = action.checkpoint.seq if action.checkpoint else 0
                 if action.checkpoint is not None and action.checkpoint.stage is not None:
                     self.stage_of[action.spec.lane] = action.checkpoint.stage
-                report = OpenReport(shape=shape(), seq=seq, backend="reference", host="h", pid=1)
+                name = action.checkpoint.uri if action.checkpoint else ""
+                experts = self.experts.get(name, 1)
+                self.experts[action.spec.lane] = experts
+                report = OpenReport(
+                    shape=shape(experts), seq=seq, backend="reference", host="h", pid=1
+                )
                 return LaneOpened(
                     at=at, lane=action.spec.lane, attempt=action.attempt, report=report
                 )
@@ -138,16 +146,21 @@ class FakeExecutor:
                 )
                 return IntervalDone(**common, report=report)
             case ApplyEdit():
+                before = self.experts.get(action.lane, 1)
+                after = getattr(action.edit, "experts", before)
+                self.experts[action.lane] = after
                 edited = EditReport(
                     edit=action.edit.id,
                     fingerprint=f"fp-{action.edit.id}",
-                    before=shape(),
-                    after=shape(getattr(action.edit, "experts", 1)),
+                    before=shape(before),
+                    after=shape(after),
+                    parents={"layer": [0]} if isinstance(action.edit, Grow) else {},
                     probe_change=0.1,
                     seconds=0.01,
                 )
                 return EditApplied(**common, edit=action.edit, report=edited)
             case SaveCheckpoint():
+                self.experts[action.name] = self.experts.get(action.lane, 1)
                 stage = self.stage_of.get(action.lane) if action.index >= 0 else None
                 ref = CheckpointRef(
                     uri=action.name, digest=f"d-{action.seq}", seq=action.seq, stage=stage, bytes=1

@@ -100,7 +100,7 @@ class LaneStory:
         self.at += 1.0
         scores = [score(self.method, self.seed, index, j) for j in range(len(self.tasks))]
         figures = {task: {"loss": 1.0 - s} for task, s in zip(self.tasks, scores, strict=True)}
-        report = EvaluationReport(scores=scores, figures=figures, seconds=0.1)
+        report = EvaluationReport(scores=scores, validation=scores, figures=figures, seconds=0.1)
         return EvaluationDone(at=self.at, lane=self.name, index=index, report=report)
 
     def spec(self, index: int) -> StageSpec:

@@ -27,12 +27,11 @@ def trainer_of(sections: Mapping[str, Any], seed: int) -> str:
 
 def mismatches(lane: LaneConfig) -> list[Problem]:
     """Everything about the lane that no single section can check; paths begin at the lane."""
-    found = [*_trainable(lane), *lane.stream().problems()]
+    found = [*_trainable(lane), *lane.stream().problems(), *_workers(lane)]
     if found:
         return found
     settings = settings_of(lane)
-    found = [*_asked(settings), *_workers(lane)]
-    return found or _experts(lane, settings)
+    return list(_asked(settings)) or _experts(lane, settings)
 
 
 def settings_of(lane: LaneConfig) -> LaneSettings:

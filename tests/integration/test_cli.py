@@ -67,7 +67,9 @@ def test_plan_as_json(growstage: Call, tiny: Path) -> None:
 def test_plan_and_list_for_people(growstage: Call, tiny: Path) -> None:
     assert "classes" in growstage("plan", tiny).out
     listed = growstage("list", "--json").json
-    assert {"streams", "datasets", "environments", "methods", "growth", "heads"} <= set(listed)
+    assert {"streams", "datasets", "environments", "methods", "policies", "edits", "heads"} <= set(
+        listed
+    )
     assert {"growth", "masks", "schedule", "ppo"} <= set(listed["spaces"])
     assert all(text for table in listed.values() for text in table.values())
     assert growstage("list", "nonsense").code == 2
@@ -84,8 +86,12 @@ WRONG = {
     "unknown name": ("lanes.0.method=oblivion", "lanes.0.method.kind", "finetune"),
     "unknown data set": ("stream.dataset=cifar", "stream.dataset.kind", "fashion_mnist"),
     "bad value": ("training.warmup=3", "training", "warmup"),
-    "unknown initialiser": ("growth.initialiser=magic", "growth.initialiser", "clone_split"),
-    "too many experts": ("model.max_experts=1", "growth", "max_experts"),
+    "unknown initialiser": (
+        "policies.growth.initialiser=magic",
+        "policies.growth.initialiser",
+        "clone_split",
+    ),
+    "too many experts": ("model.max_experts=1", "policies", "max_experts"),
     "no such lane": ("lanes.7.method=joint", "--set", "lanes.7.method"),
     "negative": ("checkpoint_every=-1", "checkpoint_every", "-1"),
 }

@@ -63,7 +63,7 @@ def essence(run_dir: Path) -> Any:
             prints.setdefault(event.edit.id, set()).add(event.report.fingerprint)
         if isinstance(event, IntervalDone):
             key = (event.report.stage, event.report.n)
-            versions.setdefault(key, set()).add(event.report.mask_version)
+            versions.setdefault(key, set()).add(event.report.revision)
     assert all(len(found) == 1 for found in [*prints.values(), *versions.values()])
     lane = report_of(run_dir)["lanes"][0]
     digests = [stage["checkpoint"]["digest"] for stage in lane["stages"]]

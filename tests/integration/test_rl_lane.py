@@ -48,7 +48,7 @@ def lane(stream: dict, model: ActorCritic.Config = NARROW, **training: object) -
         "training": asdict(config),
         "method": {"kind": "finetune"},
     }
-    return LaneSpec(lane="rl-s0", engine="rl", method="finetune", seed=0, settings=settings)
+    return LaneSpec(lane="rl-s0", trainer="rl", method="finetune", seed=0, settings=settings)
 
 
 def tasks(spec: LaneSpec) -> tuple[TaskSpec, ...]:
@@ -75,6 +75,7 @@ def grow(
         id=f"grow-{experts}",
         stage=stage(spec, index).id,
         after_interval=1,
+        revision=1,
         experts=experts,
         seed=5,
         cause=Cause(policy="test", trigger="test"),
@@ -232,9 +233,9 @@ def test_learning_raises_the_score_of_the_learnt_task(trainer, tmp_path):
 def test_a_foreign_checkpoint_and_too_few_cores_are_refused(trainer, tmp_path):
     spec = lane(TOY)
     ref = checkpoints.write(
-        str(tmp_path / "c"), {"model": {}}, {"engine": "supervised"}, seq=0, stage=None
+        str(tmp_path / "c"), {"model": {}}, {"trainer": "supervised"}, seq=0, stage=None
     )
-    with pytest.raises(InputError, match="engine"):
+    with pytest.raises(InputError, match="trainer"):
         trainer.open(spec, ref)
     crowded = lane(TOY, num_env_runners=8)
     with pytest.raises(InputError, match="cluster has"):

@@ -12,7 +12,7 @@ import torch
 
 from tests.integration.test_rl_lane import TOY, actor_part, grow, lane, runner_fingerprints, stage
 from workers.contract import DivergedError, LaneSpec
-from workers.edits import Cause, RefreshMask, SetPhase
+from workers.edits import AdaptRouter, Cause, RefreshMask, SetPhase
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.rl.trainer import RLTrainer
@@ -33,6 +33,7 @@ def refresh(spec: LaneSpec, layers: list[str], version: int = 1) -> RefreshMask:
         id=f"mask-{version}",
         stage=stage(spec).id,
         after_interval=1,
+        revision=1,
         version=version,
         domains=DOMAINS,
         masks={layer: [[1, 0], [0, 1]] for layer in layers},
@@ -46,6 +47,11 @@ def held(trainer: RLTrainer, expert: int) -> dict[str, torch.Tensor]:
     state = trainer._open_algorithm.export()
     found = {**state.model, **{f"adam/{name}": t for name, t in state.optimizer.items()}}
     return {name: t for name, t in found.items() if f".experts.{expert}." in name}
+
+
+def mask_version(net: torch.nn.Module) -> int:
+    masks = [bank.guide.mask for bank in specialise.banks(net).values()]
+    return max(mask.version for mask in masks if mask is not None)
 
 
 def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
@@ -163,20 +169,14 @@ def test_phases_train_their_roles_only(trainer):
     trainer.open(spec, None)
     trainer.start(stage(spec))
     for number, trains in enumerate((("router", "backbone"), ("experts",)), start=1):
+        common = {"stage": stage(spec).id, "after_interval": number - 1, "seed": 4, "cause": CAUSE}
+        trainer.apply(AdaptRouter(id=f"adapt-{number}", revision=2 * number - 1, **common))
         phase = SetPhase(
-            id=f"phase-{number}",
-            stage=stage(spec).id,
-            after_interval=number - 1,
-            phase="test",
-            trains=trains,
-            adapt=True,
-            seed=4,
-            revision=number,
-            cause=CAUSE,
+            id=f"phase-{number}", revision=2 * number, phase="test", trains=trains, **common
         )
         trainer.apply(phase)
         before = trainer._open_algorithm.export().model
-        trainer.run_interval(number, number)
+        trainer.run_interval(number, revision=2 * number)
         after = trainer._open_algorithm.export().model
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         roles = {

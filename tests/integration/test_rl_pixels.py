@@ -133,7 +133,7 @@ def test_a_lane_learns_and_is_scored_on_images(name, tmp_path):
     )
     spec = LaneSpec(
         lane="pixels-s0",
-        engine="rl",
+        trainer="rl",
         method="finetune",
         seed=0,
         settings={

@@ -105,7 +105,7 @@ def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
         assert set(saved.values()) == {1}, "a stage was learnt twice"
 
     best = load(folder / "best.toml")
-    assert best.lanes[0].growth.kind == "periodic"
+    assert best.lanes[0].policies["growth"].kind == "periodic"
     assert (folder / "parallel_coordinates.png").read_bytes()[:4] == b"\x89PNG"
     runs = mlflow_runs(folder)
     assert known.items() <= runs.items(), "a resumed sweep goes on with its runs"
@@ -167,4 +167,4 @@ def check_tree(folder: Path, told: Any) -> None:
     objectives = {run.data.tags["growstage.key"]: run.data.metrics["objective"] for run in trials}
     for trial in told["trials"]:
         assert objectives[trial["run"]] == pytest.approx(trial["objective"])
-    assert {"growth.add", "growth.every", "method"} <= set(trials[0].data.params)
+    assert {"policies.growth.add", "policies.growth.every", "method"} <= set(trials[0].data.params)

@@ -26,7 +26,7 @@ class Grow(Edit):
     layers: tuple[str, ...] | None = None
     """Names of the layers that grow; None = every growable one."""
     initialiser: Json = field(default_factory=lambda: {"kind": "random"})
-    """Entry of ``workers.moe.INITIALISERS`` with its settings."""
+    """Entry of ``workers.moe.INITIALISERS`` (or module:Class) with its settings."""
     reading: Literal["unmask", "rescale"] = "unmask"
     """``unmask``: widths fixed by the final count; ``rescale``: widths shrink at each growth."""
     optimizer: Literal["keep", "reset"] = "keep"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from orchestrator.config.file import ConfigError, check, merge, override, restore
+from orchestrator.config.file import ConfigError, check, override, restore
+from orchestrator.config.sections import merge
 from tests.fakes import TINY, tiny
 from workers.contract import InputError
+from workers.models import MODELS
+from workers.models.classifier import Classifier
 
 
 def test_lane_section_is_laid_over_the_default() -> None:
     config = tiny(lanes=[{"method": "finetune", "training": {"batch": 7}}])
-    assert config.lanes[0].training.batch == 7
-    assert config.lanes[0].training.intervals == 2
+    assert config.lanes[0].sections["training"].batch == 7
+    assert config.lanes[0].sections["training"].intervals == 2
 
 
 def test_other_kind_replaces_the_default() -> None:
@@ -38,18 +43,20 @@ def test_same_name_twice_is_refused() -> None:
 
 
 def test_final_experts_fill_the_model_and_the_policy() -> None:
-    config = tiny(growth={"kind": "periodic", "add": 2}, model={"experts": 2, **TINY["model"]})
-    assert config.lanes[0].model.max_experts == 10
-    assert config.lanes[0].growth.max_experts == 10
-    assert tiny().lanes[0].model.max_experts == 1
+    config = tiny(
+        policies={"growth": {"kind": "periodic", "add": 2}}, model={"experts": 2, **TINY["model"]}
+    )
+    assert config.lanes[0].sections["model"].max_experts == 10
+    assert config.lanes[0].policies["growth"].max_experts == 10
+    assert tiny().lanes[0].sections["model"].max_experts == 1
 
 
 def test_growth_by_steps_needs_a_limit() -> None:
     with pytest.raises(ConfigError, match="growth by steps needs"):
-        tiny(growth={"kind": "periodic", "unit": "steps", "every": 10})
+        tiny(policies={"growth": {"kind": "periodic", "unit": "steps", "every": 10}})
 
 
-def test_engine_and_kinds_must_fit() -> None:
+def test_trainer_and_kinds_must_fit() -> None:
     with pytest.raises(ConfigError) as caught:
         tiny(stream={"kind": "craftax"})
     paths = {problem.path for problem in caught.value.problems}
@@ -62,7 +69,7 @@ def test_digest_depends_on_values_not_on_spelling() -> None:
 
 
 def test_restore_gives_the_same_config() -> None:
-    config = tiny(growth="periodic", lanes=[{"method": "replay", "seeds": [0, 1]}])
+    config = tiny(policies={"growth": "periodic"}, lanes=[{"method": "replay", "seeds": [0, 1]}])
     assert restore(config.plain()) == config
 
 
@@ -101,8 +108,59 @@ def test_override_that_makes_no_sense(item: str) -> None:
 
 def test_rescaling_growth_sets_widths_from_the_present_experts() -> None:
     growth = {"kind": "periodic", "reading": "rescale"}
-    config = tiny(growth=growth)
-    assert config.lanes[0].model.max_experts is None
-    assert config.lanes[0].growth.max_experts == 5
-    with pytest.raises(ConfigError, match="leave it out"):
-        tiny(growth=growth, model={**TINY["model"], "max_experts": 5})
+    config = tiny(policies={"growth": growth})
+    assert config.lanes[0].sections["model"].max_experts is None
+    assert config.lanes[0].policies["growth"].max_experts == 5
+    with pytest.raises(ConfigError, match=r"leave model\.max_experts out"):
+        tiny(policies={"growth": growth}, model={**TINY["model"], "max_experts": 5})
+
+
+def test_a_lane_takes_policies_out_and_lays_its_keys_over_them() -> None:
+    file = {"growth": {"kind": "periodic", "add": 2, "every": 3}, "phases": "three_phases"}
+    lanes = [
+        {"name": "a", "policies": {"growth": {"every": 1}, "phases": "none"}},
+        {"name": "b", "policies": {"growth": {"kind": "periodic"}, "masks": "none"}},
+        {"name": "c", "policies": {"growth": "none"}},
+    ]
+    config = tiny(policies=file, lanes=lanes, training={"intervals": 5})
+    found = [{name: vars_of(x) for name, x in lane.policies.items()} for lane in config.lanes]
+    assert list(found[0]) == ["growth"]
+    assert (found[0]["growth"]["add"], found[0]["growth"]["every"]) == (2, 1)
+    assert list(found[1]) == ["growth", "phases"], "in order of appearance"
+    assert list(found[2]) == ["phases"]
+    assert restore(config.plain()) == config
+    with pytest.raises(ConfigError, match=r"policies: got 3; must be tables"):
+        tiny(policies=3)
+    with pytest.raises(ConfigError, match=r"policies\.x\.kind: unknown name 'fastest'"):
+        tiny(policies={"x": "fastest"})
+
+
+def vars_of(config: object) -> dict[str, object]:
+    return {item.name: getattr(config, item.name) for item in fields(config)}  # type: ignore[arg-type]
+
+
+def test_a_model_of_the_table_is_known_by_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of one's own in the table used to be refused: only 'classifier' would do."""
+
+    class Mine(Classifier):
+        """A classifier of one's own."""
+
+    monkeypatch.setitem(MODELS, "mine", Mine)
+    model = {**TINY["model"], "kind": "mine"}
+    assert tiny(model=model).lanes[0].sections["model"].kind == "mine"
+    monkeypatch.setattr(Mine, "capabilities", frozenset({"tokens"}))
+    with pytest.raises(ConfigError, match="needs a model that says labels"):
+        tiny(model=model)
+
+
+@pytest.mark.parametrize(
+    ("initialiser", "message"),
+    [
+        ("magic", "unknown name 'magic'; allowed: clone_noise"),
+        ({"kind": "clone_noise", "scales": 2}, "initialiser.scales: unknown key"),
+        ({"kind": "logit_offset", "offset": -1.0}, "offset must not be negative"),
+    ],
+)
+def test_initialisers_are_checked_at_the_door(initialiser: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(policies={"growth": {"kind": "periodic", "initialiser": initialiser}})

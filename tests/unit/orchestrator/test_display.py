@@ -19,7 +19,7 @@ from workers.contract import InputError
 
 
 def story(tmp_path, listener) -> None:  # type: ignore[no-untyped-def]
-    config = tiny(growth="periodic")
+    config = tiny(policies={"growth": "periodic"})
     with listener:
         journal = Journal(tmp_path / "journal.jsonl")
         driver = Driver(config, journal, FakeExecutor(), (listener.add,))
@@ -38,7 +38,7 @@ def test_one_line_for_everything_that_matters(tmp_path) -> None:  # type: ignore
 def test_live_table_counts_to_the_end(tmp_path) -> None:  # type: ignore[no-untyped-def]
     out = io.StringIO()
     console = Console(file=out, width=200, force_terminal=True)
-    story(tmp_path, LiveProgress(tiny(growth="periodic"), console))
+    story(tmp_path, LiveProgress(tiny(policies={"growth": "periodic"}), console))
     assert "10/10" in out.getvalue()
     assert "5/5" in out.getvalue()
 
@@ -49,7 +49,7 @@ def test_headlines_come_first() -> None:
 
 
 def test_unimportant_events_have_no_line() -> None:
-    record = Record(event=begin(tiny(), "run", 1, 0))
+    record = Record(event=begin(tiny(), "run"))
     assert line(record) is None
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.core.events import Record, RunFinished, RunInterrupted
+from orchestrator import session
+from orchestrator.beginning import first_record, joined, tracking_store
+from orchestrator.core.events import FORMAT, Record, RunFinished, RunInterrupted
 from orchestrator.core.journal import Journal, read
+from orchestrator.session import report_of
+from orchestrator.tracking.tracker import Tracker
+from tests.fakes import tiny
+from tests.journals import story, write
+from tune_spaces.objective import parse
+from tune_spaces.summary import attempts
 from workers.contract import InputError
 
 
@@ -58,3 +68,91 @@ def test_second_driver_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "j.jsonl")
     first.close()
     Journal(tmp_path / "j.jsonl").close()
+
+
+def test_a_journal_of_another_format_is_refused_whoever_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "run", story())
+    first, _, rest = path.read_text().partition("\n")
+    for found, text in ((1, first.replace(f'"format":{FORMAT},', "")), (9, first)):
+        text = text.replace(f'"format":{FORMAT}', '"format":9')
+        path.write_text(f"{text}\n{rest}")
+        message = rf"journal of format {found}, this version reads and writes format {FORMAT}"
+        readers: list[Callable[[], Any]] = [
+            lambda: list(read(path)),
+            lambda: report_of(path.parent),
+            lambda: session.resume(path.parent, None, None, True),
+            lambda: session.run(tiny(), path.parent, None, None, True),
+            lambda: Tracker(path.parent, None)._step(),
+            lambda: attempts(tmp_path, parse("acc.final"), 3),
+        ]
+        (tmp_path / "trials" / "t").mkdir(parents=True, exist_ok=True)
+        link = tmp_path / "trials" / "t" / "0"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.parent)
+        for reader in readers:
+            with pytest.raises(InputError, match=message) as caught:
+                reader()
+            assert "code abc1234" in str(caught.value)
+            assert "another folder" in str(caught.value)
+
+
+class Stopped(Exception):  # noqa: N818
+    """The process is killed here."""
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////elsewhere/mlflow.db", "http://me:secret@host:5000"])
+def test_a_run_killed_before_anything_acts_remembers_its_store(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray, workers and MLflow come after the first record; the store used to be forgotten."""
+    from orchestrator.cluster import connection
+
+    def killed(*_: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(connection, "connect_beside", killed)
+    for again in (False, True):  # killed a second time: nothing has acted, nothing is lost
+        with pytest.raises(Stopped):
+            session.run(tiny(), tmp_path, uri if not again or "@" in uri else None, None, True)
+    started = first_record(tmp_path)
+    assert started is not None
+    assert "secret" not in (tmp_path / "journal.jsonl").read_text()
+    if "@" in uri:
+        assert started.tracking_uri == "http://me:***@host:5000"
+        with pytest.raises(InputError, match=r"password is not kept; give it again"):
+            session.resume(tmp_path, None, None, True)
+        assert tracking_store(tmp_path, uri) == uri
+    else:
+        assert started.tracking_uri == tracking_store(tmp_path, None) == uri
+    assert len(list(read(tmp_path / "journal.jsonl"))) == 1
+    assert "shown" not in capsys.readouterr().err
+    assert tracking_store(tmp_path, "sqlite:////third.db") == "sqlite:////third.db"
+    assert "from now on it is shown, from its beginning, in" in capsys.readouterr().err
+
+
+def test_a_run_that_nothing_has_acted_in_is_begun_anew_with_another_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config whose lanes do not fit the cluster may be mended in the same folder."""
+    from orchestrator.cluster import connection
+
+    def killed(*_: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(connection, "connect_beside", killed)
+    for config in (tiny(), tiny(seed=3)):
+        with pytest.raises(Stopped):
+            session.run(config, tmp_path, None, None, True)
+    started = first_record(tmp_path)
+    assert started is not None
+    assert started.config_digest == tiny(seed=3).digest
+    Journal(tmp_path / "journal.jsonl").append(Record(event=joined(2, 0)))
+    with pytest.raises(InputError, match="its journal belongs to config"):
+        session.run(tiny(), tmp_path, None, None, True)
+
+
+def test_an_edit_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, story())
+    path.write_text(path.read_text().replace('"kind":"grow"', '"kind":"nowhere:Edit"'))
+    with pytest.raises(InputError, match="cannot import 'nowhere:Edit'"):
+        list(read(path))

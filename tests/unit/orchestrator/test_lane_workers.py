@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.beginning import begin
 from orchestrator.cluster.agreement import agreed
+from orchestrator.cluster.placement import check_resources, unplaceable
 from orchestrator.config.file import ConfigError, restore
 from orchestrator.config.plan import as_json, plan
-from orchestrator.core.controller import Controller, schedule
-from orchestrator.core.events import ApplyEdit, OpenLane, RunInterval, SaveCheckpoint
-from orchestrator.driver import check_resources, unplaceable
+from orchestrator.core.controller import fold, schedule
+from orchestrator.core.events import ApplyEdit, OpenLane, Record, RunInterval, SaveCheckpoint
 from tests.fakes import shape, tiny
 from tune_spaces.trial import bundles
 from workers.contract import (
@@ -56,7 +57,7 @@ def test_same_stages_and_edits_but_other_bits() -> None:
     ("changes", "path", "message"),
     [
         ({"workers": 0}, "lanes.0.workers", "got 0; must be at least 1"),
-        ({"workers": 3}, "lanes.0.workers", "got 3 with training.batch = 64; every worker takes"),
+        ({"workers": 3}, "lanes.0.training.batch", "got 64 with workers = 3; every worker takes"),
         (
             {"workers": 2, "resources": {"gpus": 0.5}},
             "lanes.0.resources.gpus",
@@ -65,7 +66,7 @@ def test_same_stages_and_edits_but_other_bits() -> None:
         (
             {"workers": 2, "stream": TOY, "training": PPO, "model": "actor_critic"},
             "lanes.0.workers",
-            "got 2; lanes of this engine train in several processes by training.num_learners",
+            "got 2; lanes of trainer rl train in several processes by training.num_learners",
         ),
     ],
 )
@@ -79,7 +80,8 @@ def test_what_cannot_be_is_one_clear_error(changes: Any, path: str, message: str
 
 def test_all_workers_count_for_the_room() -> None:
     config = tiny(workers=2, lanes=[{"name": "a"}, {"name": "b"}], resources={"cpus": 1.5})
-    state = replace(Controller(config).start(), cpus=4.0)
+    begun, _ = fold([Record(event=begin(config, "run"))])
+    state = replace(begun, cpus=4.0)
     assert schedule(state) == ("a-s0",)
     assert schedule(replace(state, cpus=6.0)) == ("a-s0", "b-s0")
 
@@ -102,7 +104,7 @@ EDIT = ApplyEdit(
     lane="a",
     attempt=1,
     seq=3,
-    edit=Grow(id="g", stage="s", after_interval=0, experts=2, seed=1, cause=CAUSE),
+    edit=Grow(id="g", stage="s", after_interval=0, revision=1, experts=2, seed=1, cause=CAUSE),
 )
 EDITED = EditReport(
     edit="g", fingerprint="f", before=shape(1), after=shape(2), probe_change=0.1, seconds=1.0

@@ -91,21 +91,20 @@ def test_sums_are_written_once_per_row_even_where_rows_arrive_out_of_order() -> 
         assert len(mixed) == len(straight)
 
 
-def test_columns_wait_for_their_name() -> None:
-    nameless = [_without_figures(record) for record in story(lanes=(("replay", 0),), lose_at=None)]
-    key = f"{RUN_ID}/replay-s0"
-    names = ("task/tops", "task/shoes_ boots", "task/bags")
-    found, full = writes(nameless), writes(story(lanes=(("replay", 0),), lose_at=None))
-    for name in names:
-        assert set(points(found, key, name)) == set(points(full, key, name))
-    assert not points(found, key, "task/task 2")
+def test_figures_and_validation_scores_of_a_row_are_points_of_its_stage() -> None:
+    def told(record: Record) -> Record:
+        if record.event.type != "EvaluationDone":
+            return record
+        report = replace(
+            record.event.report, validation=[0.5, 0.25, 0.125], model_figures={"dormant": 3.0}
+        )
+        return replace(record, event=replace(record.event, report=report))
 
-
-def _without_figures(record: Record) -> Record:
-    if record.event.type != "EvaluationDone":
-        return record
-    report = replace(record.event.report, figures={})
-    return replace(record, event=replace(record.event, report=report))
+    found = writes([told(record) for record in story(lanes=(("replay", 0),), lose_at=None)])
+    key = f"{RUN_ID}/replay-s0/001"
+    assert [(p.step, p.value) for p in points(found, key, "model/dormant")] == [(2, 3.0)]
+    assert [p.value for p in points(found, key, "validation/shoes_ boots")] == [0.25]
+    assert points(found, key, "eval/tops/loss")
 
 
 def test_ends() -> None:

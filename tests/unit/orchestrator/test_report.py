@@ -1,24 +1,28 @@
-"""The run report: idempotent folding, failures, gaps in the matrix, statuses."""
+"""The run report: what repeats and what is new, failures, gaps in the matrix, statuses."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator.beginning import begin, joined
 from orchestrator.core.events import (
-    EditApplied,
+    Action,
     EvaluationDone,
-    Event,
     Record,
     RunFinished,
     RunInterrupted,
+    RunInterval,
     RunResumed,
     WorkFailed,
 )
-from orchestrator.report.history import RunFold, report
+from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.driver import Driver
+from orchestrator.report.history import RunHistory, report
 from orchestrator.report.metrics import summarise
-from tests.journals import RUN_ID, START, TASKS, LaneStory, score, story
-from workers.contract import StageSpec
-from workers.edits import RefreshMask
+from tests.fakes import FakeExecutor, tiny
+from tests.journals import RUN_ID, START, TASKS, score, story
 
 
 def resumed(at: float) -> Record:
@@ -72,10 +76,10 @@ def test_an_edit_applied_again_is_one_edit() -> None:
 
 
 def test_add_tells_repeats_from_news() -> None:
-    fold = RunFold()
-    news = [fold.add(record) for record in story(lose_at=1)]
-    assert news.count(False) == 3  # start, interval and edit of the lost stage
-    assert fold.json() == {**report(story(lose_at=1))}
+    history = RunHistory()
+    news = [history.add(record) for record in story(lose_at=1)]
+    assert news.count(False) == 4  # the cluster; start, interval and edit of the lost stage
+    assert history.json() == {**report(story(lose_at=1))}
 
 
 def test_what_a_lost_worker_still_answers_does_not_count() -> None:
@@ -83,11 +87,11 @@ def test_what_a_lost_worker_still_answers_does_not_count() -> None:
     at = next(i for i, r in enumerate(records) if isinstance(r.event, WorkFailed))
     late = next(r for r in records[at:] if r.event.type == "IntervalDone" and r.event.seq > 6)
     ghost = replace(late, event=replace(late.event, attempt=1))
-    fold = RunFold()
+    history = RunHistory()
     for record in records[: at + 1]:
-        fold.add(record)
-    assert fold.add(ghost) is False
-    assert fold.lanes["replay-s0"].stages[1].intervals == 1
+        history.add(record)
+    assert history.add(ghost) is False
+    assert history.lanes["replay-s0"].stages[1].intervals == 1
 
 
 @pytest.mark.parametrize("cut", range(1, len(story())))
@@ -108,63 +112,67 @@ def test_a_row_that_arrives_late_leaves_a_gap_and_counts_when_it_is_there() -> N
     assert lane(report([*rest, late]))["metrics"] == lane(report(records))["metrics"]
 
 
-def test_a_stage_given_up_leaves_the_model_and_so_the_row_as_they_were() -> None:
-    records = [
-        record
-        for record in story(lanes=(("replay", 0),), lose_at=None)
-        if record.event.type not in ("CheckpointSaved", "EvaluationDone") or record.event.index != 1
-    ]
-    told = lane(report(records))
+class Counting(FakeExecutor):
+    """A cluster whose workers count tokens of one domain by expert; one stage is given up."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            lambda action, seen: "stage_error" if third(action) and seen == 2 else None
+        )
+
+    def counted(self, action: RunInterval) -> dict[str, Any]:
+        rows = [9, 1] if self.seen["RunInterval/finetune-s0/1"] == 2 else [3, 7]
+        return {"counts": {"layer": {"turned": rows}}, "tokens": {"turned": 10}}
+
+
+def third(action: Action) -> bool:
+    return isinstance(action, RunInterval) and action.n == 3
+
+
+def given_up(folder: Path) -> list[Record]:
+    """Stage 1 of three grows and masks and is given up; stage 2 begins with one expert again."""
+    names = ("turned", "mirrored", "inverted")
+    config = tiny(
+        stream={
+            "kind": "domains",
+            "base": [],
+            "order": "sequential",
+            "domains": [{"name": name, "rotate": 9.0 * i} for i, name in enumerate(names)],
+        },
+        model={"head": {"kind": "moe", "hidden": [16], "selector": {"kind": "topk", "k": 1}}},
+        training={"intervals": 3},
+        policies={"growth": "periodic", "masks": {"kind": "usage_masks", "from_stage": 1}},
+        failures={"stage_error": {"retries": 0, "then": "skip_stage"}},
+    )
+    journal = Journal(folder / JOURNAL_FILE)
+    Driver(config, journal, Counting()).run(begin(config, "run"), joined(2, 0))
+    journal.close()
+    return [record for record, _ in read(journal.path)]
+
+
+def test_a_stage_given_up_leaves_the_model_and_so_the_row_as_they_were(tmp_path: Path) -> None:
+    (told,) = report(given_up(tmp_path))["lanes"]
     assert [stage["status"] for stage in told["stages"]] == ["done", "skipped", "done"]
     assert told["matrix"][1] == told["matrix"][0]
     assert "forgetting.max" in told["metrics"]
 
 
-def masked(after: LaneStory, spec: StageSpec, version: int, share: float) -> EditApplied:
-    """The stage's grown model, and masks on top of it, as one imagined edit."""
-    grown = after.grown(spec, after=1)
-    mask = RefreshMask(
-        id=f"{spec.id}-e2",
-        stage=spec.id,
-        after_interval=1,
-        version=version,
-        domains=("clothes",),
-        masks={"body": [[1, 1]]},
-        usage={"body": [[share, 1 - share]]},
-        seed=1,
-        cause=grown.edit.cause,
-    )
-    return replace(grown, edit=mask, report=replace(grown.report, edit=mask.id))
-
-
-def test_edits_of_a_stage_given_up_are_not_in_the_model() -> None:
-    """Stage 1 grows and masks and is given up; stage 2 begins with one expert and version 1."""
-    records = story(lanes=(("replay", 0),), lose_at=None)
-    told = LaneStory("replay", 0, TASKS, START + 100)
-    fold = RunFold()
-    for record in records:
-        if record.event.type == "StageStarted" and record.event.stage.index == 1:
-            break
-        fold.add(record)
-    told.seq = fold.lanes["replay-s0"].answered
-    events: list[Event] = []
-    for index, share in ((1, 0.25), (2, 0.75)):
-        spec = told.spec(index)
-        events += [told.started(spec), told.interval(spec, 1), masked(told, spec, 1, share)]
-        told.experts = 1
-    for event in events[:-1]:
-        fold.add(Record(event=event))
-    first = fold.lanes["replay-s0"]
+def test_edits_of_a_stage_given_up_are_not_in_the_model(tmp_path: Path) -> None:
+    history = RunHistory()
+    for record in given_up(tmp_path):
+        history.add(record)
+    (first,) = history.lanes.values()
     assert first.skipped(1)
-    assert first.births == {"body": [-1]}
-    assert first.mask(1) is first.mask(2) is None
-    fold.add(Record(event=events[-1]))
-    assert first.births == {"body": [-1, 2]}
+    assert first.births == {"layer": [-1, 2]}
+    assert first.mask(1) is None
     mask = first.mask(2)
     assert mask is not None
-    assert mask.usage == {"body": [[0.75, 0.25]]}
-    assert first.mask(1) is None
-    assert len(fold.json()["lanes"][0]["stages"][1]["edits"]) == 1, "it did happen"
+    assert mask.version == 2, "versions 1 and 2 of the stage given up do not count"
+    assert mask.usage["layer"][0] == [0.3, 0.7]
+    kinds = [edit["kind"] for edit in history.json()["lanes"][0]["stages"][1]["edits"]]
+    assert kinds == ["grow", "refresh_mask", "refresh_mask"], "it did happen"
+    state = history.state.lanes["finetune-s0"]
+    assert (state.model.experts, state.model.revision) == (2, 3)
 
 
 def test_interrupted_and_resumed() -> None:
@@ -177,19 +185,19 @@ def test_interrupted_and_resumed() -> None:
 
 
 def test_a_lane_fails_when_its_budget_is_spent() -> None:
-    fold = RunFold()
+    history = RunHistory()
     for record in story(lanes=(("replay", 0),), lose_at=None)[:6]:
-        fold.add(record)
+        history.add(record)
     statuses = []
-    for attempt in range(1, 5):
-        fold.lanes["replay-s0"].attempt = attempt
+    for _ in range(4):
+        attempt = history.state.lanes["replay-s0"].attempt
         failure = WorkFailed(
             at=START, lane="replay-s0", attempt=attempt, kind="worker_lost", index=0, message="x"
         )
-        fold.add(Record(event=failure))
-        statuses.append(lane(fold.json())["status"])
+        assert history.add(Record(event=failure))
+        statuses.append(lane(history.json())["status"])
     assert statuses == ["waiting", "waiting", "waiting", "failed"]
-    fold.add(Record(event=RunFinished(at=START, status="failed")))
-    assert fold.json()["status"] == "failed"
-    fold.add(resumed(START))
-    assert lane(fold.json())["status"] == "waiting"
+    history.add(Record(event=RunFinished(at=START, status="failed")))
+    assert history.json()["status"] == "failed"
+    history.add(resumed(START))
+    assert lane(history.json())["status"] == "waiting"

@@ -46,7 +46,7 @@ def test_history_up_to_a_stage_and_on_with_other_settings(tmp_path: Path, stages
         return replace(ref, uri="adopted")
 
     source = donor(tmp_path)
-    first = begin(settings, "heir", 1, 0)
+    first = begin(settings, "heir")
     records = inherited(first, "donor", (r for r, _ in read(source)), stages, adopt)
     assert len(copies) == 1
     journal = Journal(tmp_path / "heir" / "journal.jsonl")
@@ -77,11 +77,11 @@ def test_the_history_alone_leads_to_the_next_stage(tmp_path: Path) -> None:
     settings = config(add=2)
     source = donor(tmp_path)
     records = inherited(
-        begin(settings, "heir", 1, 0), "donor", (r for r, _ in read(source)), 2, lambda ref: ref
+        begin(settings, "heir"), "donor", (r for r, _ in read(source)), 2, lambda ref: ref
     )
     state, _ = fold(records)
     (lane,) = state.lanes.values()
     assert lane.index == 2
     assert lane.parent is not None
-    assert lane.experts == 2
+    assert lane.model.experts == 2
     assert sum(isinstance(r.event, CheckpointSaved) for r in records) == 3

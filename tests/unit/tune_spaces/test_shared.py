@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.beginning import begin, takeover
+from orchestrator.beginning import begin, joined, takeover
 from orchestrator.core.events import (
     Action,
     CheckpointSaved,
@@ -33,7 +33,7 @@ EVERY = {"max_experts": 6}
 def config(**growth: Any) -> Any:
     settings = {"kind": "periodic", "max_experts": 6, **growth}
     model = {"head": {"kind": "moe", "hidden": [16]}, "max_experts": 6}
-    return tiny(growth=settings, model=model)
+    return tiny(policies={"growth": settings}, model=model)
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     journal = Journal(folder / name / "journal.jsonl")
     inner = FakeExecutor(fail)
     driver = Driver(config(**growth), journal, SharingExecutor(inner, store, name))
-    assert driver.run(begin(config(**growth), name, 1, 0)) == "done"
+    assert driver.run(begin(config(**growth), name), joined(1, 0)) == "done"
     journal.close()
     return inner, report(record for record, _ in read(journal.path))
 

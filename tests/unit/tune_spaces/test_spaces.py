@@ -28,6 +28,9 @@ def ends(domain: Domain) -> list[Any]:
     return [domain.low, domain.high]
 
 
+GROWTH = "policies.growth"
+
+
 def made(name: str) -> Plan:
     return make_plan(name, None, None, **OPTIONS)
 
@@ -52,7 +55,9 @@ def test_every_corner_of_a_space_is_a_config_that_plans(name: str) -> None:
 def test_growth_trials_build_the_same_model_and_differ_only_from_the_first_growth_on() -> None:
     space = made("growth")
     every = [
-        trial_config(space.raw, {"growth.add": add, "growth.every": 2, "growth.optimizer": kind})
+        trial_config(
+            space.raw, {f"{GROWTH}.add": add, f"{GROWTH}.every": 2, f"{GROWTH}.optimizer": kind}
+        )
         for add in (1, 2)
         for kind in ("keep", "reset")
     ]
@@ -72,9 +77,10 @@ def test_a_lane_must_be_named_where_there_are_several(tmp_path: Path) -> None:
 
 
 def test_a_section_of_another_kind_starts_afresh() -> None:
-    raw = {"growth": {"kind": "none"}, "method": {"kind": "replay", "buffer": 5}}
-    laid = with_settings(raw, {"method.kind": "finetune", "growth.kind": "none", "growth.add": 2})
-    assert laid == {"growth": {"kind": "none", "add": 2}, "method": {"kind": "finetune"}}
+    raw = {"policies": {"growth": "periodic"}, "method": {"kind": "replay", "buffer": 5}}
+    laid = with_settings(raw, {"method.kind": "finetune", f"{GROWTH}.add": 2})
+    growth = {"kind": "periodic", "add": 2}
+    assert laid == {"policies": {"growth": growth}, "method": {"kind": "finetune"}}
     assert raw["method"]["buffer"] == 5
     named = with_settings({"model": {"head": "moe"}}, {"model.head.top_k": 1})
     assert named == {"model": {"head": {"kind": "moe", "top_k": 1}}}
@@ -86,7 +92,7 @@ def test_wrong_space_base_and_settings_are_told() -> None:
     with pytest.raises(InputError, match="cannot be read"):
         make_plan("growth", Path("/nowhere.toml"), None, **OPTIONS)
     with pytest.raises(InputError, match=r"growth\.add"):
-        trial_config(made("growth").raw, {"growth.add": 0})
+        trial_config(made("growth").raw, {f"{GROWTH}.add": 0})
 
 
 def test_a_plan_is_kept_once_and_read_back(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tune_spaces.space import Choice, LogUniform
 from tune_spaces.summary import Attempt, as_json, best, latest
 from tune_spaces.sweep import make_plan
 
-SPACE = {"growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
+SPACE = {"policies.growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
 
 
 def attempt(trial: str, *values: float, number: int = 0, add: int = 1, **more: Any) -> Attempt:
@@ -31,7 +31,7 @@ def attempt(trial: str, *values: float, number: int = 0, add: int = 1, **more: A
         "trial": trial,
         "number": number,
         "name": trial,
-        "settings": {"growth.add": add, "training.lr": 1e-3},
+        "settings": {"policies.growth.add": add, "training.lr": 1e-3},
         "parent": None,
         "status": "done",
         "folder": Path(trial),
@@ -88,19 +88,19 @@ def test_trials_are_compared_after_the_same_stage() -> None:
 def test_importance_needs_enough_trials_that_differ() -> None:
     assert importance(FOUND, SPACE) == {}
     many = [attempt(f"t{i}", 0.1 * add, add=add) for i, add in enumerate((1, 2, 4, 1, 2, 4))]
-    assert importance(many, SPACE) == {"growth.add": pytest.approx(1.0)}
+    assert importance(many, SPACE) == {"policies.growth.add": pytest.approx(1.0)}
     same = [attempt(f"t{i}", 0.5, add=add) for i, add in enumerate((1, 2, 4, 1))]
     assert importance(same, SPACE) == {}
 
 
 def test_numbers_that_pbt_moved_past_their_ends_are_brought_back() -> None:
     moved = [
-        {"growth.add": add, "training.lr": lr}
+        {"policies.growth.add": add, "training.lr": lr}
         for add, lr in ((1, 8e-5), (2, 1.2e-2), (4, 1e-3), (1, 1e-2))
     ]
     kept = [within(settings, SPACE) for settings in moved]
     assert [settings["training.lr"] for settings in kept] == [1e-4, 1e-2, 1e-3, 1e-2]
-    assert [settings["growth.add"] for settings in kept] == [1, 2, 4, 1]
+    assert [settings["policies.growth.add"] for settings in kept] == [1, 2, 4, 1]
     found = [attempt(f"t{i}", 0.1 * i, settings=settings) for i, settings in enumerate(kept)]
     assert set(importance(found, SPACE)) == set(SPACE)
 
@@ -121,6 +121,6 @@ def test_the_figure_is_drawn_whatever_there_is(found: list[Attempt]) -> None:
 
 
 def test_a_bar_for_each_parameter() -> None:
-    shares = {"growth.add": 0.7, "growth.every": 0.3}
+    shares = {"policies.growth.add": 0.7, "policies.growth.every": 0.3}
     assert importance_bars(shares, "acc.final").startswith(b"\x89PNG")
     assert importance_bars(dict.fromkeys(shares, 0.0), "acc.final").startswith(b"\x89PNG")

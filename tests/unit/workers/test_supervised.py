@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from orchestrator.config.run import RunConfig
-from orchestrator.core.controller import Controller
 from orchestrator.core.transitions import stage_spec
-from orchestrator.policies.growth import Periodic, Progress
 from tests.commands import ROOT
 from tests.fakes import tiny
 from workers import checkpoint
-from workers.contract import Cause, CheckpointRef, DivergedError, Grow, InputError, StageSpec
+from workers.contract import CheckpointRef, DivergedError, InputError, StageSpec
+from workers.edits import Cause, Grow
 from workers.methods import Method
 from workers.moe.routed import routed_layers
 from workers.streams.data import concatenated
@@ -29,17 +28,17 @@ from workers.supervised.signals import SIGNALS
 from workers.supervised.trainer import SupervisedTrainer
 
 GROWING = {
-    "growth": {"kind": "periodic"},
+    "policies": {"growth": {"kind": "periodic"}},
     "training": {"epochs": 3, "intervals": 3, "clip": 1.0, "warmup": 0.2},
     "lanes": [{"method": {"kind": "replay", "buffer": 60, "batch": 16}}],
 }
 
 
 def stages(config: RunConfig) -> list[StageSpec]:
-    lane = next(iter(Controller(config).start().lanes.values()))
+    plan = config.lanes[0].plan()
     found: list[StageSpec] = []
-    for index in range(len(lane.tasks)):
-        found.append(stage_spec(lane, index, found[-1].id if found else None))
+    for index in range(len(plan.tasks)):
+        found.append(stage_spec(plan, index, found[-1].id if found else None))
     return found
 
 
@@ -48,24 +47,33 @@ def numbered(edit: Any, trainer: SupervisedTrainer) -> Any:
     return replace(edit, revision=trainer.revision + 1)
 
 
+def grown(stage: StageSpec) -> Grow:
+    cause = Cause(policy="test", trigger="test")
+    return Grow(
+        id=f"{stage.id}-0",
+        stage=stage.id,
+        after_interval=0,
+        revision=1,
+        experts=2,
+        seed=7,
+        cause=cause,
+    )
+
+
 def train(
     config: RunConfig, folder: Path, restart_after: tuple[int, int] | None = None
 ) -> list[CheckpointRef]:
     """Two stages with a growth between; optionally a fresh trainer after (stage, interval)."""
     lane = config.lanes[0].spec()
-    policy = Periodic(Periodic.Config(max_experts=5))
     trainer = SupervisedTrainer()
     trainer.open(lane, None)
     refs, seq = [trainer.save(str(folder / "initial"), 1)], 1
     for stage in stages(config)[:2]:
         trainer.start(stage)
-        now = Progress(
-            stage=stage, stages=5, n=0, steps=0, steps_before=0, experts=1, edits=0, report=None
-        )
-        for edit in policy.propose(now):
-            trainer.apply(numbered(edit, trainer))
+        if stage.index == 1:
+            trainer.apply(grown(stage))
         for n in range(1, stage.intervals + 1):
-            trainer.run_interval(n, trainer.revision)
+            trainer.run_interval(n, revision=stage.index)
             seq += 1
             if restart_after == (stage.index, n) and n < stage.intervals:
                 ref = trainer.save(str(folder / "middle"), seq)

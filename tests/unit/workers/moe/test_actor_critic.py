@@ -21,7 +21,14 @@ def model(shape=(12,), actions=5, seed=0, **settings) -> ActorCritic:
 def grow(experts: int, **settings) -> Grow:
     cause = Cause(policy="test", trigger="test")
     return Grow(
-        id="e1", stage="s", after_interval=1, experts=experts, seed=7, cause=cause, **settings
+        id="e1",
+        stage="s",
+        after_interval=1,
+        revision=1,
+        experts=experts,
+        seed=7,
+        cause=cause,
+        **settings,
     )
 
 

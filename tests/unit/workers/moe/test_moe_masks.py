@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from workers.contract import InputError
-from workers.edits import Cause, Duplicate, Grow, RefreshMask, SetPhase
+from workers.edits import AdaptRouter, Cause, Duplicate, Grow, RefreshMask, SetPhase
 from workers.models import HEADS
 from workers.models.classifier import Classifier
 from workers.moe.domains import specialise
@@ -49,6 +49,7 @@ def refresh(net, rows, version=1, copies=(), **more) -> RefreshMask:
         id=f"m{version}",
         stage="s",
         after_interval=1,
+        revision=1,
         version=version,
         domains=DOMAINS,
         masks={name: rows},
@@ -59,14 +60,18 @@ def refresh(net, rows, version=1, copies=(), **more) -> RefreshMask:
     )
 
 
-def phase(trains, adapt=False, name="p") -> SetPhase:
+def adapting() -> AdaptRouter:
+    return AdaptRouter(id="r", stage="s", after_interval=0, revision=1, seed=4, cause=CAUSE)
+
+
+def phase(trains, name="p") -> SetPhase:
     return SetPhase(
         id=name,
         stage="s",
         after_interval=0,
+        revision=1,
         phase="warmup",
         trains=trains,
-        adapt=adapt,
         seed=5,
         cause=CAUSE,
     )
@@ -254,14 +259,14 @@ def test_phase_and_mask_travel_with_the_architecture_and_bind_grown_experts() ->
     optimizer = torch.optim.AdamW(net.named_parameters())
     surgery.apply(net, optimizer, refresh(net, [[1, 1, 0, 0], [0, 0, 1, 1]]), None)
     surgery.apply(net, optimizer, phase(("router",)), None)
-    grow = Grow(id="g", stage="s", after_interval=0, experts=5, seed=1, cause=CAUSE)
+    grow = Grow(id="g", stage="s", after_interval=0, revision=1, experts=5, seed=1, cause=CAUSE)
     surgery.apply(net, optimizer, grow, None)
     assert not any(p.requires_grad for n, p in net.named_parameters() if ".experts.4." in n)
     fresh = model()
     surgery.ensure_arch(fresh, surgery.arch(net))
     fresh.load_state_dict(net.state_dict())
     assert surgery.fingerprint(fresh) == surgery.fingerprint(net)
-    assert specialise.mask_version(fresh) == 1
+    assert {bank.guide.mask.version for bank in specialise.banks(fresh).values()} == {1}
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, p in fresh.named_parameters() if not p.requires_grad}
 
@@ -294,7 +299,7 @@ def test_growth_counts_experts_without_copies() -> None:
     net = model(experts=2)
     copies = [Duplicate(expert=2, parent=0, owner="south")]
     surgery.apply(net, None, refresh(net, [[1, 1, 0], [0, 1, 1]], copies=copies), None)
-    grow = Grow(id="g", stage="s", after_interval=0, experts=3, seed=1, cause=CAUSE)
+    grow = Grow(id="g", stage="s", after_interval=0, revision=1, experts=3, seed=1, cause=CAUSE)
     report = surgery.apply(net, None, grow, None)
     assert report.after.layers[LAYER].experts == 4
     assert surgery.apply(net, None, grow, None).after.layers[LAYER].experts == 4
@@ -349,7 +354,8 @@ def adapted(start: str, seed: int = 0):
     net = Classifier(config, (1, 3, 3), 4, seed=seed)
     optimizer = torch.optim.AdamW(net.named_parameters(), lr=0.01)
     x, _, _ = batch(64)
-    report = surgery.apply(net, optimizer, phase(("router", "backbone"), adapt=True), x)
+    report = surgery.apply(net, optimizer, adapting(), x)
+    surgery.apply(net, optimizer, phase(("router", "backbone")), None)
     return net, optimizer, report, routed_layers(net)[LAYER].router
 
 
@@ -406,7 +412,7 @@ def test_grown_and_copied_rows_after_adapting_and_back_from_the_architecture() -
     assert surgery.apply(net, optimizer, edit, x).probe_change < 1e-5
     assert router.teacher_experts == [0, 1, 2, 3]
     assert float(router.divergence(torch.randn(99, 9))) < 1e-6
-    grow = Grow(id="g", stage="s", after_interval=0, experts=4, seed=1, cause=CAUSE)
+    grow = Grow(id="g", stage="s", after_interval=0, revision=1, experts=4, seed=1, cause=CAUSE)
     surgery.apply(net, optimizer, grow, x)
     assert router.teacher_experts == [0, 1, 2, 3], "the teacher does not know the newcomer"
     assert float(router.divergence(torch.randn(99, 9))) < 1e-6

@@ -25,7 +25,7 @@ GROWING = [kind for kind in HEADS if kind != "mlp"]
 
 
 def _edit(experts: int, **more) -> Grow:
-    defaults = {"id": "e1", "stage": "s1", "after_interval": 0, "seed": 7}
+    defaults = {"id": "e1", "stage": "s1", "after_interval": 0, "revision": 1, "seed": 7}
     cause = Cause(policy="test", trigger="test")
     return Grow(**{**defaults, **more}, experts=experts, cause=cause)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tune_spaces.placement import check_placeable
+from tune_spaces.reservation import check_placeable
 from workers.contract import InputError
 
 FOUR = {"CPU": 4.0, "memory": 1e9, "node:10.0.0.1": 1.0}
