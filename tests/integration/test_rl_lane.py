@@ -75,7 +75,6 @@ def grow(
         id=f"grow-{experts}",
         stage=stage(spec, index).id,
         after_interval=1,
-        revision=1,
         experts=experts,
         seed=5,
         cause=Cause(policy="test", trigger="test"),

@@ -33,7 +33,6 @@ def refresh(spec: LaneSpec, layers: list[str], version: int = 1) -> RefreshMask:
         id=f"mask-{version}",
         stage=stage(spec).id,
         after_interval=1,
-        revision=1,
         version=version,
         domains=DOMAINS,
         masks={layer: [[1, 0], [0, 1]] for layer in layers},
@@ -47,11 +46,6 @@ def held(trainer: RLTrainer, expert: int) -> dict[str, torch.Tensor]:
     state = trainer._open_algorithm.export()
     found = {**state.model, **{f"adam/{name}": t for name, t in state.optimizer.items()}}
     return {name: t for name, t in found.items() if f".experts.{expert}." in name}
-
-
-def mask_version(net: torch.nn.Module) -> int:
-    masks = [bank.guide.mask for bank in specialise.banks(net).values()]
-    return max(mask.version for mask in masks if mask is not None)
 
 
 def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
