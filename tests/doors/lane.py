@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import check
 from orchestrator.core.events import Action, ApplyEdit, Record, RunInterval
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
-from orchestrator.driver import Driver, begin, takeover
+from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from tests.local import LocalExecutor
 from workers.contract import Json
@@ -125,7 +126,8 @@ def _drive(
     journal = Journal(folder / JOURNAL_FILE)
     try:
         driver = Driver(config, journal, executor, (listen,))
-        status = driver.run(takeover(2, 0) if resumed else begin(config, "door", 2, 0))
+        first = [takeover(2, 0)] if resumed else [begin(config, "door"), joined(2, 0)]
+        status = driver.run(*first)
     finally:
         journal.close()
     assert status == "done", report(record for record, _ in read(folder / JOURNAL_FILE))

@@ -366,3 +366,25 @@ def test_damaged_architecture_is_refused() -> None:
     arch["head.layers.0"]["experts"][0]["id"] = 5
     with pytest.raises(InputError, match="damaged"):
         surgery.ensure_arch(model, arch)
+
+
+def test_growth_of_named_layers_leaves_the_others_as_they_are() -> None:
+    model = _model()
+    first, second = surgery.shape(model).layers
+    report = surgery.apply(model, None, _edit(3, layers=(second,)), None)
+    assert {name: layer.experts for name, layer in report.after.layers.items()} == {
+        first: 1,
+        second: 3,
+    }
+    with pytest.raises(InputError, match="growth of layer 'nowhere'"):
+        surgery.apply(model, None, _edit(4, layers=("nowhere",)), None)
+
+
+def test_an_initialiser_takes_its_settings_from_the_edit() -> None:
+    loud, quiet = (
+        surgery.apply(
+            _model(), None, _edit(2, initialiser={"kind": "clone_noise", "scale": scale}), _x()
+        )
+        for scale in (1.0, 0.0)
+    )
+    assert quiet.probe_change < 1e-5 < loud.probe_change
