@@ -6,7 +6,6 @@ Knows no torch, no Ray and no file system: any process may import it in millisec
 from workers.contract.edits import Cause, Duplicate, Edit, Grow, RefreshMask, Role, SetPhase
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
-from workers.contract.lane_settings import LaneSettings, nested
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
     CheckpointRef,
@@ -35,7 +34,6 @@ __all__ = [
     "InputError",
     "IntervalReport",
     "Json",
-    "LaneSettings",
     "LaneSpec",
     "LayerShape",
     "LostError",
@@ -52,5 +50,4 @@ __all__ = [
     "Trainer",
     "derive_seed",
     "digest",
-    "nested",
 ]
