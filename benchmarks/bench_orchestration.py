@@ -131,10 +131,11 @@ def bare_loop(tasks: list[Any], seed: int) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     began = time.process_time()
     for data in tasks:
-        order = torch.randperm(len(data.train_y))
+        order = torch.randperm(len(data.train))
         for index in order.split(64):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(data.train_x[index]), data.train_y[index])
+            x, y = data.train.x[index], data.train.y[index]
+            loss = nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
     return time.process_time() - began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
     for item in fields(cls):
         table = item.metadata.get("table")
         if table is not None and item.name in values:
+            values[item.name] = _with_default_kind(item, values[item.name])
             pick = _choose_many if item.metadata.get("many") else choose
             *_, values[item.name], more = pick(
                 resolved(table), values[item.name], _join(path, item.name)
@@ -31,6 +32,14 @@ def parse(cls: type, raw: Mapping[str, Any], path: str) -> tuple[Any, list[Probl
     except ValidationError as error:
         problems += [_problem(path, item, cls) for item in error.errors()]
     return (None, problems) if problems else (config, [])
+
+
+def _with_default_kind(item: Field[Any], raw: Any) -> Any:
+    """A table without ``kind`` is one of the kind that the field holds where it is absent."""
+    made = item.default_factory
+    if not isinstance(raw, Mapping) or "kind" in raw or made is MISSING:
+        return raw
+    return {"kind": made().kind, **raw}
 
 
 def _choose_many(

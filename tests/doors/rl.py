@@ -37,7 +37,7 @@ def lane(stream: Any, model: Any, method: Any = "finetune", **training: Any) -> 
         "training": asdict(config),
         "method": asdict(checked(METHODS, {"kind": method})[1]),
     }
-    return LaneSpec(lane="door-s0", engine="rl", method=method, seed=0, settings=settings)
+    return LaneSpec(lane="door-s0", trainer="rl", method=method, seed=0, settings=settings)
 
 
 def tasks(spec: LaneSpec) -> tuple[TaskSpec, ...]:

@@ -166,7 +166,7 @@ def test_it_is_seen_in_the_terminal_the_report_and_mlflow(
 
 
 def fitting(**router: Any) -> dict[str, Any]:
-    head = {"kind": "moe", "hidden": [24], "router": router}
+    head = {"kind": "moe", "hidden": [24], "layer": {"router": router}}
     return {
         **BASE,
         "model": {"experts": 2, "head": head},

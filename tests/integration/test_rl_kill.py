@@ -22,7 +22,7 @@ kind = "tests.unit.workers.rl.toy:ToyStream"
 [model]
 kind = "actor_critic"
 encoder = 16
-selector = { kind = "topk", k = 1 }
+layer = { selector = { kind = "topk", k = 1, weights = "full" } }
 hidden = [16]
 [training]
 kind = "ppo"

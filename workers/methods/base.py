@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from workers.contract import EditReport, LaneSettings, StageSpec
+from workers.contract import EditReport, StageSpec
 from workers.streams import Part, TaskData
 from workers.supervised.objectives import Objective
-from workers.tables import Problem, lookup
 
 Batch = tuple[Tensor, Tensor]
 """(inputs float32 or int64 [B, ...], targets [B] or [B, ...])."""
@@ -56,18 +55,6 @@ class Method:
         """Settings of the method; ``kind`` is its name in the table or ``module:Class``."""
 
         kind: str
-
-        def problems(self, lane: LaneSettings) -> list[Problem]:
-            """Whether the lane's trainer calls the hooks that the method overrides."""
-            from workers.methods import METHODS
-
-            method: Any = lookup(METHODS, self.kind, "kind")
-            if lane.trainer in method.works_with:
-                return []
-            trainers = ", ".join(sorted(method.works_with))
-            found = f"{self.kind!r} has hooks that only these trainers call: {trainers}"
-            allowed = f"the stream is trained by {lane.trainer}: use another method, e.g. finetune"
-            return [Problem("kind", found, allowed)]
 
     needs_past: ClassVar[bool] = False
     """Whether ``training_data`` is given the data of all earlier tasks."""

@@ -96,10 +96,10 @@ class Stream:
         if task.index in self._cache:
             self._cache.move_to_end(task.index)
             return self._cache[task.index]
-        data = self._with_validation(task, self.load(task))
+        data = self.load(task)
         for part in data.parts.values():
             self._check(task, part)
-        data = data.of_type(INPUT_TYPES[self.input_type])
+        data = self._with_validation(task, data).of_type(INPUT_TYPES[self.input_type])
         self._cache[task.index] = data
         while len(self._cache) > 1 and (
             len(self._cache) > CACHE_TASKS

@@ -246,11 +246,17 @@ def _inputs(where: str, x: Any) -> Array:
         return x
     if isinstance(x, np.memmap):
         return Rows(_numbers(where, x))
-    tensor = torch.as_tensor(x).cpu()
+    tensor = x.cpu() if isinstance(x, Tensor) else _in_memory(where, np.asarray(x))
     if tensor.untyped_storage().filename is not None:
         return Rows(_numbers(where, tensor.numpy()))
     _numbers(where, tensor[:0].numpy())
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _in_memory(where: str, array: np.ndarray) -> Tensor:
+    """The array as a tensor, copied only where it cannot be shared."""
+    native = np.asarray(_numbers(where, array), dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(np.require(native, requirements="W"))
 
 
 def _targets(where: str, y: Any) -> Tensor:

@@ -255,7 +255,7 @@ def test_esft_masks_all_but_the_most_relevant_experts_and_freezes_the_rest() -> 
 
 MASKED = {
     "stream": {"kind": "domains"},
-    "model": {"experts": 3, "head": {"kind": "moe", "hidden": [32], "selector": {"kind": "topk"}}},
+    "model": {"experts": 3, "head": {"kind": "moe", "hidden": [32], "layer": {"selector": "topk"}}},
     "training": {"intervals": 5},
 }
 HEAD = MASKED["model"]["head"]  # type: ignore[index]
@@ -273,7 +273,7 @@ def policies(**named: Any) -> dict[str, Any]:
     return {"policies": named}
 
 
-ADAPTIVE = {"experts": 3, "head": {**HEAD, "router": "adaptive"}}
+ADAPTIVE = {"experts": 3, "head": {**HEAD, "layer": {"selector": "topk", "router": "adaptive"}}}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ ADAPTIVE = {"experts": 3, "head": {**HEAD, "router": "adaptive"}}
             "phases out of order",
         ),
         ({**policies(phases="three_phases"), "training": {"intervals": 2}}, "phases out of order"),
-        ({"model": {"experts": 3, "head": {**HEAD, "selector": "dense"}}}, "use a selector that"),
+        ({"model": {"experts": 3, "head": {**HEAD, "layer": {"selector": "dense"}}}}, "use a selector that"),
         ({"model": ADAPTIVE}, "an adaptive router stays linear.*add .policies.router."),
         (policies(router="adapt_router"), "no router of the model can take over"),
         (policies(growth="periodic", esft="esft"), "the lane grows.*was not scored"),
@@ -319,7 +319,7 @@ def test_an_adaptive_router_with_its_takeover_fits() -> None:
 PLAYED = {
     "name": "played",
     "stream": {"kind": "craftax", "tasks": [{"name": "survive"}, {"name": "gather"}]},
-    "model": {"kind": "actor_critic", "experts": 2, "selector": {"kind": "topk"}},
+    "model": {"kind": "actor_critic", "experts": 2, "layer": {"selector": "topk"}},
     "training": {"kind": "ppo", "steps_per_stage": 32768, "intervals": 4},
     "lanes": [{}],
 }

@@ -20,7 +20,11 @@ from workers.supervised.trainer import SupervisedTrainer
 ROUTED = {
     "model": {
         "experts": 3,
-        "head": {"kind": "moe", "hidden": [16, 16], "selector": {"kind": "topk", "k": 1}},
+        "head": {
+            "kind": "moe",
+            "hidden": [16, 16],
+            "layer": {"selector": {"kind": "topk", "k": 1, "weights": "full"}},
+        },
     }
 }
 SEQUENTIAL = {

@@ -404,7 +404,7 @@ def test_replayed_samples_are_augmented() -> None:
 
 def test_signals_and_losses_by_name() -> None:
     trainer = opened(
-        model={"experts": 3, "head": {"kind": "moe", "hidden": [16], "balance_weight": 0.5}},
+        model={"experts": 3, "head": {"kind": "moe", "hidden": [16], "layer": {"losses": [{"kind": "balance", "weight": 0.5}]}}},
         training={"steps": 40, "intervals": 2},
     )
     first, second = trainer.run_interval(1, 0), trainer.run_interval(2, 0)

@@ -18,7 +18,7 @@ class EnvironmentStream(ABC):
     constructed with ``(config, seed)`` in every process that plays.
     """
 
-    engine: ClassVar[str] = "rl"
+    trainer: ClassVar[str] = "rl"
 
     @abstractmethod
     def tasks(self) -> tuple[TaskSpec, ...]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workers.contract import LaneSettings, StageSpec, TaskSpec
+from workers.contract import StageSpec, TaskSpec
 from workers.methods import METHODS, MethodContext
 from workers.parsing import choose
 from workers.streams import Part, TaskData
@@ -83,20 +83,9 @@ def test_the_loss_is_that_of_the_objective(kind):
     assert torch.equal(build(kind).loss(model, x, y), nn.functional.cross_entropy(model(x), y))
 
 
-@pytest.mark.parametrize(("kind", "fits"), [("finetune", True), ("replay", False)])
-def test_methods_are_refused_where_their_hooks_are_not_called(kind, fits):
-    lane = LaneSettings(
-        sections={},
-        tasks=(),
-        domains=(),
-        trainer="rl",
-        acts=True,
-        workers=1,
-        intervals=1,
-    )
-    problems = METHODS[kind].Config().problems(lane)
-    assert (problems == []) is fits
-    assert all("trained by rl" in str(problem) for problem in problems)
+def test_methods_say_whose_hooks_they_need():
+    assert METHODS["finetune"].works_with == {"supervised", "rl"}
+    assert METHODS["replay"].works_with == {"supervised"}
 
 
 # ---------------------------------------------------------------- replay

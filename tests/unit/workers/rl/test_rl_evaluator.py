@@ -32,7 +32,7 @@ def lane(model: ActorCritic.Config | None = None, **training: Any) -> LaneSpec:
         "training": asdict(config),
         "method": {"kind": "finetune"},
     }
-    return LaneSpec(lane="rl-s0", engine="rl", method="finetune", seed=0, settings=settings)
+    return LaneSpec(lane="rl-s0", trainer="rl", method="finetune", seed=0, settings=settings)
 
 
 def untrained(spec: LaneSpec, folder: Path) -> CheckpointRef:
@@ -41,7 +41,7 @@ def untrained(spec: LaneSpec, folder: Path) -> CheckpointRef:
     model = build_model(
         spec.settings["model"], facts.observation_shape, facts.actions, spec.seed, stream.layout
     )
-    state = {"engine": "rl", "settings_digest": spec.built_from, "arch": arch(model)}
+    state = {"trainer": "rl", "settings_digest": spec.built_from, "arch": arch(model)}
     tensors = {"model": model.state_dict()}
     return checkpoints.write(str(folder / "c"), tensors, state, seq=0, stage=None)
 
