@@ -382,9 +382,6 @@ class Projection:
             point(f"eval/{task}/{name}", value, event.index + 1, event.at)
             for task, figures in event.report.figures.items()
             for name, value in figures.items()
-        ) + tuple(
-            point(f"model/{name}", value, event.index + 1, event.at)
-            for name, value in event.report.model_figures.items()
         )
         scores = tuple(
             point(f"acc/{name}", score, event.index + 1, event.at)

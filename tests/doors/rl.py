@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from workers.contract import (
-    Cause,
     EvaluationReport,
-    Grow,
     IntervalReport,
     LaneSpec,
     StageSpec,
     TaskSpec,
 )
+from workers.edits import Cause, Grow
 from workers.parsing import checked
 from workers.rl import TRAINING
 from workers.rl.building import build_stream

@@ -24,7 +24,7 @@ def routed_lane(layer: dict[str, Any] | str, **growth: Any) -> dict[str, Any]:
             "head": {"kind": "moe", "hidden": [24], "layer": layer},
         },
         "training": {"epochs": 2, "intervals": 3, "batch": 16},
-        "growth": {"kind": "periodic", "add": 1, **growth},
+        "policies": {"growth": {"kind": "periodic", "add": 1, **growth}},
         "lanes": [{}],
     }
 

@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
         "head": {"kind": "moe", "hidden": [16]},
     },
     "training": {"epochs": 20, "intervals": 3, "batch": 16, "optimizer": FAST},
-    "growth": {"kind": "periodic"},
+    "policies": {"growth": "periodic"},
     "lanes": [{"method": "finetune"}],
 }
 

@@ -43,7 +43,7 @@ RAW: dict[str, Any] = {
         "diagnostics": ["cheap", OWN, {"kind": OWN, "scale": 2.0, "name": "halved"}],
     },
     "model": {"head": {"kind": "moe", "hidden": [16]}},
-    "growth": {"kind": "periodic"},
+    "policies": {"growth": "periodic"},
     "lanes": [{"method": "finetune"}],
 }
 

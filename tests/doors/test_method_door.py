@@ -113,7 +113,7 @@ def config(method: str) -> dict[str, Any]:
         "stream": {"kind": "split", "dataset": "digits", "train_samples": 120},
         "model": {"head": {"kind": "moe", "hidden": [16]}},
         "training": {"epochs": 3, "intervals": 3, "batch": 20},
-        "growth": {"kind": "periodic"},
+        "policies": {"growth": "periodic"},
         "lanes": [{"method": f"{HERE}:{method}"}],
     }
 

@@ -56,7 +56,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "stream": {"kind": "arrays", "path": str(tmp_path / "arrays"), "objective": KIND},
         "model": {"head": {"kind": "moe", "hidden": [32]}},
         "training": {"epochs": 20, "intervals": 3, "batch": 20, "optimizer": FAST},
-        "growth": {"kind": "periodic"},
+        "policies": {"growth": "periodic"},
         "lanes": [{"method": "finetune"}],
     }
 

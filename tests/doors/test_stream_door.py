@@ -51,7 +51,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "stream": {"kind": KIND, "folder": str(tmp_path)},
         "model": {"head": {"kind": "moe", "hidden": [16]}},
         "training": {"epochs": 6, "intervals": 3, "batch": 32, "optimizer": FAST},
-        "growth": {"kind": "periodic"},
+        "policies": {"growth": "periodic"},
         "lanes": [{"method": {"kind": "replay", "buffer": 40, "batch": 8}}],
     }
 

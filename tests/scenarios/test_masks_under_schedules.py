@@ -25,8 +25,10 @@ BASE: dict[str, Any] = {
             "kind": "moe",
             "hidden": [24, 24],
             "schedule": "descending",
-            "selector": {"kind": "topk", "k": 1},
-            "expert": {"kind": "bottleneck", "width": 4},
+            "layer": {
+                "selector": {"kind": "topk", "k": 1, "weights": "full"},
+                "expert": {"kind": "bottleneck", "width": 4},
+            },
         },
     },
     "training": {"epochs": 2, "intervals": 4, "batch": 16},

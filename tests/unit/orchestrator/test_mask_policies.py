@@ -297,7 +297,10 @@ ADAPTIVE = {"experts": 3, "head": {**HEAD, "layer": {"selector": "topk", "router
             "phases out of order",
         ),
         ({**policies(phases="three_phases"), "training": {"intervals": 2}}, "phases out of order"),
-        ({"model": {"experts": 3, "head": {**HEAD, "layer": {"selector": "dense"}}}}, "use a selector that"),
+        (
+            {"model": {"experts": 3, "head": {**HEAD, "layer": {"selector": "dense"}}}},
+            "use a selector that",
+        ),
         ({"model": ADAPTIVE}, "an adaptive router stays linear.*add .policies.router."),
         (policies(router="adapt_router"), "no router of the model can take over"),
         (policies(growth="periodic", esft="esft"), "the lane grows.*was not scored"),
@@ -335,7 +338,7 @@ def test_lanes_that_learn_from_their_own_actions_take_masks_and_phases() -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"kind": "actor_critic", "mixture": False}}, "no experts under a router"),
+        ({"model": {"kind": "actor_critic", "layer": "linear"}}, "no experts under a router"),
         (masks(refresh_every=4), "a stage must be longer"),
         (masks(exclusive_copies=True), "must act as it learns"),
         (fixed(experts={"survive": [0]}), "missing: gather"),

@@ -139,7 +139,7 @@ def given_up(folder: Path) -> list[Record]:
             "order": "sequential",
             "domains": [{"name": name, "rotate": 9.0 * i} for i, name in enumerate(names)],
         },
-        model={"head": {"kind": "moe", "hidden": [16], "layer": {"selector": {"kind": "topk", "k": 2}}}},
+        model={"head": {"kind": "moe", "hidden": [16], "layer": {"selector": "topk"}}},
         training={"intervals": 3},
         policies={"growth": "periodic", "masks": {"kind": "usage_masks", "from_stage": 1}},
         failures={"stage_error": {"retries": 0, "then": "skip_stage"}},

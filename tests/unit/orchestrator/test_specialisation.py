@@ -39,6 +39,7 @@ def test_drawings_are_images() -> None:
         id="m",
         stage="s",
         after_interval=1,
+        revision=1,
         version=1,
         domains=("a", "b"),
         masks={"l": [[1, 0], [0, 1]]},

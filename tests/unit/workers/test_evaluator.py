@@ -23,7 +23,7 @@ ROUTED = {
         "head": {
             "kind": "moe",
             "hidden": [16, 16],
-            "layer": {"selector": {"kind": "topk", "k": 1, "weights": "full"}},
+            "layer": {"selector": "topk"},
         },
     }
 }
@@ -90,9 +90,9 @@ def test_drift_is_told_on_samples_of_every_domain(tmp_path: Path) -> None:
     assert [len(rows) for rows in probe.values()] == [DRIFT_SAMPLES, DRIFT_SAMPLES]
     (known,) = evaluator.lanes.values()
     ((_, drawn),) = known.draws.values()
-    domain = known.stream.test_domains(lane.tasks()[0])
-    assert domain[drawn].bincount().tolist() == [DRIFT_SAMPLES // 2] * 2
-    labels = known.stream.test(lane.tasks()[0])[1][drawn]
+    test = known.stream.held_out(lane.tasks()[0])["test"]
+    assert test.domain[drawn].bincount().tolist() == [DRIFT_SAMPLES // 2] * 2
+    labels = test.y[drawn]
     assert len(labels.unique()) == 10
     again = SupervisedEvaluator().evaluate(lane.spec(), ref, lane.tasks())
     assert again.probes["joint"] == probe, "the same samples over the whole lane"

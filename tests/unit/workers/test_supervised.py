@@ -21,7 +21,7 @@ from workers import checkpoint
 from workers.contract import CheckpointRef, DivergedError, InputError, StageSpec
 from workers.edits import Cause, Grow
 from workers.methods import Method
-from workers.moe.routed import routed_layers
+from workers.moe.routed import IDLE, routed_layers
 from workers.streams.data import concatenated
 from workers.supervised.evaluator import SupervisedEvaluator
 from workers.supervised.signals import SIGNALS
@@ -310,7 +310,7 @@ def test_a_forward_outside_a_step_knows_no_domains() -> None:
     trainer.model.train()
     for samples in (7, 16, 32):
         assert trainer.model(x[:samples]).shape == (samples, 10)
-    assert all(layer.router.progress == 0.0 for layer in routed_layers(trainer.model).values())
+    assert all(layer.record.step == IDLE for layer in routed_layers(trainer.model).values())
     counts = trainer.run_interval(2, 0).tokens
     assert sum(counts.values()) == 2 * 16, "only steps are counted"
 
@@ -403,8 +403,12 @@ def test_replayed_samples_are_augmented() -> None:
 
 
 def test_signals_and_losses_by_name() -> None:
+    losses = [{"kind": "balance", "weight": 0.5}]
     trainer = opened(
-        model={"experts": 3, "head": {"kind": "moe", "hidden": [16], "layer": {"losses": [{"kind": "balance", "weight": 0.5}]}}},
+        model={
+            "experts": 3,
+            "head": {"kind": "moe", "hidden": [16], "layer": {"losses": losses}},
+        },
         training={"steps": 40, "intervals": 2},
     )
     first, second = trainer.run_interval(1, 0), trainer.run_interval(2, 0)

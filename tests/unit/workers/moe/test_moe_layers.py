@@ -25,7 +25,16 @@ def _x(tokens: int = 12, inputs: int = 20) -> torch.Tensor:
 
 def _grow(experts: int, **more) -> Grow:
     cause = Cause(policy="test", trigger="test")
-    return Grow(id="e", stage="s", after_interval=0, experts=experts, seed=7, cause=cause, **more)
+    return Grow(
+        id="e",
+        stage="s",
+        after_interval=0,
+        revision=1,
+        experts=experts,
+        seed=7,
+        cause=cause,
+        **more,
+    )
 
 
 # ---------------------------------------------------------------- chain

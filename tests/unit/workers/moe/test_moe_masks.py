@@ -12,7 +12,6 @@ from workers.contract import InputError
 from workers.edits import AdaptRouter, Cause, Duplicate, Grow, RefreshMask, SetPhase
 from workers.models import HEADS
 from workers.models.classifier import Classifier
-from workers.moe.domains import specialise
 from workers.moe.growth import surgery
 from workers.moe.routed import (
     StepContext,
@@ -266,7 +265,7 @@ def test_phase_and_mask_travel_with_the_architecture_and_bind_grown_experts() ->
     surgery.ensure_arch(fresh, surgery.arch(net))
     fresh.load_state_dict(net.state_dict())
     assert surgery.fingerprint(fresh) == surgery.fingerprint(net)
-    assert {bank.guide.mask.version for bank in specialise.banks(fresh).values()} == {1}
+    assert {layer.mask.version for layer in routed_layers(fresh).values()} == {1}
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, p in fresh.named_parameters() if not p.requires_grad}
 
