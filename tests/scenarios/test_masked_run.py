@@ -138,7 +138,9 @@ def test_driver_lost_after_any_record_that_decided(whole: Path, tmp_path: Path) 
 
 
 def test_fold_gives_the_live_state_with_masks_and_asks_no_policy(whole: Path) -> None:
-    assert essence(whole)[1].version == 3
+    model = essence(whole)[1]
+    assert model.revision == 7
+    assert model.latest(RefreshMask).version == 3
 
 
 def test_step_under_an_old_version_is_refused(whole: Path) -> None:
@@ -149,7 +151,7 @@ def test_step_under_an_old_version_is_refused(whole: Path) -> None:
     assert opened.shape.layers
     stages = [r.event.stage for r in records(whole) if type(r.event).__name__ == "StageStarted"]
     trainer.start(stages[-1])
-    with pytest.raises(DivergedError, match="mask version 2, the model has version 3"):
+    with pytest.raises(DivergedError, match="at revision 2, the model is at revision 7"):
         trainer.run_interval(1, 2)
 
 
@@ -167,11 +169,11 @@ def test_report_of_an_old_version_stops_the_run(tmp_path: Path) -> None:
 
     executor = Stale(tmp_path / "checkpoints")
     driver = Driver(config(), Journal(tmp_path / "journal.jsonl"), executor)
-    assert driver.run(begin(config(), "run", 2, 0)) == "failed"
+    assert driver.run(begin(config(), "run"), joined(2, 0)) == "failed"
     driver.journal.close()
     (lane,) = report(records(tmp_path))["lanes"]
     assert lane["last_failure"]["kind"] == "diverged"
-    assert "under mask version 7, it had to be 0" in lane["last_failure"]["message"]
+    assert "at revision 7, it had to be 0" in lane["last_failure"]["message"]
 
 
 def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> None:
