@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.config.run import RunConfig
 from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from workers.contract import InputError
 
 HIDDEN = "***"
@@ -49,31 +49,6 @@ def takeover(cpus: float, gpus: float, tracking_uri: str | None = None) -> RunRe
         gpus=gpus,
         tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
     )
-
-
-def first_record(run_dir: Path) -> RunStarted | None:
-    """What the journal in ``run_dir`` says the run is; None where there is no whole record yet.
-
-    Where it was begun several times before anything acted, the last time counts.
-    """
-    path, started = run_dir / JOURNAL_FILE, None
-    if not path.is_file():
-        return None
-    for record, _ in read(path):
-        if not isinstance(record.event, RunStarted):
-            if started is None:
-                raise InputError(
-                    f"{path}: does not begin with RunStarted; it is not a run's journal"
-                )
-            break
-        started = record.event
-    return started
-
-
-def acted(run_dir: Path) -> bool:
-    """Whether the journal holds more than the run's beginning."""
-    path = run_dir / JOURNAL_FILE
-    return path.is_file() and any(not isinstance(r.event, RunStarted) for r, _ in read(path))
 
 
 def check_same_config(run_dir: Path | str, started: RunStarted, config: RunConfig) -> None:

@@ -8,10 +8,8 @@ import uuid
 from pathlib import Path
 
 from orchestrator.beginning import (
-    acted,
     begin,
     check_same_config,
-    first_record,
     joined,
     takeover,
     tracking_store,
@@ -21,7 +19,7 @@ from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
 from orchestrator.config.run import RunConfig
 from orchestrator.core.folder import RunFolder, open_folder
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, acted, first_record, read
 from orchestrator.driver import Driver
 from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json

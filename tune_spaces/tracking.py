@@ -15,7 +15,7 @@ from orchestrator.core.events import Record, RunInterrupted
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
 from orchestrator.report.history import RunHistory
-from orchestrator.tracking import views
+from orchestrator.report.text import Links
 from orchestrator.tracking.pages import NOTE, Page
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
@@ -71,7 +71,7 @@ class SweepTracker:
         ]
         self.sweep.publish(writes, {self.plan.id: page})
 
-    def links(self) -> views.Links:
+    def links(self) -> Links:
         return self.sweep.links()
 
     def _open(self, at: int) -> OpenRun:

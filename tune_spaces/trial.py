@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.beginning import begin, first_record, joined, takeover
+from orchestrator.beginning import begin, joined, takeover
 from orchestrator.cluster.placement import needs
 from orchestrator.config.run import RunConfig
 from orchestrator.core.events import Record, RunStarted, TrialRef
 from orchestrator.core.folder import RunFolder, open_folder
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from orchestrator.driver import Driver, Executor, Interrupted
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane import LaneHistory

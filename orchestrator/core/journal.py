@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from orchestrator.core.events import FORMAT, RECORD, Record
+from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted
 from workers.contract import InputError
 
 JOURNAL_FILE = "journal.jsonl"
@@ -125,6 +125,31 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
                 ) from error
             offset += len(line)
             yield record, offset
+
+
+def first_record(run_dir: Path) -> RunStarted | None:
+    """What the journal in ``run_dir`` says the run is; None where there is no whole record yet.
+
+    Where it was begun several times before anything acted, the last time counts.
+    """
+    path, started = run_dir / JOURNAL_FILE, None
+    if not path.is_file():
+        return None
+    for record, _ in read(path):
+        if not isinstance(record.event, RunStarted):
+            if started is None:
+                raise InputError(
+                    f"{path}: does not begin with RunStarted; it is not a run's journal"
+                )
+            break
+        started = record.event
+    return started
+
+
+def acted(run_dir: Path) -> bool:
+    """Whether the journal holds more than the run's beginning."""
+    path = run_dir / JOURNAL_FILE
+    return path.is_file() and any(not isinstance(r.event, RunStarted) for r, _ in read(path))
 
 
 def _check_format(path: Path, first: bytes) -> None:

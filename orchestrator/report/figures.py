@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.tracking.views import lane_colours
+from orchestrator.report.colours import lane_colours
 from workers.contract import Json
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.tracking.views import Links, failure_text
+from orchestrator.report.text import Links, failure_text
 from workers.contract import InputError, Json
 
 

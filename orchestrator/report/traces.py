@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.beginning import first_record
 from orchestrator.config import file as configuration
 from orchestrator.core.folder import open_folder
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from orchestrator.report import figures
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane import LaneHistory

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.report.text import Links
 from orchestrator.tracking import lineage, pages, views
 from orchestrator.tracking.background import BackgroundTracker as BackgroundTracker
 from orchestrator.tracking.background import TrackingAway as TrackingAway
@@ -67,7 +68,7 @@ class Tracker:
             for key, page in shown.items():
                 self.store.show(key, page)
 
-    def links(self, port: int = views.UI_PORT) -> views.Links:
+    def links(self, port: int = views.UI_PORT) -> Links:
         """The command and the links that show the run; experiment 0 before anything is written."""
         return views.links(self.store.uri, self.store.ledger.ids.get("experiment", "0"), port)
 

@@ -7,7 +7,6 @@ convenience, nothing depends on them.
 from __future__ import annotations
 
 import base64
-import colorsys
 import csv
 import io
 import json
@@ -15,43 +14,18 @@ import re
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.report.text import Links, failure_text
 from workers.contract import Json
 
 NOTE_LIMIT = 7500
 """Characters of a note; MLflow cuts longer ones off silently."""
-HUES = (0.58, 0.07, 0.36, 0.97, 0.75, 0.14, 0.50, 0.88)
-"""Hues of methods, far apart from their neighbours."""
 HEADLINES = ("acc.final", "forgetting.max", "bwt.gem", "learning_accuracy")
 """Metrics that notes and tables show first."""
 VIEW_PREFIX = "mlflow.sharedViewState."
 UI_PORT = 5000
 LOCAL_UI = f"http://127.0.0.1:{UI_PORT}"
-
-
-def lane_colours(lanes: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """(method label, lane name) pairs -> lane -> ``#rrggbb``: hue = method, lightness = seed."""
-    hues: dict[str, int] = {}
-    seeds: dict[str, int] = {}
-    colours = {}
-    for label, lane in lanes:
-        hue = HUES[hues.setdefault(label, len(hues)) % len(HUES)]
-        light = 0.38 + 0.09 * (seeds.setdefault(label, 0) % 4)
-        seeds[label] += 1
-        channels = colorsys.hls_to_rgb(hue, light, 0.65)
-        colours[lane] = "#" + "".join(f"{round(255 * value):02x}" for value in channels)
-    return colours
-
-
-def trial_colour(trial: str, attempt: int) -> str:
-    """``#rrggbb`` of a trial whose id ends in its number: neighbours far apart, later attempts
-    lighter."""
-    number = int(re.sub(r"\D", "", trial.rpartition("_")[2]) or 0)
-    hue, light = number * 0.618 % 1.0, min(0.38 + 0.07 * attempt, 0.66)
-    channels = colorsys.hls_to_rgb(hue, light, 0.65)
-    return "#" + "".join(f"{round(255 * value):02x}" for value in channels)
 
 
 # ---------------------------------------------------------------- notes and tables
@@ -70,13 +44,6 @@ def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) ->
     return _fit(
         [head, *why, *images, *body, f"```\ngrowstage show {shlex.quote(str(run_dir))}\n```"]
     )
-
-
-def failure_text(lane: Json) -> str:
-    """Why a lane failed, in one line."""
-    failure = lane["last_failure"]
-    first = failure["message"].partition("\n")[0]
-    return f"failed: {failure['kind']}: {first}"
 
 
 def stage_note(stage: Json) -> str:
@@ -283,17 +250,6 @@ def saved_views(at: int) -> dict[str, str]:
         value = {"name": view["name"], "createdAt": at, "updatedAt": at, "state": state}
         tags[VIEW_PREFIX + key] = json.dumps(value)
     return tags
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
-    """How to look at a run: the command that serves the UI (None: it is served) and deep links."""
-
-    command: str | None
-    tree: str
-    lanes: str
-    methods: str
-    trials: str
 
 
 def links(uri: str, experiment: str, port: int = UI_PORT) -> Links:

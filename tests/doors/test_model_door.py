@@ -237,7 +237,10 @@ def test_a_model_that_cannot_do_it_is_refused_with_what_can(kind, needed, words)
 )  # fmt: skip
 def test_what_does_not_fit_a_model_that_acts_is_refused_when_planned(sections, path, words):
     raw = {"stream": TOY, "model": Player.Config().kind, "training": PPO, "lanes": [{}]}
-    assert check({"name": "door", **raw}, "door").lanes[0].model.kind == Player.Config().kind
+    assert (
+        check({"name": "door", **raw}, "door").lanes[0].sections["model"].kind
+        == Player.Config().kind
+    )
     with pytest.raises(InputError) as refused:
         check({"name": "door", **raw, **sections}, "door")
     assert f"lanes.0.{path}" in str(refused.value)

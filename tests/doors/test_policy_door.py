@@ -197,3 +197,38 @@ def test_a_stage_given_up_gives_back_what_a_policy_remembered(tmp_path: Path) ->
     journal.close()
     memory = driver.state.lanes["finetune-s0"].memory["plateau"]
     assert memory["seen"] == 8, "four stages of two intervals"
+
+
+class Last(Policy):
+    """Grows when a stage has ended."""
+
+    proposes: ClassVar[tuple[str, ...]] = ("grow",)
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """No settings."""
+
+        kind: str = "tests.doors.test_policy_door:Last"
+
+    def propose(self, view: View, memory: Json) -> Proposal:
+        if view.n < view.stage.intervals:
+            return (), memory
+        common = view.edit(policy="last", trigger="stage end")
+        return (Grow(**common, experts=view.model.experts + 1),), memory
+
+    def final_experts(self, start: int, stages: int, steps_per_stage: int | None) -> int | None:
+        return start + stages
+
+
+def test_edits_at_a_stages_end_are_in_its_checkpoint(tmp_path: Path) -> None:
+    """Nobody was asked there before."""
+    config = tiny(policies={"last": "tests.doors.test_policy_door:Last"})
+    journal, executor = Journal(tmp_path / JOURNAL_FILE), FakeExecutor()
+    driver = Driver(config, journal, executor)
+    assert driver.run(begin(config, "run"), joined(2, 0)) == "done"
+    journal.close()
+    names = [type(a).__name__ for a in executor.performed if type(a) is not Evaluate]
+    stage = ["StartStage", "RunInterval", "RunInterval", "ApplyEdit", "SaveCheckpoint"]
+    assert names == ["OpenLane", "SaveCheckpoint", *stage * 5, "CloseLane"]
+    state = driver.state.lanes["finetune-s0"]
+    assert (state.model.experts, state.model.revision) == (6, 5)

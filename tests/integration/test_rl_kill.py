@@ -76,4 +76,6 @@ def test_a_worker_killed_during_a_mask_refresh_and_during_growth(cluster: str, r
     assert [report.revision for report in done.values()] == [0, 0, 0, 1, 3, 3, 3, 4]
     assert all(sum(report.tokens.values()) == 4 * 128 for report in done.values())
     last = next(e for e in events if isinstance(e, EvaluationDone) and e.index == 1)
-    assert {len(gates) for layers in last.report.usage.values() for gates in layers.values()} == {2}
+    assert {
+        len(gates) for layers in last.report.gate_weights.values() for gates in layers.values()
+    } == {2}

@@ -139,7 +139,7 @@ def test_growth_keeps_optimizer_state_and_reaches_the_runners(trainer):
     assert again.fingerprint == report.fingerprint
     second = trainer.run_interval(2, 1)
     assert second.steps == 256
-    assert {layer: len(gates) for layer, gates in second.usage.items()} == {
+    assert {layer: len(gates) for layer, gates in second.gate_weights.items()} == {
         "layers.0": 2,
         "layers.1": 2,
     }

@@ -138,7 +138,9 @@ def test_driver_lost_after_any_record_that_decided(whole: Path, tmp_path: Path) 
 
 
 def test_fold_gives_the_live_state_with_masks_and_asks_no_policy(whole: Path) -> None:
-    assert essence(whole)[1].last["refresh_mask"].version == 3
+    model = essence(whole)[1]
+    assert model.revision == 7
+    assert model.latest(RefreshMask).version == 3
 
 
 def test_step_at_an_old_revision_is_refused(whole: Path) -> None:
@@ -171,7 +173,7 @@ def test_report_of_another_revision_stops_the_run(tmp_path: Path) -> None:
     driver.journal.close()
     (lane,) = report(records(tmp_path))["lanes"]
     assert lane["last_failure"]["kind"] == "diverged"
-    assert "revision 7" in lane["last_failure"]["message"]
+    assert "at revision 7, it had to be 0" in lane["last_failure"]["message"]
 
 
 def test_old_experts_keep_their_bits_while_new_ones_learn(tmp_path: Path) -> None:

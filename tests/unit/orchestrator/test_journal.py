@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import session
-from orchestrator.beginning import first_record, joined, tracking_store
+from orchestrator.beginning import joined, tracking_store
 from orchestrator.core.events import FORMAT, Record, RunFinished, RunInterrupted
-from orchestrator.core.journal import Journal, read
+from orchestrator.core.journal import Journal, first_record, read
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
 from tests.fakes import tiny

@@ -8,9 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.core.events import Record
+from orchestrator.report.colours import lane_colours
 from orchestrator.tracking.naming import flatten, metric_name, task_keys
 from orchestrator.tracking.projection import Projection
-from orchestrator.tracking.views import HEADLINES, lane_colours, links, saved_views
+from orchestrator.tracking.views import HEADLINES, links, saved_views
 from orchestrator.tracking.writes import (
     CloseRun,
     LogModel,

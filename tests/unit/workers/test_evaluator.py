@@ -27,6 +27,7 @@ ROUTED = {
         },
     }
 }
+SWITCH = {"kind": "topk", "k": 1, "weights": "full"}
 SEQUENTIAL = {
     "stream": {
         "kind": "domains",
@@ -74,7 +75,9 @@ def test_a_stream_of_single_domain_tasks_is_measured_as_well(tmp_path: Path) -> 
 def test_domains_trained_one_after_another_show_how_specialised_experts_are(
     tmp_path: Path,
 ) -> None:
-    report = evaluated(tiny(**ROUTED, **SEQUENTIAL), tmp_path)
+    head = {**ROUTED["model"]["head"], "layer": {"selector": SWITCH}}
+    model = {**ROUTED["model"], "head": head}
+    report = evaluated(tiny(**SEQUENTIAL, model=model), tmp_path)
     told = [report.model_figures[f"specialisation/head.layers.{n}"] for n in (0, 1)]
     assert all(0.01 < value <= 1 for value in told), told
 
