@@ -22,8 +22,8 @@ class TrainerKind:
 
     trainer: str
     evaluator: str
-    needs: frozenset[str]
-    """Capabilities that its lanes' models must have."""
+    needs: str
+    """Capability that its lanes' models must have (``workers.models.Model``)."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
     replicas: bool
@@ -39,14 +39,14 @@ TRAINERS: dict[str, TrainerKind] = {
     "supervised": TrainerKind(
         trainer="workers.supervised.trainer:SupervisedTrainer",
         evaluator="workers.supervised.evaluator:SupervisedEvaluator",
-        needs=frozenset({"labels"}),
+        needs="labels",
         exact=True,
         replicas=True,
     ),
     "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",
         evaluator="workers.rl.evaluator:RLEvaluator",
-        needs=frozenset({"acts"}),
+        needs="acts",
         exact=False,
         replicas=False,
         instead="training.num_learners",
@@ -82,11 +82,6 @@ def trainings() -> Mapping[str, type]:
     from workers.supervised.settings import SupervisedTraining
 
     return {"supervised": SupervisedTraining, "ppo": PPOTraining}
-
-
-def capabilities(model: type) -> frozenset[str]:
-    """What a model class says it can do: among ``labels``, ``tokens``, ``acts``."""
-    return getattr(model, "capabilities", EVERYTHING)
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

@@ -55,6 +55,8 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
 
 def _trainable(lane: LaneConfig) -> list[Problem]:
     """What the stream's trainer needs of the other sections."""
+    from workers.models import capability_problem
+
     kind, stream = trainers.TRAINERS[lane.trainer], lane.sections["stream"].kind
     problems = []
     training = _class("training", lane)
@@ -67,24 +69,17 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
                 f"give a training or a stream for the other",
             )
         )
-    absent = kind.needs - trainers.capabilities(_class("model", lane))
-    if absent:
-        problems.append(
-            Problem(
-                "model.kind",
-                f"got {lane.sections['model'].kind!r} with stream {stream!r}",
-                f"trainer {lane.trainer} needs a model that says {', '.join(sorted(absent))} "
-                "among its capabilities",
-            )
-        )
+    unable = capability_problem(lane.sections["model"].kind, kind.needs, "model.kind")
+    problems += [unable] if unable is not None else []
     method = _class("method", lane)
     if lane.trainer not in method.works_with:
         problems.append(
             Problem(
                 "method.kind",
                 f"got {lane.sections['method'].kind!r}",
-                f"it works with trainer {', '.join(sorted(method.works_with))}, the lane's is "
-                f"{lane.trainer}; use method finetune",
+                "it has hooks that only these trainers call: "
+                f"{', '.join(sorted(method.works_with))}; the lane's is {lane.trainer}: use method "
+                "finetune",
             )
         )
     return problems

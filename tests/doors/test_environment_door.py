@@ -120,7 +120,7 @@ def test_cartpole_with_a_time_limit_goes_through_a_whole_lane(tmp_path, lose):
     assert reports[3].metrics["truncated"] == 0.0
     assert -1.0 <= reports[3].metrics["return"] <= 0.0
     assert [len(weights) for weights in reports[3].gate_weights.values()] == [3]
-    assert scored.details["short"]["truncated"] > 0.5
+    assert scored.figures["short"]["truncated"] > 0.5
     assert 0.0 <= min(scored.scores) <= max(scored.scores) <= 1.0
 
 
