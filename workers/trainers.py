@@ -12,9 +12,6 @@ from typing import Any
 
 from workers.contract import Evaluator, InputError, LaneSpec, Trainer
 
-EVERYTHING = frozenset({"labels", "tokens", "acts"})
-"""What a model can do that does not say it (class attribute ``capabilities``): it is tried."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerKind:

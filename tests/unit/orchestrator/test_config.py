@@ -149,7 +149,7 @@ def test_a_model_of_the_table_is_known_by_what_it_can_do(monkeypatch: pytest.Mon
     model = {**TINY["model"], "kind": "mine"}
     assert tiny(model=model).lanes[0].sections["model"].kind == "mine"
     monkeypatch.setattr(Mine, "capabilities", frozenset({"tokens"}))
-    with pytest.raises(ConfigError, match="needs a model that says labels"):
+    with pytest.raises(ConfigError, match="needs one for labels"):
         tiny(model=model)
 
 
