@@ -11,13 +11,13 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import ConfigError
 from orchestrator.core.controller import fold
-from orchestrator.core.events import Evaluate, EvaluationDone, StartStage
+from orchestrator.core.events import Evaluate, EvaluationDone, StageStarted, StartStage, WorkFailed
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.driver import Driver
 from orchestrator.policies import Policy, Proposal, View
 from tests.doors.lane import run_killed, run_lane
 from tests.fakes import FakeExecutor, tiny
-from workers.contract import Json, LaneSettings
+from workers.contract import InputError, Json, LaneSettings
 from workers.edits import Grow
 from workers.tables import Problem
 
@@ -232,3 +232,91 @@ def test_edits_at_a_stages_end_are_in_its_checkpoint(tmp_path: Path) -> None:
     assert names == ["OpenLane", "SaveCheckpoint", *stage * 5, "CloseLane"]
     state = driver.state.lanes["finetune-s0"]
     assert (state.model.experts, state.model.revision) == (6, 5)
+
+
+class Forgetful(Policy):
+    """Remembers what JSON cannot hold, or proposes it."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Which of the two."""
+
+        kind: str = "tests.doors.test_policy_door:Forgetful"
+        proposes: bool = False
+
+    config: Config
+
+    def propose(self, view: View, memory: Json) -> Proposal:
+        if not self.config.proposes:
+            return (), {"stages": {view.stage.index}}
+        common = view.edit(policy="forgetful", trigger="always")
+        return (Grow(**common, experts=2, initialiser={"kind": Path()}),), memory
+
+
+@pytest.mark.parametrize("proposes", [False, True])
+def test_what_no_journal_can_hold_is_told_before_it_is_written(
+    tmp_path: Path, proposes: bool
+) -> None:
+    kind = "tests.doors.test_policy_door:Forgetful"
+    config = tiny(policies={"odd": {"kind": kind, "proposes": proposes}})
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    driver = Driver(config, journal, FakeExecutor())
+    with pytest.raises(InputError, match=r"policy 'odd': proposed or remembers what no journal"):
+        driver.run(begin(config, "run"), joined(2, 0))
+    journal.close()
+    records = [record for record, _ in read(tmp_path / JOURNAL_FILE)]
+    assert not any(isinstance(record.event, StageStarted) for record in records)
+
+
+class Tupled(Policy):
+    """Remembers a tuple with a number for a key, which JSON gives back otherwise."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """No settings."""
+
+        kind: str = "tests.doors.test_policy_door:Tupled"
+
+    config: Config
+
+    def propose(self, view: View, memory: Json) -> Proposal:
+        assert memory in (None, {"1": [2, 3]})
+        return (), {1: (2, 3)}
+
+
+def test_a_policy_is_told_its_memory_as_a_fold_would(tmp_path: Path) -> None:
+    config = tiny(policies={"odd": "tests.doors.test_policy_door:Tupled"})
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    driver = Driver(config, journal, FakeExecutor())
+    assert driver.run(begin(config, "run"), joined(2, 0)) == "done"
+    journal.close()
+    records = [record for record, _ in read(tmp_path / JOURNAL_FILE)]
+    assert sum(bool(record.memory) for record in records) == 1, "written where it changes"
+    assert fold(records)[0] == driver.state
+
+
+class Losing(Scoring):
+    """The lane's worker is gone once, before the row of stage 1 comes."""
+
+    lost = False
+
+    def wait(self, timeout: float) -> list[Any]:
+        head = self.queue[0] if self.queue else None
+        if self.lost or not isinstance(head, EvaluationDone) or head.index != 1:
+            return super().wait(timeout)
+        self.lost = True
+        self.held.discard(head.lane)
+        failure = WorkFailed(
+            at=self.at, lane=head.lane, attempt=1, kind="worker_lost", index=-1, message="gone"
+        )
+        return [failure]
+
+
+def test_a_lane_that_loses_its_worker_while_it_waits_skips_nothing(tmp_path: Path) -> None:
+    """The stage that it waits after is complete: it was given the row of the one before."""
+    failures = {"worker_lost": {"retries": 0, "then": "skip_stage"}}
+    driver = judged(tmp_path / "j.jsonl", Losing(late=True), failures=failures)
+    assert driver.state.status == "done"
+    whole = judged(tmp_path / "whole.jsonl", Scoring())
+    one, other = (d.state.lanes["finetune-s0"] for d in (whole, driver))
+    assert (one.model, one.rows, one.steps_before) == (other.model, other.rows, other.steps_before)

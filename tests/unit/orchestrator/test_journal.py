@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from orchestrator import session
 from orchestrator.beginning import joined, tracking_store
-from orchestrator.core.events import FORMAT, Record, RunFinished, RunInterrupted
+from orchestrator.core.events import FORMAT, IntervalDone, Record, RunFinished, RunInterrupted, line
 from orchestrator.core.journal import Journal, first_record, read
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
@@ -155,4 +157,37 @@ def test_an_edit_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, story())
     path.write_text(path.read_text().replace('"kind":"grow"', '"kind":"nowhere:Edit"'))
     with pytest.raises(InputError, match="cannot import 'nowhere:Edit'"):
+        list(read(path))
+
+
+def test_a_loss_that_is_no_number_does_not_lose_the_journal(tmp_path: Path) -> None:
+    """It was written as null, and nobody could read, show or resume the run again."""
+    told = [r for r in story() if isinstance(r.event, IntervalDone)][0]
+    assert isinstance(told.event, IntervalDone)
+    metrics = {"loss": math.nan, "peak": math.inf}
+    odd = replace(told, event=replace(told.event, report=replace(told.event.report, metrics=metrics)))
+    odd = replace(odd, memory={"growth": [math.nan, -math.inf, {"1": 2}]})
+    path = write(tmp_path, [odd])
+    ((found, _),) = read(path)
+    assert repr(found) == repr(odd)
+
+
+def test_a_value_that_no_journal_can_hold_is_not_written(tmp_path: Path) -> None:
+    path = write(tmp_path, story())
+    journal, whole = Journal(path), path.read_bytes()
+    with pytest.raises(TypeError, match="set is not JSON"):
+        journal.append(Record(event=record(1).event, memory={"growth": {1, 2}}))
+    journal.close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [('"grow"', "an edit must be a table"), ('{"kind":"pathlib:Path"}', "is no Edit")],
+)
+def test_what_stands_in_place_of_an_edit_is_told(tmp_path: Path, found: str, message: str) -> None:
+    first = line(story()[0])
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(first + line(record(1)).replace(b'"edits":[]', f'"edits":[{found}]'.encode()))
+    with pytest.raises(InputError, match=message):
         list(read(path))
