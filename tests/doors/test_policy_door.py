@@ -11,7 +11,16 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import ConfigError
 from orchestrator.core.controller import fold
-from orchestrator.core.events import Evaluate, EvaluationDone, StageStarted, StartStage, WorkFailed
+from orchestrator.core.events import (
+    ApplyEdit,
+    Evaluate,
+    EvaluationDone,
+    RunInterval,
+    SaveCheckpoint,
+    StageStarted,
+    StartStage,
+    WorkFailed,
+)
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.driver import Driver
 from orchestrator.policies import Policy, Proposal, View
@@ -320,3 +329,62 @@ def test_a_lane_that_loses_its_worker_while_it_waits_skips_nothing(tmp_path: Pat
     whole = judged(tmp_path / "whole.jsonl", Scoring())
     one, other = (d.state.lanes["finetune-s0"] for d in (whole, driver))
     assert (one.model, one.rows, one.steps_before) == (other.model, other.rows, other.steps_before)
+
+
+ENDS: dict[str, Any] = {
+    **PLATEAU,
+    "checkpoint_every": 1,
+    "training": {"epochs": 1, "intervals": 2, "batch": 32},
+    "policies": {"last": "tests.doors.test_policy_door:Last", "growth": "periodic"},
+}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("lost", [ApplyEdit, SaveCheckpoint])
+def test_a_worker_lost_between_a_stages_last_edit_and_its_checkpoint(
+    tmp_path: Path, lost: type, moment: str
+) -> None:
+    gone: set[int] = set()
+
+    def lose(action: Any) -> str | None:
+        if type(action) is not lost or action.seq in gone:
+            return None
+        gone.add(action.seq)
+        return moment
+
+    whole, killed = run_lane(tmp_path / "a", ENDS), run_killed(tmp_path / "b", ENDS, lose)
+    assert gone
+    assert killed.essence == whole.essence
+    assert [edit["revision"] for edit in whole.edits] == [1, 2, 3]
+    assert [edit["after_interval"] for edit in whole.edits] == [2, 0, 2]
+
+
+def test_revisions_go_on_from_the_last_complete_stage(tmp_path: Path) -> None:
+    """The worker proves that no edit of the stage given up is in its model."""
+
+    gone: list[Any] = []
+
+    def lose(action: Any) -> str | None:
+        if gone or not isinstance(action, RunInterval) or (action.n, action.revision) != (2, 2):
+            return None
+        gone.append(action)
+        return "before"
+
+    raw = {
+        **ENDS,
+        "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 2},
+        "model": {"head": {"kind": "moe", "hidden": [48]}},
+        "checkpoint_every": 0,
+        "policies": {"growth": {"kind": "periodic", "add": 1}, "last": ENDS["policies"]["last"]},
+        "failures": {"worker_lost": {"retries": 0, "then": "skip_stage"}},
+    }
+    outcome = run_killed(tmp_path, raw, lose)
+    status = [stage["status"] for stage in outcome.lane["stages"]]
+    assert status == ["done", "skipped", "done", "done", "done"]
+    kept = [
+        edit["revision"]
+        for stage in outcome.lane["stages"]
+        if stage["checkpoint"]
+        for edit in stage["edits"]
+    ]
+    assert kept == list(range(1, 8)), "the skipped stage's growth is revision 2 as well"
