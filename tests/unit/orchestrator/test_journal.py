@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,12 @@ from hypothesis import strategies as st
 
 from orchestrator import session
 from orchestrator.beginning import joined, tracking_store
+from orchestrator.core.addresses import without_password
 from orchestrator.core.events import FORMAT, IntervalDone, Record, RunFinished, RunInterrupted, line
 from orchestrator.core.journal import Journal, first_record, read
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
+from tests.commands import ROOT
 from tests.fakes import tiny
 from tests.journals import story, write
 from tune_spaces.objective import parse
@@ -120,7 +125,7 @@ def test_a_run_killed_before_anything_acts_remembers_its_store(
     assert started is not None
     assert "secret" not in (tmp_path / "journal.jsonl").read_text()
     if "@" in uri:
-        assert started.tracking_uri == "http://me:***@host:5000"
+        assert started.tracking_uri == without_password(uri) == "http://me:***@host:5000"
         with pytest.raises(InputError, match=r"password is not kept; give it again"):
             session.resume(tmp_path, None, None, True)
         assert tracking_store(tmp_path, uri) == uri
@@ -191,3 +196,31 @@ def test_what_stands_in_place_of_an_edit_is_told(tmp_path: Path, found: str, mes
     path.write_bytes(first + line(record(1)).replace(b'"edits":[]', f'"edits":[{found}]'.encode()))
     with pytest.raises(InputError, match=message):
         list(read(path))
+
+
+KILLED = """
+import shutil, sys
+for name in ("ray", "mlflow"):
+    sys.modules[name] = None  # whoever imports it is stopped there
+from orchestrator import session
+from orchestrator.core.folder import open_folder
+from orchestrator.core.journal import first_record
+from tests.fakes import tiny
+try:
+    session.run(tiny(), sys.argv[1], sys.argv[2], None, True)
+except ImportError as error:
+    print(error.name)
+folder = open_folder(sys.argv[1])
+if "://" in sys.argv[1]:
+    shutil.rmtree(folder.path)  # another machine
+    folder = open_folder(sys.argv[1])
+print(first_record(folder.path).tracking_uri)
+"""
+
+
+@pytest.mark.parametrize("place", ["run", "memory://bucket/run"])
+def test_the_first_record_is_there_before_ray_and_mlflow(tmp_path: Path, place: str) -> None:
+    command = [sys.executable, "-c", KILLED, place, "http://me:secret@host/x?token=t0&a=b"]
+    told = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.stdout.split() == ["ray", "http://me:***@host/x?token=***&a=b"], done.stderr
