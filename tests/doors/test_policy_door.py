@@ -181,6 +181,12 @@ def test_a_lane_that_waits_is_taken_over(tmp_path: Path, kept: int) -> None:
     assert (one.model, one.rows, one.memory) == (other.model, other.rows, other.memory)
 
 
+def test_scores_that_nobody_gives_are_not_waited_for() -> None:
+    stream = {"kind": "split", "dataset": "digits", "validation": 0.0}
+    with pytest.raises(ConfigError, match=r"policies\.judge: waits for .*set stream\.validation"):
+        tiny(**JUDGED, stream=stream)
+
+
 def test_a_row_that_is_given_up_holds_nobody(tmp_path: Path) -> None:
     def fail(action: Any, seen: int) -> Any:
         return "evaluation" if isinstance(action, Evaluate) and action.index == 4 else None
