@@ -148,6 +148,11 @@ class RoutedLayer(nn.Module):
         """Experts under the router."""
         return len(self.experts)
 
+    @property
+    def rounds(self) -> int:
+        """Passes (``Routed``) that a token makes through the experts in one forward."""
+        return 1
+
 
 Layers = Mapping[str, RoutedLayer]
 

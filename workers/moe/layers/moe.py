@@ -105,11 +105,6 @@ class MoELayer(RoutedLayer, Growable, Layer):
     # ------------------------------------------------------------ forward
 
     @property
-    def rounds(self) -> int:
-        """How often a token passes the experts, each time under another router."""
-        return 1
-
-    @property
     def routers(self) -> tuple[Router, ...]:
         """The router of each round."""
         return (self.router, *self.later_routers)
