@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -133,6 +133,7 @@ def _measure_task(
     with seen if whole else nullcontext():
         values = measured(model, objective, test.x, test.y, known.batch)
     routed, few = take(), test if whole else test.take(index)
+    few = replace(few, x=few.x[:])  # in memory
     if not whole:
         with seen:
             measured(model, objective, few.x, few.y, len(index), figures=False)
@@ -193,10 +194,11 @@ def _score(model: nn.Module, objective: Objective, part: Part | None, batch: int
 
 
 def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
-    """Score on each domain of a task that mixes several."""
+    """Score on each domain that has samples, of a task that mixes several."""
     if domain is None:
         return {}
     return {
         f"{name}/{label}": float(score[domain == place].mean())
         for place, label in enumerate(task.domains)
+        if (domain == place).any()
     }

@@ -48,7 +48,7 @@ from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.objectives import measured
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.supervised.signals import Interval
-from workers.supervised.stage import Stage, prepare
+from workers.supervised.stage import Stage, mixing, prepare
 from workers.tables import construct
 
 
@@ -97,7 +97,7 @@ class SupervisedTrainer:
         if self.config.fresh_optimizer:
             self.optimizer = self._new_optimizer()
         notes = self.method.begin_stage(self._context(self.stage))
-        self.replicas.watch(self.model)  # a method may have frozen parts
+        self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         take_gate_weights(self.model)  # start counting anew
         take_counts(self.model)
         data = self.stage.data
@@ -173,8 +173,8 @@ class SupervisedTrainer:
             EditProbe(stage.probe.x, stage.probe.y, stage.probe.domain),
         )
         self.revision = edit.revision
-        self.replicas.watch(self.model)
         self.method.edited(self._context(stage), report)
+        self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         return report
 
     def save(self, uri: str, seq: int) -> CheckpointRef:
@@ -217,6 +217,8 @@ class SupervisedTrainer:
         """One gradient step. Every worker forms the same batch, then learns from its part of it."""
         index = stage.batches.next()
         x, y = self.method.extend_batch(stage.part.x[index].to(self.device), stage.part.y[index])
+        if stage.part.domain is not None and len(y) != len(index):
+            raise mixing(self.method, f"extend_batch makes {len(y)} samples of {len(index)}")
         x = self.augment(x)
         mine = self.replicas.part(len(y))
         share = (mine.stop - mine.start) / len(y)
@@ -307,7 +309,6 @@ class SupervisedTrainer:
             )
         if state["settings_digest"] != self.lane.built_from:
             raise InputError("checkpoint was written by a lane with other settings")
-        self.revision = state["revision"]
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()
