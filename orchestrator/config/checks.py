@@ -49,6 +49,7 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         experts=lane.experts,
         final_experts=final_experts(lane, policies),
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
+        input_shape=tuple(lane.stream().input_shape),
         mixes=_class("method", lane).mixes,
     )
 

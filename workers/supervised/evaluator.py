@@ -37,7 +37,8 @@ class _Lane:
 
     spec: LaneSpec
     stream: Any
-    batch: int
+    training: Any
+    """The Config of ``[training]``."""
     diagnostics: dict[str, Diagnostic]
     start: dict[str, Tensor] = field(default_factory=dict)
     """Parameters of the untrained model."""
@@ -95,7 +96,7 @@ def _lane(spec: LaneSpec) -> _Lane:
     config = training_config(spec)
     diagnostics, problems = chosen(config.diagnostics, "training.diagnostics")
     assert not problems, [str(problem) for problem in problems]
-    return _Lane(spec, build_stream(spec), config.eval_batch, diagnostics)
+    return _Lane(spec, build_stream(spec), config, diagnostics)
 
 
 def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
@@ -127,11 +128,12 @@ def _measure_task(
     test, validation = parts["test"], parts["validation"]
     assert test is not None
     index, drifting = _drawn(known, task, objective, test)
-    chosen_score = _score(model, objective, validation, known.batch)
+    validated = None if validation is None else _validated(known, model, task, validation, test)
     take()
-    whole = len(index) == len(test.y) <= known.batch
+    batch = known.training.eval_batch
+    whole = len(index) == len(test.y) <= batch
     with seen if whole else nullcontext():
-        values = measured(model, objective, test.x, test.y, known.batch)
+        values = measured(model, objective, test.x, test.y, batch)
     routed, few = take(), test if whole else test.take(index)
     few = replace(few, x=few.x[:])  # in memory
     if not whole:
@@ -157,7 +159,7 @@ def _measure_task(
     figures |= _by_domain(objective.score_name, score, task, test.domain)
     return _Measured(
         score=float(score.mean()),
-        validation=chosen_score,
+        validation=validated,
         figures=figures | measure(probe, known.diagnostics, ("task", "layer")),
         gate_weights=mean_weights(routed),
         drift=drift_probe(routed, len(test.y), drifting),
@@ -187,10 +189,17 @@ def _drawn(known: _Lane, task: TaskSpec, objective: Objective, test: Part) -> tu
     return known.draws[task.name]
 
 
-def _score(model: nn.Module, objective: Objective, part: Part | None, batch: int) -> float | None:
-    if part is None:
-        return None
-    return float(measured(model, objective, part.x, part.y, batch, figures=False)["score"].mean())
+def _validated(
+    known: _Lane, model: nn.Module, task: TaskSpec, validation: Part, test: Part
+) -> float:
+    """Mean score on the validation part, or on samples of a large one that stand for it."""
+    objective, training = known.stream.objective, known.training
+    stratum = strata(len(validation), validation.domain, objective.classes(validation.y))
+    seed = derive_seed(known.spec.seed, "validation", task.name)
+    part = validation.take(spread(stratum, training.validated(len(test)), seed))
+    x, y = part.x, part.y
+    found = measured(model, objective, x, y, training.eval_batch, figures=False)
+    return float(found["score"].mean())
 
 
 def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:

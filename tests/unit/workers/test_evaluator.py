@@ -196,3 +196,33 @@ def test_probes_of_samples_on_disk_are_what_the_model_gets(tmp_path: Path) -> No
     report = evaluated(tiny(stream=stream, training=training), tmp_path)
     assert report.model_figures["Inputs"] == 2 * x.sum()
     assert report.model_figures["gradient_norms/max"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "tested", "scored"),
+    [
+        ({}, 100, 500),
+        ({}, 2000, 500),
+        ({}, 10_000, 2500),
+        ({"validation_scored": 40}, 10_000, 40),
+    ],
+)
+def test_validation_costs_a_quarter_of_the_test_part(
+    settings: dict[str, int], tested: int, scored: int
+) -> None:
+    training = tiny(training=settings).lanes[0].sections["training"]
+    assert training.validated(tested) == scored
+
+
+def test_a_large_validation_part_is_scored_on_a_sample_of_it(tmp_path: Path) -> None:
+    stream = {"kind": "permuted", "dataset": "digits", "tasks": 1, "validation": 0.5}
+    scores = {}
+    for limit in (7, 10, 721, 2000):
+        training = {"validation_scored": limit}
+        report = evaluated(tiny(stream=stream, training=training), tmp_path / str(limit))
+        (scores[limit],) = report.validation
+    for limit in (7, 10):
+        assert scores[limit] * limit == pytest.approx(round(scores[limit] * limit))
+    assert scores[721] == scores[2000], "all of it"
+    with pytest.raises(Exception, match="validation_scored must be positive"):
+        tiny(training={"validation_scored": 0})
