@@ -160,11 +160,7 @@ class SupervisedTrainer:
 
         Raises DivergedError where an edit before this one is missing, or this one is in already.
         """
-        if edit.revision != self.revision + 1:
-            raise DivergedError(
-                f"edit {edit.id} makes revision {edit.revision}, the model is at revision "
-                f"{self.revision}: edits must be applied one after another, each once"
-            )
+        edit.check_next(self.revision)
         stage = self._current()
         report = surgery.apply(
             self.model,
