@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config.run import LaneConfig, domains_of
+from orchestrator.config.run import LaneConfig
 from orchestrator.config.sections import SECTIONS
 from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import LaneSettings, nested
+from workers.contract import LaneSettings, domains_of, nested
 from workers.tables import Problem, construct, lookup
 
 

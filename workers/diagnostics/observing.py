@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
-from workers.diagnostics import Diagnostic, Gates, Probe, chosen
+from workers.diagnostics import Diagnostic, Gates, Probe, made
 from workers.moe.routed import Routed, observing, routed_layers
 
 PROBE_SAMPLES = 256
@@ -274,12 +274,10 @@ def at_start(
     ``x`` [N, ...], ``y`` [N, ...] and ``domain`` (int64 [N], place in ``domains``; None = one) are
     the stage's training data; each diagnostic sees ``samples`` of each domain, drawn by ``seed``.
     """
-    diagnostics, problems = chosen(entries, "diagnostics")
-    assert not problems, [str(problem) for problem in problems]
     domain_N = torch.zeros(len(x), dtype=torch.long) if domain is None else domain.cpu()
     return {
         name: diagnostic.told(_sampled(diagnostic, model, x, y, domain_N, domains, seed))
-        for name, diagnostic in diagnostics.items()
+        for name, diagnostic in made(entries).items()
     }
 
 

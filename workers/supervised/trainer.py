@@ -7,7 +7,6 @@ shell around it. Whether other workers train the same lane beside it, only ``rep
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
 from dataclasses import asdict
@@ -28,9 +27,11 @@ from workers.contract import (
     StageSpec,
     StartReport,
     derive_seed,
+    domains_of,
 )
 from workers.diagnostics.observing import at_start
 from workers.edits import Edit, EditProbe
+from workers.machine import pick_device, resident_mb
 from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
@@ -43,7 +44,7 @@ from workers.moe.routed import (
 )
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
-from workers.supervised.building import build_model, build_stream, pick_device, training_config
+from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.objectives import measured
 from workers.supervised.optimizers import OPTIMIZERS
@@ -75,8 +76,7 @@ class SupervisedTrainer:
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
         self.augment = construct(AUGMENTATIONS, self.config.augment)
-        tasks = self.stream.tasks()
-        self.domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+        self.domains = domains_of(self.stream.tasks())
         self.stage = None
         self.revision = 0
         if ref is not None:
@@ -347,8 +347,3 @@ def _make_deterministic(lane: LaneSpec) -> None:
     # Nothing here reads memory it has not written; filling it first costs time at every op.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(lane.seed, "lane"))
-
-
-def resident_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
