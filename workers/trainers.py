@@ -67,18 +67,18 @@ def make_evaluator(kind: str) -> Evaluator:
 
 def streams() -> Mapping[str, type]:
     """STREAMS of every trainer."""
-    from workers.rl import STREAM
+    from workers.rl import ENVIRONMENT_STREAMS
     from workers.streams import STREAMS
 
-    return {**STREAMS, **STREAM}
+    return {**STREAMS, **ENVIRONMENT_STREAMS}
 
 
 def trainings() -> Mapping[str, type]:
     """What ``[training]`` can be, by kind."""
-    from workers.rl.settings import PPOTraining
+    from workers.rl import TRAININGS
     from workers.supervised.settings import SupervisedTraining
 
-    return {"supervised": SupervisedTraining, "ppo": PPOTraining}
+    return {"supervised": SupervisedTraining, **TRAININGS}
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

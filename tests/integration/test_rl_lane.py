@@ -16,7 +16,7 @@ from workers.contract import DivergedError, InputError, LaneSpec, StageSpec, Tas
 from workers.edits import Cause, Grow
 from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_stream
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.tracing import trace_checkpoint
@@ -41,7 +41,7 @@ WIDE = ActorCritic.Config(encoder=32, hidden=(32, 32))
 
 
 def lane(stream: dict, model: ActorCritic.Config = NARROW, **training: object) -> LaneSpec:
-    _, config = checked(TRAINING, {"kind": "ppo", **SMALL, **training})
+    _, config = checked(TRAININGS, {"kind": "ppo", **SMALL, **training})
     settings = {
         "stream": stream,
         "model": asdict(model),

@@ -38,7 +38,7 @@ from workers.machine import pick_device
 from workers.models.acting import ActingModel
 from workers.moe.growth.surgery import ensure_arch
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_model, build_stream, read, sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment, Episode, summary
@@ -65,7 +65,7 @@ class RLEvaluator:
         """Scores in task order; the same checkpoint always gets the same ones (on CPU)."""
         began = time.perf_counter()
         torch.set_num_threads(lane.threads)
-        _, training = checked(TRAINING, lane.settings["training"])
+        _, training = checked(TRAININGS, lane.settings["training"])
         diagnostics = made(training.diagnostics)
         stream = build_stream(lane.settings["stream"], lane.seed)
         model, start = _restored(lane, checkpoint, stream)

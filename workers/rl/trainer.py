@@ -33,7 +33,7 @@ from workers.contract import (
 from workers.edits import Edit
 from workers.machine import pick_device, resident_mb
 from workers.parsing import checked, parse
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.algorithm import GrowablePPO, Update, build
 from workers.rl.building import build_stream, read
 from workers.rl.environments.base import ACHIEVEMENT, summary
@@ -63,7 +63,7 @@ class RLTrainer:
         """Build the Algorithm and, from a checkpoint, restore model, optimizer and counters."""
         torch.set_num_threads(lane.threads)
         torch.manual_seed(lane.seed)
-        _, self._training = checked(TRAINING, lane.settings["training"])
+        _, self._training = checked(TRAININGS, lane.settings["training"])
         self._stream = build_stream(lane.settings["stream"], lane.seed)
         self._lane = lane
         saved = read(checkpoint, lane) if checkpoint is not None else None
