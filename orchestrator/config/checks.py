@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config.run import LaneConfig, domains_of
+from orchestrator.config.run import LaneConfig
 from orchestrator.config.sections import SECTIONS
 from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import Checked, LaneSettings, WithExperts, nested
+from workers.contract import Checked, LaneSettings, WithExperts, domains_of, nested
 from workers.tables import Problem, construct, lookup
 
 
@@ -50,6 +50,7 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         final_experts=final_experts(lane, policies),
         max_experts=lane.max_experts,
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
+        input_shape=tuple(lane.stream().input_shape),
         mixes=_class("method", lane).mixes,
     )
 

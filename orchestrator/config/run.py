@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.core.events import Budget, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
-from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest
+from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest, domains_of
 from workers.tables import construct
 
 
@@ -186,11 +186,6 @@ class RunConfig:
 
     def lane(self, name: str) -> LaneConfig:
         return next(lane for lane in self.lanes if lane.name == name)
-
-
-def domains_of(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
-    """Every domain of the tasks, in order of appearance."""
-    return tuple(dict.fromkeys(domain for task in tasks for domain in task.domains))
 
 
 def _plain(value: Any) -> Any:

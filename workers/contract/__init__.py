@@ -19,7 +19,7 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
+from workers.contract.specs import LaneSpec, StageSpec, TaskSpec, domains_of
 
 __all__ = [
     "Checked",
@@ -47,5 +47,6 @@ __all__ = [
     "WithExperts",
     "derive_seed",
     "digest",
+    "domains_of",
     "nested",
 ]

@@ -55,6 +55,9 @@ class LaneSettings:
     """What the model's config bounds it to; None = nothing."""
     proposes: frozenset[str] = frozenset()
     """Kinds of edit that the policies may propose."""
+    input_shape: tuple[int, ...] = ()
+    """Shape of one input of the model, of an observation in its longest form; (channels, height,
+    width) of an image with labels."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
 
