@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from orchestrator.core.events import (
     CheckpointSaved,
-    ClusterChanged,
     EditApplied,
     EvaluationDone,
+    Event,
     IntervalDone,
     LaneClosed,
     LaneOpened,
@@ -69,17 +69,21 @@ class Projection:
         """Cells of the matrices (lane, stage, task) that were written."""
         self._summed: dict[str, int] = {}
         """Lane -> complete rows whose metrics were written."""
+        self._begun: RunStarted | None = None
+        """The run's beginning, shown once something follows: a run may be begun anew."""
 
     def add(self, record: Record) -> list[Write]:
         """The writes that follow from one more record."""
-        if not self.history.add(record):
+        told = self.history.add(record)
+        if isinstance(record.event, RunStarted):
+            self._begun = record.event
             return []
-        event = record.event
+        begun, self._begun = self._begun, None
+        first = [] if begun is None else self._run_started(begun)
+        return [*first, *(self._told(record.event) if told else ())]
+
+    def _told(self, event: Event) -> list[Write]:
         match event:
-            case ClusterChanged():
-                return []
-            case RunStarted():
-                return self._run_started(event)
             case RunResumed():
                 open_lanes = [key for key, end in self._ends() if end is None]
                 return [ReopenRun(key=key) for key in (self.key(), *open_lanes)]
