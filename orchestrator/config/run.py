@@ -89,6 +89,11 @@ class LaneConfig:
         """The stream's tasks in order, named without loading their data."""
         return tuple(self.stream().tasks())
 
+    def validates(self) -> bool:
+        """Whether every task has a validation part, so that its rows can be chosen by."""
+        found: bool = self.sections["training"].validates(self.stream())
+        return found
+
     def live_policies(self) -> dict[str, Policy]:
         """The lane's policies by name, in the order in which they are asked."""
         tasks = self.tasks()

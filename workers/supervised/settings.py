@@ -16,6 +16,8 @@ class SupervisedTraining:
     """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
 
     trainer: ClassVar[str] = "supervised"
+    validation_setting: ClassVar[str] = "stream.validation"
+    """Key of a stream file that gives the tasks a validation part."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -78,6 +80,10 @@ class SupervisedTraining:
         def steps_per_stage(self) -> int | None:
             """Gradient steps of a stage; None where they depend on its data."""
             return self.steps
+
+        def validates(self, stream: Any) -> bool:
+            """Whether every task of the stream has a validation part."""
+            return all(stream.validates(task) for task in stream.tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Every worker takes the same part of a batch."""
