@@ -81,6 +81,11 @@ class SupervisedTraining:
             """Gradient steps of a stage; None where they depend on its data."""
             return self.steps
 
+        @property
+        def helpers(self) -> int:
+            """Processes of one core each that a worker starts beside it."""
+            return 0
+
         def validates(self, stream: Any) -> bool:
             """Whether every task of the stream has a validation part."""
             return all(stream.validates(task) for task in stream.tasks())
