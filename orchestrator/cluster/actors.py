@@ -49,7 +49,7 @@ class LaneWorker:
     ) -> OpenReport:
         """Build or restore the lane; with an ``address``, as one of several workers."""
         if address is not None:
-            from workers.supervised.building import pick_device
+            from workers.machine import pick_device
             from workers.supervised.data_parallel import join
             from workers.trainers import make_trainer
 

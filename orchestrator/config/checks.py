@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config.run import LaneConfig, domains_of
+from orchestrator.config.run import LaneConfig
 from orchestrator.config.sections import SECTIONS
 from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import LaneSettings, nested
+from workers.contract import LaneSettings, domains_of, nested
 from workers.tables import Problem, construct, lookup
 
 
@@ -31,7 +31,7 @@ def mismatches(lane: LaneConfig) -> list[Problem]:
     if found:
         return found
     settings = settings_of(lane)
-    return list(_asked(settings)) or _experts(lane, settings)
+    return [*_unscored(lane), *_asked(settings)] or _experts(lane, settings)
 
 
 def settings_of(lane: LaneConfig) -> LaneSettings:
@@ -49,6 +49,7 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         experts=lane.experts,
         final_experts=final_experts(lane, policies),
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
+        input_shape=tuple(lane.stream().input_shape),
         mixes=_class("method", lane).mixes,
     )
 
@@ -83,6 +84,16 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
             )
         )
     return problems
+
+
+def _unscored(lane: LaneConfig) -> list[Problem]:
+    """Policies that wait for scores which nobody gives."""
+    waiting = [name for name, policy in lane.live_policies().items() if policy.uses_scores]
+    if not waiting or lane.validates():
+        return []
+    allowed = f"set {_class('training', lane).validation_setting} above 0"
+    found = "waits for validation scores, and the tasks have no validation part"
+    return [Problem(f"policies.{name}", found, allowed) for name in waiting]
 
 
 def _asked(settings: LaneSettings) -> Iterator[Problem]:

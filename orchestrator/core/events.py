@@ -6,6 +6,7 @@ follow from the fold of the events.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -41,9 +42,13 @@ def read_edit(value: Any) -> Edit:
     """
     if isinstance(value, Edit):
         return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"an edit must be a table, got {value!r}")
     found = lookup(EDITS, value.get("kind"), "kind")
     if isinstance(found, Problem):
         raise ValueError(str(found))
+    if not issubclass(found, Edit):
+        raise ValueError(f"kind: {value['kind']!r} is no Edit; subclass workers.edits.Edit")
     edit: Edit = _adapter(found).validate_python(value)
     return edit
 
@@ -314,6 +319,22 @@ class Record:
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def line(record: Record) -> bytes:
+    """The record as one line of a journal, its newline included.
+
+    Numbers that are none (a loss that diverged) stay what they are. Raises TypeError where a value
+    in it is none that JSON can hold.
+    """
+    return json.dumps(RECORD.dump_python(record), separators=(",", ":")).encode() + b"\n"
+
+
+def as_journalled(edits: tuple[Edit, ...], memory: Json) -> tuple[tuple[Edit, ...], Json]:
+    """What policies decided as a fold of the journal will give it back, so that a driver which
+    takes over sees the same. Raises TypeError or ValueError where a journal cannot hold it."""
+    plain = json.loads(json.dumps([list(map(asdict, edits)), memory]))
+    return tuple(map(read_edit, plain[0])), plain[1]
 
 # ---------------------------------------------------------------- actions
 

@@ -105,6 +105,9 @@ class Periodic(Policy):
         last = (stages - 1) * steps_per_stage + inside
         return start + self.config.add * (last // self.config.every)
 
+    def foreseeable(self, steps_per_stage: int | None) -> bool:
+        return self.config.unit == "stages" or steps_per_stage is not None
+
     @property
     def keeps_widths(self) -> bool:
         return self.config.reading != "rescale"

@@ -368,10 +368,17 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
             table.add_column(column)
         for stage in lane.stages:
             parameters = "-" if stage.parameters is None else f"{stage.parameters:,}"
-            experts = "-" if stage.experts is None else str(stage.experts)
+            experts = _experts(stage.experts, stage.last_experts)
             cells = (stage.id, stage.task, stage.domain, stage.waits_for)
             table.add_row(*cells, str(stage.intervals), experts, parameters)
         console.print(table)
+
+
+def _experts(first: int | None, last: int | None) -> str:
+    """``4``, ``4 to 6`` where the model grows inside a stage, or ``-``."""
+    if first is None or last is None:
+        return "-"
+    return str(first) if first == last else f"{first} to {last}"
 
 
 USED_BY = {"spaces": "spaces (not for a config: python -m tune_spaces NAME)"}

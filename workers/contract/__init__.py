@@ -19,7 +19,7 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
+from workers.contract.specs import LaneSpec, StageSpec, TaskSpec, domains_of
 
 __all__ = [
     "CheckpointRef",
@@ -45,5 +45,6 @@ __all__ = [
     "Trainer",
     "derive_seed",
     "digest",
+    "domains_of",
     "nested",
 ]

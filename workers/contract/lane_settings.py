@@ -34,6 +34,9 @@ class LaneSettings:
     """The same at the end of the stream; None where it cannot be known beforehand."""
     proposes: frozenset[str] = frozenset()
     """Kinds of edit that the policies may propose."""
+    input_shape: tuple[int, ...] = ()
+    """Shape of one input of the model, of an observation in its longest form; (channels, height,
+    width) of an image with labels."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
 

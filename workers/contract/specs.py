@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from workers.contract.identity import Json, digest
@@ -23,6 +24,11 @@ class TaskSpec:
     def domains(self) -> tuple[str, ...]:
         """Every domain that the task's samples belong to."""
         return tuple(self.settings.get("domains", (self.domain,)))
+
+
+def domains_of(tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
+    """Every domain of the tasks, in order of appearance."""
+    return tuple(dict.fromkeys(name for task in tasks for name in task.domains))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ as old; a restarted runner is given the current task again. Knows no checkpoint 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +36,11 @@ from workers.contract import (
     StageSpec,
 )
 from workers.edits import Edit
+from workers.moe.routed import Counts
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
 from workers.rl.environments.vector_env import spaces
-from workers.rl.learner import Counts, GrowableLearner, LearnerState, UpdateSettings
+from workers.rl.learner import GrowableLearner, LearnerState, UpdateSettings
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
@@ -213,9 +215,7 @@ class GrowablePPO(PPO):
         since the last call."""
         taken = self._each_learner(lambda learner: learner.take_figures())
         gates, counts, _ = taken[0]
-        losses = [own for _, _, own in taken]
-        means = {name: sum(own[name] for own in losses) / len(losses) for name in losses[0]}
-        return gates, counts, means
+        return gates, counts, means_by_name([losses for _, _, losses in taken])
 
     def check_revision(self, revision: int) -> None:
         """Raise DivergedError where a learner has not taken exactly the edits up to this one."""
@@ -390,6 +390,15 @@ def _ppo(
         grad_clip=training.grad_clip,
         grad_clip_by="global_norm",
     )
+
+
+def means_by_name(named: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each scalar over those that have one of its name."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in named:
+        for name, value in one.items():
+            values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def _scalars(named: Any) -> dict[str, float]:

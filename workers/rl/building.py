@@ -17,13 +17,13 @@ from workers.contract import CheckpointRef, InputError, Json, LaneSpec
 from workers.models import MODELS, capability_problem
 from workers.models.acting import ActingModel
 from workers.parsing import checked
-from workers.rl import STREAM
+from workers.rl import ENVIRONMENT_STREAMS
 from workers.rl.streams import EnvironmentStream
 
 
 def build_stream(settings: Json, seed: int) -> EnvironmentStream:
     """The stream behind a lane's ``stream`` section."""
-    cls, config = checked(STREAM, settings)
+    cls, config = checked(ENVIRONMENT_STREAMS, settings)
     stream: EnvironmentStream = cls(config, seed)
     return stream
 

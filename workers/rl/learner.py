@@ -28,7 +28,6 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
 from workers.contract import (
-    DivergedError,
     EditReport,
     Json,
     ModelShape,
@@ -97,8 +96,7 @@ class GrowableLearner(PPOTorchLearner):
         super().build()
         options = cast(Any, self.config).learner_config_dict
         cls, config = checked(METHODS, options["method"])
-        self._seed = derive_seed(options["seed"], "method")
-        self._method: Method = cls(config, self._seed)
+        self._method: Method = cls(config, derive_seed(options["seed"], "method"))
         self._stage: StageSpec | None = None
         self._domains: tuple[str, ...] = ()
         self._losses = RunningMeans()
@@ -118,21 +116,17 @@ class GrowableLearner(PPOTorchLearner):
     # ------------------------------------------------------------ growth
 
     def apply_edit(self, edit: Edit, probe: NDArray[np.float32]) -> EditReport:
-        """Change the model as the edit says; a repeated edit changes nothing.
+        """Change the model as the edit says.
 
         ``probe`` [B, *observation_shape]: observations on which the change is measured. Raises
-        DivergedError where an edit before it is missing.
+        DivergedError where an edit before it is missing, or this one is in already.
         """
-        if edit.revision > self.revision + 1:
-            raise DivergedError(
-                f"edit {edit.id} is number {edit.revision} of its lane, the model has taken "
-                f"{self.revision}: those between are missing"
-            )
+        edit.check_next(self.revision)
         seen = torch.tensor(probe, device=self._device)
         report = surgery.apply(self._net, self._optimizer, edit, seen)
         self._register_parameters()
         self._weights_seq_no += 1
-        self.revision = max(self.revision, edit.revision)
+        self.revision = edit.revision
         self._method.edited(self._context(), report)
         return report
 
@@ -338,7 +332,7 @@ class GrowableLearner(PPOTorchLearner):
             domains=self._domains,
             device=cast(torch.device, self._device),
             objective=None,
-            seed=self._seed,
+            seed=derive_seed(self._stage.seed, "method"),
         )
 
     def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:

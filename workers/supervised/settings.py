@@ -16,6 +16,8 @@ class SupervisedTraining:
     """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
 
     trainer: ClassVar[str] = "supervised"
+    validation_setting: ClassVar[str] = "stream.validation"
+    """Key of a stream file that gives the tasks a validation part."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -39,6 +41,11 @@ class SupervisedTraining:
         probe: int = 256
         """Training samples on which an edit's output change is measured."""
         eval_batch: int = 2048
+        """Samples that an evaluation passes through the model at once."""
+        validation_scored: int | None = None
+        """Validation samples of each task that an evaluation scores, drawn by the seed, of each
+        class and domain its share; None = a quarter as many as there are test samples, but at
+        least 500, so that evaluations stay cheap where validation parts are large."""
         diagnostics: tuple[Any, ...] = (CHEAP,)
         """What evaluations measure beside scores: names of DIAGNOSTICS, ``module:Class``, tables
         with ``kind``, ``"cheap"`` for all that cost little and ``"all"``."""
@@ -53,16 +60,26 @@ class SupervisedTraining:
                     raise ValueError(f"{name} must be at least 1")
             if not 0.0 <= self.warmup <= 1.0:
                 raise ValueError("warmup must lie between 0 and 1")
-            for name in ("epochs", "steps", "clip"):
+            for name in ("epochs", "steps", "clip", "validation_scored"):
                 value = getattr(self, name)
                 if value is not None and value <= 0:
                     raise ValueError(f"{name} must be positive")
             refuse_unknown(self.diagnostics)
 
+        def validated(self, tested: int) -> int:
+            """Validation samples to score at most, beside so many test samples."""
+            if self.validation_scored is not None:
+                return self.validation_scored
+            return max(500, tested // 4)
+
         @property
         def steps_per_stage(self) -> int | None:
             """Gradient steps of a stage; None where they depend on its data."""
             return self.steps
+
+        def validates(self, stream: Any) -> bool:
+            """Whether every task of the stream has a validation part."""
+            return all(stream.validates(task) for task in stream.tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Every worker takes the same part of a batch."""
