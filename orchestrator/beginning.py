@@ -13,6 +13,7 @@ from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, Tri
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from workers.contract import InputError
 
+
 def begin(
     config: RunConfig, run_id: str, tracking_uri: str | None = None, trial: TrialRef | None = None
 ) -> RunStarted:

@@ -336,6 +336,7 @@ def as_journalled(edits: tuple[Edit, ...], memory: Json) -> tuple[tuple[Edit, ..
     plain = json.loads(json.dumps([list(map(asdict, edits)), memory]))
     return tuple(map(read_edit, plain[0])), plain[1]
 
+
 # ---------------------------------------------------------------- actions
 
 

@@ -167,10 +167,12 @@ def test_an_edit_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_does_not_lose_the_journal(tmp_path: Path) -> None:
     """It was written as null, and nobody could read, show or resume the run again."""
-    told = [r for r in story() if isinstance(r.event, IntervalDone)][0]
+    told = next(r for r in story() if isinstance(r.event, IntervalDone))
     assert isinstance(told.event, IntervalDone)
     metrics = {"loss": math.nan, "peak": math.inf}
-    odd = replace(told, event=replace(told.event, report=replace(told.event.report, metrics=metrics)))
+    odd = replace(
+        told, event=replace(told.event, report=replace(told.event.report, metrics=metrics))
+    )
     odd = replace(odd, memory={"growth": [math.nan, -math.inf, {"1": 2}]})
     path = write(tmp_path, [odd])
     ((found, _),) = read(path)
