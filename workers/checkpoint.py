@@ -23,7 +23,7 @@ from torch import Tensor
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec
 from workers.storage import RemoteFolder, is_remote, local_path
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 
 

@@ -110,5 +110,8 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
 
 def past_of(batch: dict[str, Any]) -> Past | None:
-    """What goes before the sequences of a batch; None where it holds single steps."""
+    """Recurrent state [B, S] before the batch's sequences, and the steps that begin an episode.
+
+    None where the batch holds single steps (a model without memory).
+    """
     return Past(batch[Columns.STATE_IN], batch[BEGINS]) if BEGINS in batch else None
