@@ -71,7 +71,10 @@ class LanePolicies:
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
-    """The user, the cluster or a listener asked the driver to stop; the run can be resumed."""
+    """The driver was asked to stop: by a signal, the end of a Ray job, or a listener.
+
+    Everything durable is in the journal; ``growstage resume`` goes on. Exit code 130.
+    """
 
 
 class Driver:

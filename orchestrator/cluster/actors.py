@@ -71,7 +71,10 @@ class LaneWorker:
 
 
 class EvaluationWorker:
-    """Actor shell around an Evaluator: scores checkpoints beside training."""
+    """Ray actor that holds one Evaluator of a kind of trainer and scores checkpoints with it.
+
+    Reserves ``resources.evaluator_cpus`` and ``evaluator_gpus``; may be lost at any time.
+    """
 
     def __init__(self, trainer: str) -> None:
         from workers.trainers import make_evaluator

@@ -16,8 +16,11 @@ def needs(resources: Resources) -> dict[str, float]:
 
 
 def unplaceable(config: RunConfig, nodes: Iterable[Mapping[str, float]]) -> list[LaneConfig]:
-    """Lanes that do not fit on the nodes even if these were empty: their workers, and beside them
-    the evaluator that stages wait for."""
+    """Lanes that do not fit on ``nodes`` were nothing else running there: all their workers at
+    once, and beside them the evaluator that stages wait for.
+
+    ``nodes``: for each its total resources, by Ray's names (``{"CPU": 8.0, ...}``).
+    """
     nodes = list(nodes)
     cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
     return [

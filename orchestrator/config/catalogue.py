@@ -40,6 +40,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     return {
         "streams": trainers.streams(),
         "datasets": DATASETS,
+        "objectives": OBJECTIVES,
         "environments": ENVIRONMENTS,
         "methods": METHODS,
         "models": models.MODELS,

@@ -110,7 +110,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run is to do: with the events since, all that its state depends on."""
+    """Lanes, failure budgets and checkpoint interval of a run, journalled in its first record.
+
+    A run's state is a function of this plan and the events after it.
+    """
 
     lanes: tuple[LanePlan, ...] = ()
     failures: Mapping[FailureKind, Budget] = field(default_factory=dict)

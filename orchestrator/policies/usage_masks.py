@@ -43,7 +43,7 @@ class UsageMasks(Policy):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """When, and what a domain may train."""
+        """When masks are refreshed, and how much use of an expert lets a domain train it."""
 
         kind: str = "usage_masks"
         refresh_every: int = 1

@@ -386,7 +386,7 @@ USED_BY = {"spaces": "spaces (not for a config: python -m tune_spaces NAME)"}
 
 
 def print_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
-    """What can be named, as a tree."""
+    """Print tables (name -> entry -> one line on it) as a tree: ``growstage list``."""
     tree = Tree("what a config can name (or give module:Class)")
     for name, entries in tables.items():
         branch = tree.add(USED_BY.get(name, name))

@@ -90,7 +90,7 @@ class Store:
         self._checked = False
 
     def connect(self) -> None:
-        """Make sure the store answers; InputError with the cure where it does not."""
+        """Open the MLflow client. Raises InputError, with the cure, where no store answers."""
         self._client = open_client(self.uri)
 
     @property

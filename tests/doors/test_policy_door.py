@@ -41,7 +41,7 @@ class Plateau(Policy):
     class Config:
         """How much the loss must fall, and how slowly the mean follows it."""
 
-        kind: str = "tests.doors.test_policy_door:Plateau"
+        kind: str
         least: float = 0.05
         decay: float = 0.5
         max_experts: int = 3
@@ -81,7 +81,7 @@ class Judge(Policy):
     class Config:
         """How good is good enough."""
 
-        kind: str = "tests.doors.test_policy_door:Judge"
+        kind: str
         wanted: float = 0.6
         max_experts: int = 9
 

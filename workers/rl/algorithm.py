@@ -122,7 +122,10 @@ class GrowablePPO(PPO):
         )
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib's restore, then current weights, architecture and task for the restarted ones."""
+        """Restart lost runners (RLlib) and bring them up to date: weights, architecture, task.
+
+        Returns the numbers of the runners that were restarted.
+        """
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored:
             self.push_weights(restored)
@@ -249,7 +252,10 @@ class GrowablePPO(PPO):
         self._each_runner(lambda runner: runner.reseed(seed), None)
 
     def ask(self, question: Callable[[GrowableLearner], Any]) -> Any:
-        """Answer of the first learner; all are called."""
+        """Call ``question`` on every learner and return the first one's answer.
+
+        For what all learners answer alike. Raises LostError where a learner is gone.
+        """
         return self._each_learner(question)[0]
 
     def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:

@@ -75,7 +75,11 @@ class Trace:
 
 @torch.inference_mode()
 def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
-    """Play the first environment's first episode and note every step of the routers."""
+    """Floor and gate weights at each step of one episode, that of environment 0 of ``engine``.
+
+    ``engine`` [N environments] is reset first; actions are drawn by ``seed``. Ends with the episode
+    or after ``max_steps`` steps.
+    """
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
     state = model.initial_state(engine.num_envs)
