@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.config.run import LaneConfig
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import METRICS, summarise
 from workers.contract import InputError
 from workers.tables import lookup

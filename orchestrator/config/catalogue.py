@@ -54,6 +54,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "losses": moe.LOSSES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
+        "objectives": OBJECTIVES,
         "policies": POLICIES,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.core.events import Budget, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
-from workers.contract import Json, LaneSpec, TaskSpec, digest, domains_of
+from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest, domains_of
 from workers.tables import construct
 
 
@@ -79,7 +79,14 @@ class LaneConfig:
     @property
     def experts(self) -> int | None:
         """Experts of the largest layer at the start; None = a model that knows no experts."""
-        return getattr(self.sections["model"], "experts", None)
+        model = self.sections["model"]
+        return model.experts if isinstance(model, WithExperts) else None
+
+    @property
+    def max_experts(self) -> int | None:
+        """What the model's config bounds them to; None = nothing."""
+        model = self.sections["model"]
+        return model.max_experts if isinstance(model, WithExperts) else None
 
     def stream(self) -> Any:
         """The stream itself; loads no data."""

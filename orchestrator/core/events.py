@@ -44,7 +44,7 @@ def read_edit(value: Any) -> Edit:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"an edit must be a table, got {value!r}")
-    found = lookup(EDITS, value.get("kind"), "kind")
+    found: Any = lookup(EDITS, value.get("kind"), "kind")
     if isinstance(found, Problem):
         raise ValueError(str(found))
     if not issubclass(found, Edit):
@@ -255,7 +255,8 @@ class WorkFailed:
     attempt: int
     kind: FailureKind
     index: int
-    """Stage index of the failed work (-1 = opening or the untrained model)."""
+    """Stage whose model was to be scored, -1 = the untrained one; at which stage a lane's own work
+    failed its state tells."""
     message: str
 
 
@@ -287,10 +288,9 @@ class RunFinished:
     status: Literal["done", "failed"]
 
 
-Event = Annotated[
-    RunStarted
-    | RunResumed
-    | LaneOpened
+RunEvent = RunStarted | RunResumed | ClusterChanged | RunInterrupted | RunFinished
+LaneEvent = (
+    LaneOpened
     | StageStarted
     | IntervalDone
     | EditApplied
@@ -298,11 +298,10 @@ Event = Annotated[
     | LaneClosed
     | EvaluationDone
     | WorkFailed
-    | ClusterChanged
-    | RunInterrupted
-    | RunFinished,
-    Field(discriminator="type"),
-]
+)
+"""What happened to one lane; each names it."""
+
+Event = Annotated[RunEvent | LaneEvent, Field(discriminator="type")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class Periodic(Policy):
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Widths must be known before the first growth, or be shrunk at each."""
-            limit = lane.sections["model"].max_experts if lane.experts is not None else None
+            limit = lane.max_experts
             if self.reading == "rescale":
                 allowed = "leave model.max_experts out: the present number of experts sets widths"
                 return [Problem("reading", f"'rescale' with {limit}", allowed)] if limit else []

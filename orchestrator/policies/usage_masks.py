@@ -20,7 +20,7 @@ from orchestrator.policies.correlation import (
     row_entropy,
     running,
 )
-from orchestrator.policies.fits import domains_from, domains_told, late, routed, unable
+from orchestrator.policies.lane_checks import domains_from, domains_told, late, routed, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import Duplicate, Grow, RefreshMask, SetPhase
 from workers.tables import Problem

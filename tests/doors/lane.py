@@ -1,19 +1,28 @@
 """A whole lane in the test's process: run undisturbed, or with its worker and driver killed.
 
 Real driver, journal, trainer and evaluator; only Ray is left out. An entry of a table passes its
-door where both ways end with the same bits.
+door where both ways end with the same bits. Both ways keep a checkpoint after every interval, so
+that a lost worker goes on inside a stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import check
-from orchestrator.core.events import Action, ApplyEdit, Record, RunInterval
+from orchestrator.core.events import (
+    Action,
+    ApplyEdit,
+    IntervalDone,
+    Record,
+    RunInterval,
+    RunResumed,
+    WorkFailed,
+)
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
@@ -43,9 +52,28 @@ class Outcome:
     """Edits in order as the report holds them, without times."""
 
     @property
+    def intervals(self) -> dict[tuple[str, int], Json]:
+        """(stage, interval) -> what was measured in it, times left out; of reruns the last one."""
+        reports = [r.event.report for r in self.records if isinstance(r.event, IntervalDone)]
+        return {
+            (report.stage, report.n): {
+                name: getattr(report, name)
+                for name in ("steps", "metrics", "signals", "gate_weights", "counts", "tokens")
+            }
+            for report in reports
+        }
+
+    @property
     def essence(self) -> Json:
         """All that must not depend on what was killed."""
-        return {"digests": self.digests, "matrix": self.matrix, "edits": self.edits}
+        told = ("figures", "model_figures")
+        return {
+            "digests": self.digests,
+            "matrix": self.matrix,
+            "edits": self.edits,
+            "intervals": self.intervals,
+            "figures": [[stage[name] for name in told] for stage in self.lane["stages"]],
+        }
 
 
 def run_lane(folder: Path, raw: Mapping[str, Any]) -> Outcome:
@@ -55,14 +83,34 @@ def run_lane(folder: Path, raw: Mapping[str, Any]) -> Outcome:
 
 
 def run_killed(folder: Path, raw: Mapping[str, Any], lose: Lose | None = None) -> Outcome:
-    """The same with losses; by default the worker dies around the first edit and around the last
-    interval of the second stage, and the driver dies once after an edit was decided."""
+    """The same with losses; by default the worker dies around the first edits and after the second
+    interval of stages. The driver dies three times: after edits were decided, again after later
+    ones where there are any, and after an interval.
+
+    Fails where nothing was killed, or where the lane never grew: it would show nothing then.
+    """
     lose = default_losses() if lose is None else lose
-    try:
-        _drive(folder, raw, lose, kill_after_edits=1)
-    except DriverKilled:
-        _drive(folder, raw, lose, resumed=True)
-    return outcome(folder)
+    deaths: Sequence[Callable[[Record], bool]] = (_decides, _decides, _measures)
+    for number, dies in enumerate((*deaths, None)):
+        try:
+            _drive(folder, raw, lose, dies, resumed=number > 0)
+        except DriverKilled:
+            continue
+        break
+    found = outcome(folder)
+    events = [record.event for record in found.records]
+    assert any(isinstance(event, RunResumed) for event in events), "no driver was killed"
+    assert any(isinstance(event, WorkFailed) for event in events), "no worker was killed"
+    assert any(edit["kind"] == "grow" for edit in found.edits), "the lane never grew"
+    return found
+
+
+def _decides(record: Record) -> bool:
+    return bool(record.edits)
+
+
+def _measures(record: Record) -> bool:
+    return isinstance(record.event, IntervalDone)
 
 
 def default_losses() -> Lose:
@@ -110,18 +158,16 @@ def _drive(
     folder: Path,
     raw: Mapping[str, Any],
     lose: Lose,
+    dies: Callable[[Record], bool] | None = None,
     *,
-    kill_after_edits: int | None = None,
     resumed: bool = False,
 ) -> None:
+    """One driver, to the lane's end or to the first durable record after which it ``dies``."""
     losses = {"worker_lost": {"retries": 9, "then": "fail_lane"}}
-    config = check({"name": "door", "failures": losses, **raw}, "door")
-    decided = 0
+    config = check({"name": "door", "failures": losses, "checkpoint_every": 1, **raw}, "door")
 
     def listen(record: Record) -> None:
-        nonlocal decided
-        decided += len(record.edits)
-        if kill_after_edits is not None and record.edits and decided > kill_after_edits:
+        if dies is not None and dies(record):
             raise DriverKilled
 
     executor = LocalExecutor(folder / "checkpoints", lose)

@@ -197,9 +197,9 @@ def test_frozen_parameters_do_not_move_and_stay_frozen_after_a_restore(trainer, 
     trainer.run_interval(1)
     learner = trainer._open_algorithm.learner_group._learner
     frozen = [n for n, _ in learner._net.named_parameters() if n.startswith("layers.0.")]
-    from workers.rl.building import freeze, frozen_names
+    from workers.rl.building import frozen_names, set_frozen
 
-    freeze(learner._net, frozen)
+    set_frozen(learner._net, frozen)
     trainer._open_algorithm.push_weights()
     before = trainer._open_algorithm.export().model
     trainer.run_interval(2)

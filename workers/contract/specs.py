@@ -46,6 +46,7 @@ class StageSpec:
 
     @property
     def id(self) -> str:
+        """Digest of all of it (16 hex digits)."""
         return digest(asdict(self))
 
 

@@ -227,8 +227,8 @@ def pooled(
     Features are left out; they are compared task by task.
     """
     few = max(1, PROBE_SAMPLES // len(probes))
-    model, inputs = probes[0].model, torch.cat([probe.inputs[:few] for probe in probes])
-    given = [probe.targets[:few] for probe in probes if probe.targets is not None]
+    model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
+    given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
     found = None
     if loss is not None and targets is not None:
@@ -236,7 +236,7 @@ def pooled(
     return Probe(
         model=model,
         inputs=inputs,
-        outputs=torch.cat([probe.outputs[:few] for probe in probes]),
+        outputs=torch.cat([_thinned(probe.outputs, few) for probe in probes]),
         targets=targets,
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
@@ -319,6 +319,12 @@ def _drawn(domain_N: Tensor, domains: int, samples: int, seed: int) -> Tensor:
     parts = [(domain_N == place).nonzero()[:, 0] for place in range(domains)]
     drawn = [torch.randperm(len(part), generator=generator)[:samples] for part in parts]
     return torch.cat([part[d.sort().values] for part, d in zip(parts, drawn, strict=True)])
+
+
+def _thinned(values_N: Tensor, few: int) -> Tensor:
+    """At most so many of the values [N, ...], evenly spaced: data may be sorted."""
+    kept = min(few, len(values_N))
+    return values_N[torch.arange(kept, device=values_N.device) * len(values_N) // kept]
 
 
 def _places(probe: Probe, domains: tuple[str, ...]) -> Tensor:

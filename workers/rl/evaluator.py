@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.checkpoint import read_of
 from workers.contract import (
     CheckpointRef,
     EvaluationReport,
@@ -39,7 +40,7 @@ from workers.models.acting import ActingModel
 from workers.moe.growth.surgery import ensure_arch
 from workers.parsing import checked
 from workers.rl import TRAININGS
-from workers.rl.building import build_model, build_stream, read, sample_actions
+from workers.rl.building import build_model, build_stream, sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment, Episode, summary
 from workers.rl.floor_routing import FloorGates
@@ -210,7 +211,7 @@ def _restored(
     lane: LaneSpec, checkpoint: CheckpointRef, stream: Any
 ) -> tuple[ActingModel, dict[str, Tensor]]:
     """The model of a checkpoint in evaluation mode, and the untrained model's parameters."""
-    saved = read(checkpoint, lane)
+    saved = read_of(checkpoint, lane)
     facts = stream.facts
     model = build_model(
         lane.settings["model"],

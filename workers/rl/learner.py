@@ -49,7 +49,7 @@ from workers.moe.routed import (
     take_gate_weights,
 )
 from workers.parsing import checked
-from workers.rl.building import freeze, frozen_names
+from workers.rl.building import frozen_names, set_frozen
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
 from workers.rl.module import past_of
 from workers.rl.rollout import standardised
@@ -165,7 +165,7 @@ class GrowableLearner(PPOTorchLearner):
         """Load an exported state, whatever architecture the model has now."""
         surgery.ensure_arch(self._net, state.architecture)
         self._net.load_state_dict(state.model)
-        freeze(self._net, state.frozen)
+        set_frozen(self._net, state.frozen)
         load_named_state(self._net, self._optimizer, state.optimizer)
         self._register_parameters()
         self._kl_coefficient.data.fill_(state.kl_coefficient)

@@ -126,6 +126,11 @@ class PPOTraining:
                 )
             refuse_unknown(self.diagnostics)
 
+        @property
+        def helpers(self) -> int:
+            """Processes of one core each that a worker starts beside it."""
+            return self.num_env_runners + self.num_learners
+
         def validates(self, stream: Any) -> bool:
             """Whether every task of the stream has a validation part."""
             return self.validated > 0

@@ -35,7 +35,7 @@ from workers.machine import pick_device, resident_mb
 from workers.parsing import checked, parse
 from workers.rl import TRAININGS
 from workers.rl.algorithm import GrowablePPO, Update, build
-from workers.rl.building import build_stream, read
+from workers.rl.building import build_stream
 from workers.rl.environments.base import ACHIEVEMENT, summary
 from workers.rl.learner import LearnerState, UpdateSettings
 from workers.rl.runner import Setting
@@ -66,7 +66,7 @@ class RLTrainer:
         _, self._training = checked(TRAININGS, lane.settings["training"])
         self._stream = build_stream(lane.settings["stream"], lane.seed)
         self._lane = lane
-        saved = read(checkpoint, lane) if checkpoint is not None else None
+        saved = checkpoints.read_of(checkpoint, lane) if checkpoint is not None else None
         self._algorithm = build(lane, self._training)
         if saved is not None:
             self._restore(saved)
@@ -148,7 +148,7 @@ class RLTrainer:
             uri,
             {"model": state.model, "optimizer": state.optimizer, "method": state.method},
             {
-                "trainer": "rl",
+                "trainer": self._lane.trainer,
                 "settings_digest": self._lane.built_from,
                 "arch": state.architecture,
                 "frozen": list(state.frozen),

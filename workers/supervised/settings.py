@@ -21,6 +21,8 @@ class SupervisedTraining:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
+        """A stage takes ``steps`` gradient steps, or those of ``epochs`` passes over its data."""
+
         kind: str = "supervised"
         epochs: float | None = None
         """Passes over the stage's training data; 1 where neither epochs nor steps is given."""
@@ -31,6 +33,7 @@ class SupervisedTraining:
         batch: int = 64
         """Samples of a gradient step, over all of the lane's workers."""
         optimizer: Any = choice(OPTIMIZERS, "adamw")
+        """What follows the gradients."""
         fresh_optimizer: bool = False
         """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
         warmup: float = 0.0
@@ -38,6 +41,7 @@ class SupervisedTraining:
         clip: float | None = None
         """Largest global gradient norm; None = no clipping."""
         augment: Any = choice(AUGMENTATIONS, "none")
+        """What is done to each batch before the model sees it, remembered samples included."""
         probe: int = 256
         """Training samples on which an edit's output change is measured."""
         eval_batch: int = 2048
@@ -76,6 +80,11 @@ class SupervisedTraining:
         def steps_per_stage(self) -> int | None:
             """Gradient steps of a stage; None where they depend on its data."""
             return self.steps
+
+        @property
+        def helpers(self) -> int:
+            """Processes of one core each that a worker starts beside it."""
+            return 0
 
         def validates(self, stream: Any) -> bool:
             """Whether every task of the stream has a validation part."""

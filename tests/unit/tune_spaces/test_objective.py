@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.events import LanePlan
-from orchestrator.report.lane import LaneHistory, Row
+from orchestrator.report.lane_history import LaneHistory, Row
 from orchestrator.report.metrics import METRICS
 from tests.streams import OPTIONS
 from tune_spaces import SPACES

@@ -226,3 +226,36 @@ def test_a_large_validation_part_is_scored_on_a_sample_of_it(tmp_path: Path) -> 
     assert scores[721] == scores[2000], "all of it"
     with pytest.raises(Exception, match="validation_scored must be positive"):
         tiny(training={"validation_scored": 0})
+
+
+class Answers(Diagnostic):
+    """Number of different targets in the probe of all tasks."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings."""
+
+        kind: str = "answers"
+
+    unit: ClassVar[str] = "classes"
+    source: ClassVar[str] = "this test"
+    scope = "model"
+
+    def figures(self, probe: Probe) -> Figures:
+        assert probe.targets is not None
+        return {"": float(len(probe.targets.unique()))}
+
+
+def test_the_probe_of_all_tasks_stands_for_each_of_them(tmp_path: Path) -> None:
+    """It used to be the head of each task's probe: of sorted data, its first classes."""
+    for task in range(16):
+        folder = tmp_path / "data" / f"{task:02d}"
+        folder.mkdir(parents=True)
+        for part in ("train", "test"):
+            np.save(folder / f"{part}_x.npy", np.ones((400, 5)))
+            np.save(folder / f"{part}_y.npy", np.arange(8).repeat(50))
+    stream = {"kind": "arrays", "path": str(tmp_path / "data")}
+    report = evaluated(
+        tiny(stream=stream, training={"diagnostics": [f"{__name__}:Answers"]}), tmp_path
+    )
+    assert report.model_figures == {"Answers": 8.0}
