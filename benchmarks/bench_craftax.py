@@ -126,7 +126,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
 
     from workers.models import MODELS
     from workers.parsing import checked
-    from workers.rl import TRAINING
+    from workers.rl import TRAININGS
 
     layer = args.layer
     net = {"kind": "actor_critic", "encoder": layer, "hidden": [layer, layer]}
@@ -147,7 +147,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
             "tasks": [{"name": "all"}],
         },
         "model": asdict(checked(MODELS, net | {"layer": "linear", "separate": True} | model)[1]),
-        "training": asdict(checked(TRAINING, training)[1]),
+        "training": asdict(checked(TRAININGS, training)[1]),
         "method": {"kind": "finetune"},
     }
 

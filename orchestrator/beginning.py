@@ -6,15 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.config.run import RunConfig
+from orchestrator.core.addresses import HIDDEN, without_password
 from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from workers.contract import InputError
-
-HIDDEN = "***"
-"""Stands in a journal for a store's password."""
 
 
 def begin(
@@ -91,15 +88,6 @@ def named_store(known: str | None, named: str | None) -> str | None:
             "--tracking-uri"
         )
     return named or known
-
-
-def without_password(uri: str) -> str:
-    """``uri`` with ``***`` for its password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    user, _, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{HIDDEN}@{place}"))
 
 
 def code_version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import threading
@@ -24,11 +23,12 @@ from orchestrator.core.events import (
     RecordFailure,
     RunFinished,
     RunInterrupted,
+    as_journalled,
 )
 from orchestrator.core.journal import Journal, read
 from orchestrator.core.state import RunState
 from orchestrator.policies import View
-from workers.contract import Json
+from workers.contract import InputError, Json
 
 Listener = Callable[[Record], None]
 
@@ -53,10 +53,17 @@ class LanePolicies:
         changed: dict[str, Json] = {}
         for name, policy in self.policies[lane].items():
             seen = view if policy.uses_scores else replace(view, rows={})
-            edits, kept = policy.propose(seen, memory.get(name))
+            proposed = policy.propose(seen, memory.get(name))
+            try:
+                edits, kept = as_journalled(*proposed)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"lane {lane}, policy {name!r}: proposed or remembers what no journal can hold "
+                    f"({error}); edits and memory must be made of numbers, texts, lists and "
+                    "dictionaries with text for keys"
+                ) from error
             for edit in edits:
                 view = view.after(edit)
-            kept = json.loads(json.dumps(kept))  # as a fold of the journal gives it back
             if kept != memory.get(name):
                 changed[name] = kept
         self.decided = Decision(view.decided, changed)
@@ -64,7 +71,10 @@ class LanePolicies:
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
-    """The user, the cluster or a listener asked the driver to stop; the run can be resumed."""
+    """The driver was asked to stop: by a signal, the end of a Ray job, or a listener.
+
+    Everything durable is in the journal; ``growstage resume`` goes on. Exit code 130.
+    """
 
 
 class Driver:

@@ -13,13 +13,14 @@ from orchestrator.beginning import (
     joined,
     takeover,
     tracking_store,
-    without_password,
 )
 from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
 from orchestrator.config.run import RunConfig
+from orchestrator.core.addresses import without_password
+from orchestrator.core.events import Record
 from orchestrator.core.folder import RunFolder, open_folder
-from orchestrator.core.journal import JOURNAL_FILE, acted, first_record, read
+from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
 from orchestrator.driver import Driver
 from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json
@@ -78,19 +79,20 @@ def _drive(
     wait_for_nodes: float,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
+    journal = folder.journal()
+    store = tracking_store(folder.path, tracking_uri)
+    begin_journal(config, folder.path, store, journal)
+
     from orchestrator.cluster import connection, executor
     from orchestrator.report import terminal
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
-    journal = folder.journal()
-    store = tracking_store(folder.path, tracking_uri)
     tracker = Tracker(folder.path, store)
     progress = terminal.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = executor.RayExecutor(folder.checkpoints, resources)
         driver = Driver(config, journal, workers, (progress.add,))
-        enrol(config, folder, store, driver)
         if driver.state.status == "done":
             tracker.connect()
             tracker.project()  # what a tracking server that was away at the end has missed
@@ -113,18 +115,19 @@ def _drive(
     return status
 
 
-def enrol(config: RunConfig, folder: RunFolder, store: str | None, driver: Driver) -> None:
+def begin_journal(config: RunConfig, run_dir: Path, store: str | None, journal: Journal) -> None:
     """Write down what the run is and was started with, before anything acts.
 
     A run that was begun and killed before anything acted is begun anew with what it is given now.
     """
-    started = first_record(folder.path)
+    started = first_record(run_dir)
     same = started is not None and (started.config_digest, started.tracking_uri) == (
         config.digest,
         None if store is None else without_password(store),
     )
-    if not same and not acted(folder.path):
-        driver.handle(begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", store))
+    if not same and not acted(run_dir):
+        started = begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", store)
+        journal.append(Record(event=started))
 
 
 def make_room(config: RunConfig, seconds: float) -> None:

@@ -66,7 +66,8 @@ def main_(
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Search over whole streams."""
-    from orchestrator.beginning import named_store, without_password
+    from orchestrator.beginning import named_store
+    from orchestrator.core.addresses import without_password
     from tune_spaces import sweep
     from tune_spaces.search import load
 

@@ -8,81 +8,82 @@ ever sees a score on a task that is not learnt yet.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from orchestrator.report.lane import LaneHistory
+from orchestrator.config.run import LaneConfig
+from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import METRICS, summarise
 from workers.contract import InputError
+from workers.tables import lookup
+from workers.trainers import trainings
 
-Part = Literal["validation", "test"]
-
-ALIASES: dict[str, tuple[str, Part]] = {"return": ("acc.final", "test")}
-"""Names beside the metrics -> (metric, part). ``return``: an environment has no parts, its score is
-the return of episodes of its own as a share of the largest one."""
+ALIASES = {"return": "acc.final"}
+"""Names beside the metrics. ``return``: the score of an environment is the return of an episode as
+a share of the largest one."""
 _TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+(?:\.\d+)?)\s*\*\s*)?([a-z_]+(?:\.[a-z_]+)?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of a lane on one part of its tasks' data."""
+    """Scores of a lane on the validation parts of its tasks."""
 
     rows: Sequence[Sequence[float]]
-    """The leading rows of R without a gap; a row is empty where there is no such part."""
+    """The leading rows of R without a gap; a row is empty where there is no validation part."""
     initial: Sequence[float] = ()
     """Of the untrained model."""
 
 
-def scores_of(lane: LaneHistory) -> dict[Part, Scores]:
-    """What a lane has shown so far, by part."""
-    return {
-        "validation": Scores(lane.validation_matrix(), lane.untrained_validation()),
-        "test": Scores(lane.complete(), lane.untrained()),
-    }
+def scores_of(lane: LaneHistory) -> Scores:
+    """What a lane has shown so far."""
+    return Scores(lane.validation_matrix(), lane.untrained_validation())
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """A weighted sum of named metrics, to be maximised."""
 
-    terms: tuple[tuple[float, str, Part], ...]
+    terms: tuple[tuple[float, str], ...]
 
-    def __call__(self, scores: Mapping[Part, Scores], stages: int) -> float:
+    def __call__(self, scores: Scores, stages: int) -> float:
         """Value after so many stages; a metric not defined yet counts as 0.
 
-        Raises InputError where the stream has no validation part and the objective needs one.
+        Raises InputError where the tasks have no validation part.
         """
-        found = {
-            part: _metrics(scores[part], stages) for part in {part for _, _, part in self.terms}
-        }
-        return sum(weight * found[part].get(name, 0.0) for weight, name, part in self.terms)
+        block = [list(row[:stages]) for row in scores.rows[:stages]]
+        if not all(block):
+            raise InputError(
+                "the objective is taken of validation scores, and none came: "
+                "stream.validation (supervised) or training.validation_episodes (rl) must be "
+                "above 0"
+            )
+        found = summarise(block, list(scores.initial[:stages]))
+        return sum(weight * found.get(name, 0.0) for weight, name in self.terms)
 
 
-def _metrics(scores: Scores, stages: int) -> dict[str, float]:
-    block = [list(row[:stages]) for row in scores.rows[:stages]]
-    if not all(block):
+def check_validated(lane: LaneConfig) -> None:
+    """Refuse a lane whose tasks have no validation part, before anything is trained."""
+    training = lookup(trainings(), lane.sections["training"].kind, "training.kind")
+    if not lane.validates():
         raise InputError(
-            "the objective is taken of validation scores, and the stream has no validation part: "
-            "set stream.validation (a share of the training data, such as 0.1), or for "
-            "environments give --objective return"
+            f"stream {lane.sections['stream'].kind!r}: its tasks have no validation part, which a "
+            f"search chooses by; set {training.validation_setting} above 0"  # type: ignore[union-attr]
         )
-    return summarise(block, list(scores.initial[:stages]))
 
 
 def parse(text: str) -> Objective:
     """``acc.final - 0.5*forgetting.max`` -> Objective; InputError where it is no such sum."""
-    terms: list[tuple[float, str, Part]] = []
+    terms: list[tuple[float, str]] = []
     place = 0
     while place < len(text.rstrip()):
         found = _TERM.match(text, place)
         if found is None or (terms and not found[1]):
             raise _wrong(text, f"cannot read {text[place:]!r}")
         sign, weight, name = found.groups()
-        metric, part = ALIASES.get(name, (name, "validation"))
+        metric = ALIASES.get(name, name)
         if metric not in METRICS:
             raise _wrong(text, f"no metric {name!r}")
-        terms.append((float(weight or 1) * (-1 if sign == "-" else 1), metric, part))
+        terms.append((float(weight or 1) * (-1 if sign == "-" else 1), metric))
         place = found.end()
     if not terms:
         raise _wrong(text, "it is empty")

@@ -8,6 +8,7 @@ executed by a worker that starts from the last checkpoint and first catches up.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from dataclasses import asdict, replace
@@ -34,6 +35,7 @@ from orchestrator.core.events import (
     SaveCheckpoint,
     StageStarted,
     StartStage,
+    line,
 )
 from orchestrator.driver import Executor
 from tune_spaces.store import Reply
@@ -206,7 +208,7 @@ class SharingExecutor:
         """Give a real answer to the store."""
         key = self._keys.pop(_name(event), None)
         if key is not None:
-            told = RECORD.dump_python(Record(event=event), mode="json")["event"]
+            told = json.loads(line(Record(event=event)))["event"]
             self._store.tell(key, self._run, told)
         return event
 

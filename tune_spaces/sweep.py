@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.config import plan as planning
 from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
-from tune_spaces.objective import parse
+from tune_spaces.objective import check_validated, parse
 from tune_spaces.reservation import check_placeable
 from tune_spaces.search import Plan, resume_option
 from tune_spaces.stream_file import base_of, to_toml, with_settings
@@ -40,7 +40,9 @@ def make_plan(
         objective=wanted,
         **options,
     )
-    planning.plan(plan.probe())  # a model that cannot be built is told before any trial
+    config = plan.probe()
+    check_validated(config.lanes[0])
+    planning.plan(config)  # a model that cannot be built is told before any trial
     return plan
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.core.events import Record, RunInterrupted
@@ -77,6 +78,7 @@ class SweepTracker:
     def _open(self, at: int) -> OpenRun:
         plan = self.plan
         parameters = {key: str(domain) for key, domain in plan.parameters().items()}
+        asked = asdict(plan)
         names = ("space", "objective", "scheduler", "search", "num_samples", "grace", "seed")
         return OpenRun(
             key=plan.id,
@@ -90,7 +92,7 @@ class SweepTracker:
                 "mlflow.source.name": "growstage",
                 "mlflow.source.type": "PROJECT",
             },
-            params={**{name: str(getattr(plan, name)) for name in names}, **parameters},
+            params={**{name: str(asked[name]) for name in names}, **parameters},
         )
 
     def _objectives(self, attempt: Path) -> tuple[list[Write], int]:

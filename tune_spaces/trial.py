@@ -24,7 +24,7 @@ from orchestrator.core.folder import RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from orchestrator.driver import Driver, Executor, Interrupted
 from orchestrator.report.history import RunHistory
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from tune_spaces.inherit import inherited
 from tune_spaces.objective import Objective, parse, scores_of
 from tune_spaces.shared import SharingExecutor, Store
@@ -244,13 +244,13 @@ class StoreClient:
         self._actor = actor
 
     def ask(self, key: str, run: str) -> Any:
-        return self._call("ask", key, run)
+        return self._call(self._actor.ask, key, run)
 
     def peek(self, key: str) -> Any:
-        return self._call("peek", key)
+        return self._call(self._actor.peek, key)
 
     def tell(self, key: str, run: str, event: Json) -> None:
-        self._call("tell", key, run, event)
+        self._call(self._actor.tell, key, run, event)
 
     def renew(self, run: str) -> None:
         self._actor.renew.remote(run)
@@ -258,18 +258,17 @@ class StoreClient:
     def drop(self, run: str) -> None:
         self._actor.drop.remote(run)
 
-    def _call(self, name: str, *args: Any) -> Any:
+    @staticmethod
+    def _call(method: Any, *args: Any) -> Any:
         import ray
 
-        return ray.get(getattr(self._actor, name).remote(*args))
+        return ray.get(method.remote(*args))
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:
     """What a trial reserves: nothing for its driver, a bundle for each worker and helper."""
     (lane,) = config.lanes
-    helpers = sum(
-        getattr(lane.sections["training"], f"num_{kind}", 0) for kind in ("env_runners", "learners")
-    )
+    helpers = lane.sections["training"].helpers
     evaluator = {"CPU": lane.resources.evaluator_cpus, "GPU": lane.resources.evaluator_gpus}
     wanted = {name: amount for name, amount in evaluator.items() if amount > 0}
     workers = [needs(lane.resources)] * lane.workers

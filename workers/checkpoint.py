@@ -20,10 +20,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from workers.contract import CheckpointRef, InputError, Json
+from workers.contract import CheckpointRef, InputError, Json, LaneSpec
 from workers.storage import RemoteFolder, is_remote, local_path
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 
 
@@ -136,6 +136,22 @@ def read(ref: CheckpointRef) -> Checkpoint:
     Raises InputError where it is missing, damaged, or not one of ours.
     """
     return _decode(ref.uri, _verified(ref))
+
+
+def read_of(ref: CheckpointRef, lane: LaneSpec) -> Checkpoint:
+    """Read a checkpoint of this lane; raises InputError as ``read``, and where it is another's."""
+    saved = read(ref)
+    if saved.state.get("trainer") != lane.trainer:
+        raise InputError(
+            f"checkpoint {ref.uri}: written by trainer {saved.state.get('trainer')!r}, the lane's "
+            f"is {lane.trainer!r}; give a checkpoint of this lane"
+        )
+    if saved.state["settings_digest"] != lane.built_from:
+        raise InputError(
+            f"checkpoint {ref.uri}: written by a lane with other settings than {lane.lane!r}; "
+            "restore with the config it was made with"
+        )
+    return saved
 
 
 def describe(uri: str) -> CheckpointRef:

@@ -67,18 +67,18 @@ def make_evaluator(kind: str) -> Evaluator:
 
 def streams() -> Mapping[str, type]:
     """STREAMS of every trainer."""
-    from workers.rl import STREAM
+    from workers.rl import ENVIRONMENT_STREAMS
     from workers.streams import STREAMS
 
-    return {**STREAMS, **STREAM}
+    return {**STREAMS, **ENVIRONMENT_STREAMS}
 
 
 def trainings() -> Mapping[str, type]:
     """What ``[training]`` can be, by kind."""
-    from workers.rl.settings import PPOTraining
+    from workers.rl import TRAININGS
     from workers.supervised.settings import SupervisedTraining
 
-    return {"supervised": SupervisedTraining, "ppo": PPOTraining}
+    return {"supervised": SupervisedTraining, **TRAININGS}
 
 
 def kernels(lane: LaneSpec, device: str) -> str:
@@ -99,13 +99,13 @@ def kernels(lane: LaneSpec, device: str) -> str:
 def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | None:
     """Parameters of a model for this stream with so many experts, without allocating it.
 
-    None where the model is a user's own with a config that knows no experts.
+    None where the model's config knows no experts; one that has ``experts`` has ``max_experts``.
     """
     from workers.models.estimate import estimate
 
     if experts is None:
         return None
-    if getattr(model, "max_experts", None) is None:
+    if model.max_experts is None:
         model = replace(model, experts=experts)  # the present number sets the widths
     return estimate(model, stream.input_shape, stream.outputs, experts).parameters
 

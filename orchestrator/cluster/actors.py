@@ -49,7 +49,7 @@ class LaneWorker:
     ) -> OpenReport:
         """Build or restore the lane; with an ``address``, as one of several workers."""
         if address is not None:
-            from workers.supervised.building import pick_device
+            from workers.machine import pick_device
             from workers.supervised.data_parallel import join
             from workers.trainers import make_trainer
 
@@ -71,7 +71,10 @@ class LaneWorker:
 
 
 class EvaluationWorker:
-    """Actor shell around an Evaluator: scores checkpoints beside training."""
+    """Ray actor that holds one Evaluator of a kind of trainer and scores checkpoints with it.
+
+    Reserves ``resources.evaluator_cpus`` and ``evaluator_gpus``; may be lost at any time.
+    """
 
     def __init__(self, trainer: str) -> None:
         from workers.trainers import make_evaluator

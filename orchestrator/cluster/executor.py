@@ -251,7 +251,7 @@ class RayExecutor:
             lane=lane,
             attempt=action.attempt,  # type: ignore[union-attr]
             kind=kind,
-            index=getattr(action, "index", -1),
+            index=-1,
             message=message,
         )
 

@@ -16,7 +16,10 @@ def needs(resources: Resources) -> dict[str, float]:
 
 
 def unplaceable(config: RunConfig, nodes: Iterable[Mapping[str, float]]) -> list[LaneConfig]:
-    """Lanes whose workers do not all fit on the nodes even if these were empty."""
+    """Lanes whose workers do not fit on ``nodes`` all at once, were nothing else running there.
+
+    ``nodes``: for each its total resources, by Ray's names (``{"CPU": 8.0, ...}``).
+    """
     nodes = list(nodes)
     return [lane for lane in config.lanes if _places(needs(lane.resources), nodes) < lane.workers]
 

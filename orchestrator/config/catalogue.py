@@ -28,16 +28,19 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
 def _tables() -> dict[str, Mapping[str, type]]:
     from orchestrator.policies import POLICIES
     from workers import models, moe, trainers
+    from workers.diagnostics import DIAGNOSTICS
     from workers.edits import EDITS
     from workers.methods import METHODS
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS
     from workers.supervised.augmentations import AUGMENTATIONS
+    from workers.supervised.objectives import OBJECTIVES
     from workers.supervised.optimizers import OPTIMIZERS
 
     return {
         "streams": trainers.streams(),
         "datasets": DATASETS,
+        "objectives": OBJECTIVES,
         "environments": ENVIRONMENTS,
         "methods": METHODS,
         "models": models.MODELS,
@@ -51,8 +54,10 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "losses": moe.LOSSES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
+        "objectives": OBJECTIVES,
         "policies": POLICIES,
         "edits": EDITS,
+        "diagnostics": DIAGNOSTICS,
         "trainings": trainers.trainings(),
         "optimizers": OPTIMIZERS,
         "augmentations": AUGMENTATIONS,

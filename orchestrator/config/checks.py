@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.config.run import LaneConfig, domains_of
+from orchestrator.config.run import LaneConfig
 from orchestrator.config.sections import SECTIONS
 from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import LaneSettings, nested
+from workers.contract import Checked, LaneSettings, WithExperts, domains_of, nested
 from workers.tables import Problem, construct, lookup
 
 
@@ -31,7 +31,7 @@ def mismatches(lane: LaneConfig) -> list[Problem]:
     if found:
         return found
     settings = settings_of(lane)
-    return list(_asked(settings)) or _experts(lane, settings)
+    return [*_unscored(lane), *_asked(settings)] or _experts(settings)
 
 
 def settings_of(lane: LaneConfig) -> LaneSettings:
@@ -48,7 +48,9 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         intervals=lane.intervals,
         experts=lane.experts,
         final_experts=final_experts(lane, policies),
+        max_experts=lane.max_experts,
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
+        input_shape=tuple(lane.stream().input_shape),
         mixes=_class("method", lane).mixes,
     )
 
@@ -85,15 +87,24 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
     return problems
 
 
+def _unscored(lane: LaneConfig) -> list[Problem]:
+    """Policies that wait for scores which nobody gives."""
+    waiting = [name for name, policy in lane.live_policies().items() if policy.uses_scores]
+    if not waiting or lane.validates():
+        return []
+    allowed = f"set {_class('training', lane).validation_setting} above 0"
+    found = "waits for validation scores, and the tasks have no validation part"
+    return [Problem(f"policies.{name}", found, allowed) for name in waiting]
+
+
 def _asked(settings: LaneSettings) -> Iterator[Problem]:
     """Every config of the lane is asked what does not fit it, those inside others too."""
     named = {**settings.sections}
     named |= {f"policies.{name}": config for name, config in settings.policies.items()}
     for name, config in named.items():
         for path, part in nested(config, name):
-            problems = getattr(part, "problems", None)
-            if problems is not None:
-                for item in problems(settings):
+            if isinstance(part, Checked):
+                for item in part.problems(settings):
                     yield replace(item, path=f"{path}.{item.path}")
 
 
@@ -112,10 +123,9 @@ def _workers(lane: LaneConfig) -> list[Problem]:
     return []
 
 
-def _experts(lane: LaneConfig, settings: LaneSettings) -> list[Problem]:
+def _experts(settings: LaneSettings) -> list[Problem]:
     """Growth and model fit: widths are fixed by the final number of experts."""
-    start, final = settings.experts, settings.final_experts
-    limit = getattr(lane.sections["model"], "max_experts", None)
+    start, final, limit = settings.experts, settings.final_experts, settings.max_experts
     if start is None:
         return []
     if start < 1 or (limit is not None and limit < start):
@@ -130,7 +140,7 @@ def _experts(lane: LaneConfig, settings: LaneSettings) -> list[Problem]:
 def final_experts(lane: LaneConfig, policies: Sequence[Policy]) -> int | None:
     """Experts at the stream's end, all policies counted; None where it cannot be known."""
     experts, stages = lane.experts, len(lane.tasks())
-    steps = getattr(lane.sections["training"], "steps_per_stage", None)
+    steps = lane.sections["training"].steps_per_stage
     for policy in policies:
         if experts is not None:
             experts = policy.final_experts(experts, stages, steps)
@@ -140,12 +150,12 @@ def final_experts(lane: LaneConfig, policies: Sequence[Policy]) -> int | None:
 def with_final_experts(lane: LaneConfig) -> LaneConfig:
     """Fill in ``max_experts`` of model and policies from each other, so that widths are known."""
     policies, model = lane.live_policies(), lane.sections["model"]
-    if not hasattr(model, "max_experts"):
+    if not isinstance(model, WithExperts):
         return lane
     final = final_experts(lane, list(policies.values()))
     limit = model.max_experts if model.max_experts is not None else final
     if all(policy.keeps_widths for policy in policies.values()):
-        model = replace(model, max_experts=limit)
+        model = replace(lane.sections["model"], max_experts=limit)
     bounded = {name: policy.bounded(limit) for name, policy in policies.items()}
     return replace(lane, sections={**lane.sections, "model": model}, policies=bounded)
 

@@ -23,11 +23,12 @@ class PlannedStage:
     """What must be durable before it starts: the parent stage, or the untrained model."""
     intervals: int
     experts: int | None
-    """Experts per growable layer during the stage, growth at its start included. Growth inside a
-    stage (by steps) counts from the next one on, where a stage's steps are known beforehand. None =
-    the model has no experts."""
+    """Experts of the largest layer once the stage has begun, growth at its start included. None =
+    the model has no experts, or a policy decides by what is measured."""
+    last_experts: int | None
+    """The same at the stage's end."""
     parameters: int | None
-    """Estimated parameters during the stage; None where the model cannot tell."""
+    """Estimated parameters at the stage's end; None where experts are, or the model cannot tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +63,12 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
 
 def _lane(lane: LaneConfig) -> PlannedLane:
     decided, tasks, stream = lane.plan(), lane.tasks(), lane.stream()
-    growing = {name: p for name, p in lane.live_policies().items() if "grow" in p.proposes}
-    memory: dict[str, Json] = {}
+    foreseen = _Foreseen(lane)
     stages: list[PlannedStage] = []
-    model = ModelState(experts=lane.experts or 1)
     parent: str | None = None
     for task in tasks:
         stage = stage_spec(decided, task.index, parent)
-        view = _at_start(lane, stage, len(tasks), model)
-        if lane.experts is not None:
-            for name, policy in growing.items():
-                edits, memory[name] = policy.propose(view, memory.get(name))
-                for edit in edits:
-                    view = view.after(edit)
-        model = view.model
-        experts = None if lane.experts is None else model.experts
+        first, last = foreseen.stage(stage, len(tasks))
         stages.append(
             PlannedStage(
                 id=stage.id,
@@ -85,8 +77,9 @@ def _lane(lane: LaneConfig) -> PlannedLane:
                 parent=parent,
                 waits_for=parent or "untrained model",
                 intervals=stage.intervals,
-                experts=experts,
-                parameters=trainers.estimate_parameters(stream, lane.sections["model"], experts),
+                experts=first,
+                last_experts=last,
+                parameters=trainers.estimate_parameters(stream, lane.sections["model"], last),
             )
         )
         parent = stage.id
@@ -101,16 +94,41 @@ def _lane(lane: LaneConfig) -> PlannedLane:
     )
 
 
-def _at_start(lane: LaneConfig, stage: StageSpec, stages: int, model: ModelState) -> View:
-    """What a policy sees at a stage's start, as far as it is known before anything was trained:
-    where a stage's steps are known, those of the stages before."""
-    each = getattr(lane.sections["training"], "steps_per_stage", None) or 0
-    return View(
-        stage=stage,
-        stages=stages,
-        n=0,
-        steps=stage.index * each,
-        steps_before=max(0, stage.index - 1) * each,
-        start=StartReport(source="", data_digest="", samples=None),
-        model=model,
-    )
+class _Foreseen:
+    """Growth as far as it is known before anything was trained: the policies that grow a model
+    are asked as the driver will ask them, with steps but without reports."""
+
+    def __init__(self, lane: LaneConfig) -> None:
+        self.steps: int | None = lane.sections["training"].steps_per_stage
+        growing = {name: p for name, p in lane.live_policies().items() if "grow" in p.proposes}
+        known = all(policy.foreseeable(self.steps) for policy in growing.values())
+        self.known = known and lane.experts is not None
+        self.growing = growing if self.known else {}
+        self.memory: dict[str, Json] = {}
+        self.model = ModelState(experts=lane.experts or 1)
+        self.done = 0
+        """Steps at the decision before."""
+
+    def stage(self, stage: StageSpec, stages: int) -> tuple[int | None, int | None]:
+        """Experts of the largest layer once the stage has begun, and at its end."""
+        counts = [self._experts(stage, stages, n) for n in range(stage.intervals + 1)]
+        return (counts[0], counts[-1]) if self.known else (None, None)
+
+    def _experts(self, stage: StageSpec, stages: int, n: int) -> int:
+        each = self.steps or 0
+        steps = stage.index * each + each * n // stage.intervals
+        view = View(
+            stage=stage,
+            stages=stages,
+            n=n,
+            steps=steps,
+            steps_before=self.done,
+            start=StartReport(source="", data_digest="", samples=None),
+            model=self.model,
+        )
+        for name, policy in self.growing.items():
+            edits, self.memory[name] = policy.propose(view, self.memory.get(name))
+            for edit in edits:
+                view = view.after(edit)
+        self.model, self.done = view.model, steps
+        return self.model.experts

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.core.events import Budget, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
-from workers.contract import Json, LaneSpec, TaskSpec, digest
+from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest, domains_of
 from workers.tables import construct
 
 
@@ -79,7 +79,14 @@ class LaneConfig:
     @property
     def experts(self) -> int | None:
         """Experts of the largest layer at the start; None = a model that knows no experts."""
-        return getattr(self.sections["model"], "experts", None)
+        model = self.sections["model"]
+        return model.experts if isinstance(model, WithExperts) else None
+
+    @property
+    def max_experts(self) -> int | None:
+        """What the model's config bounds them to; None = nothing."""
+        model = self.sections["model"]
+        return model.max_experts if isinstance(model, WithExperts) else None
 
     def stream(self) -> Any:
         """The stream itself; loads no data."""
@@ -88,6 +95,11 @@ class LaneConfig:
     def tasks(self) -> tuple[TaskSpec, ...]:
         """The stream's tasks in order, named without loading their data."""
         return tuple(self.stream().tasks())
+
+    def validates(self) -> bool:
+        """Whether every task has a validation part, so that its rows can be chosen by."""
+        found: bool = self.sections["training"].validates(self.stream())
+        return found
 
     def live_policies(self) -> dict[str, Policy]:
         """The lane's policies by name, in the order in which they are asked."""
@@ -174,11 +186,6 @@ class RunConfig:
 
     def lane(self, name: str) -> LaneConfig:
         return next(lane for lane in self.lanes if lane.name == name)
-
-
-def domains_of(tasks: tuple[TaskSpec, ...]) -> tuple[str, ...]:
-    """Every domain of the tasks, in order of appearance."""
-    return tuple(dict.fromkeys(domain for task in tasks for domain in task.domains))
 
 
 def _plain(value: Any) -> Any:

@@ -241,10 +241,13 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     budget = state.plan.failures[event.kind]
     skips = budget.then == "skip_stage" and lane.parent is not None
     skips = skips and lane.status != "opening"  # it would not open for the next stage either
+    closing = lane.status == "closing"
     count = lane.retries.get(event.kind, 0) + 1
     lane = replace(lane, retries={**lane.retries, event.kind: count}, status="waiting")
     if count <= budget.retries:
         return _settle(_with(state, lane), ())
+    if skips and closing:
+        return _settle(_with(state, replace(lane, status="done")), ())
     if skips:
         return _settle(_with(state, skipped(lane)), ())
     state = _with(state, replace(lane, status="failed"))

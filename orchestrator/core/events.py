@@ -6,6 +6,7 @@ follow from the fold of the events.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -41,9 +42,13 @@ def read_edit(value: Any) -> Edit:
     """
     if isinstance(value, Edit):
         return value
-    found = lookup(EDITS, value.get("kind"), "kind")
+    if not isinstance(value, Mapping):
+        raise ValueError(f"an edit must be a table, got {value!r}")
+    found: Any = lookup(EDITS, value.get("kind"), "kind")
     if isinstance(found, Problem):
         raise ValueError(str(found))
+    if not issubclass(found, Edit):
+        raise ValueError(f"kind: {value['kind']!r} is no Edit; subclass workers.edits.Edit")
     edit: Edit = _adapter(found).validate_python(value)
     return edit
 
@@ -105,7 +110,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """What a run is to do: with the events since, all that its state depends on."""
+    """Lanes, failure budgets and checkpoint interval of a run, journalled in its first record.
+
+    A run's state is a function of this plan and the events after it.
+    """
 
     lanes: tuple[LanePlan, ...] = ()
     failures: Mapping[FailureKind, Budget] = field(default_factory=dict)
@@ -247,7 +255,8 @@ class WorkFailed:
     attempt: int
     kind: FailureKind
     index: int
-    """Stage index of the failed work (-1 = opening or the untrained model)."""
+    """Stage whose model was to be scored, -1 = the untrained one; at which stage a lane's own work
+    failed its state tells."""
     message: str
 
 
@@ -279,10 +288,9 @@ class RunFinished:
     status: Literal["done", "failed"]
 
 
-Event = Annotated[
-    RunStarted
-    | RunResumed
-    | LaneOpened
+RunEvent = RunStarted | RunResumed | ClusterChanged | RunInterrupted | RunFinished
+LaneEvent = (
+    LaneOpened
     | StageStarted
     | IntervalDone
     | EditApplied
@@ -290,11 +298,10 @@ Event = Annotated[
     | LaneClosed
     | EvaluationDone
     | WorkFailed
-    | ClusterChanged
-    | RunInterrupted
-    | RunFinished,
-    Field(discriminator="type"),
-]
+)
+"""What happened to one lane; each names it."""
+
+Event = Annotated[RunEvent | LaneEvent, Field(discriminator="type")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +318,23 @@ class Record:
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+
+
+def line(record: Record) -> bytes:
+    """The record as one line of a journal, its newline included.
+
+    Numbers that are none (a loss that diverged) stay what they are. Raises TypeError where a value
+    in it is none that JSON can hold.
+    """
+    return json.dumps(RECORD.dump_python(record), separators=(",", ":")).encode() + b"\n"
+
+
+def as_journalled(edits: tuple[Edit, ...], memory: Json) -> tuple[tuple[Edit, ...], Json]:
+    """What policies decided as a fold of the journal will give it back, so that a driver which
+    takes over sees the same. Raises TypeError or ValueError where a journal cannot hold it."""
+    plain = json.loads(json.dumps([list(map(asdict, edits)), memory]))
+    return tuple(map(read_edit, plain[0])), plain[1]
+
 
 # ---------------------------------------------------------------- actions
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted
+from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, line
 from workers.contract import InputError
 
 JOURNAL_FILE = "journal.jsonl"
@@ -73,7 +73,7 @@ class Journal:
 
     def append(self, *records: Record) -> None:
         """Append and fsync: returns when the records are durable."""
-        data = b"".join(RECORD.dump_json(record) + b"\n" for record in records)
+        data = b"".join(map(line, records))
         if self._mirror is not None:
             self._mirror.put(self.offset, data)
         self._file.write(data)
@@ -111,19 +111,19 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
         raise InputError(f"{path}: no journal there; give the folder of a run")
     with open(path, "rb") as file:
         file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
+        for text in file:
+            if not text.endswith(b"\n"):
                 return
             if offset == 0:
-                _check_format(path, line)
+                _check_format(path, text)
             try:
-                record = RECORD.validate_json(line)
+                record = RECORD.validate_json(text)
             except ValidationError as error:
                 raise InputError(
                     f"{path}: byte {offset} is not a journal record "
                     f"({error.errors()[0]['msg']}); it was written by another version or damaged"
                 ) from error
-            offset += len(line)
+            offset += len(text)
             yield record, offset
 
 

@@ -138,7 +138,12 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
 
 
 def skipped(lane: LaneState) -> LaneState:
-    """Give the stage up: the next one starts from the last complete stage's model."""
+    """Give the stage up: the next one starts from the last complete stage's model.
+
+    Nothing is given up between two stages, where the next one waits to be scored.
+    """
+    if not lane.queue:
+        return replace(lane, retries={})
     rows = dict(lane.rows)
     if lane.index - 1 in rows:
         rows.setdefault(lane.index, rows[lane.index - 1])  # the same model, so the same scores

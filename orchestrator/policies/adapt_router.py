@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from orchestrator.policies.base import Policy, Proposal, View
-from orchestrator.policies.fits import late, routed, unable
+from orchestrator.policies.lane_checks import late, routed, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import AdaptRouter
 from workers.tables import Problem, lookup

@@ -149,6 +149,11 @@ class Policy:
         """Experts of the largest layer at the stream's end; None = it cannot be known before."""
         return start
 
+    def foreseeable(self, steps_per_stage: int | None) -> bool:
+        """Whether stages and steps alone decide its edits, so that a plan may ask it with a view
+        that holds no reports; ``steps_per_stage``: None = they depend on the data."""
+        return False
+
     @property
     def keeps_widths(self) -> bool:
         """Whether experts keep their width when it grows, so that the final number sets it."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+
+from workers.diagnostics.tables import entropy, jaccard, mean_pairs
 
 Matrix = list[list[float]]
 Rows = list[list[int]]
@@ -38,22 +39,11 @@ def row_entropy(matrix: Matrix) -> float:
     rows = [row for row in matrix if any(row)]
     if not rows or len(rows[0]) < 2:
         return 0.0
-    entropies = []
-    for row in rows:
-        shares = [a / sum(row) for a in row if a > 0]
-        entropies.append(-sum(p * math.log(p) for p in shares) / math.log(len(row)))
-    return sum(entropies) / len(entropies)
+    shares = [entropy(a / sum(row) for a in row) / math.log(len(row)) for row in rows]
+    return sum(shares) / len(shares)
 
 
 def mean_overlap(layers: Iterable[Rows]) -> float:
     """Mean Jaccard overlap over pairs of domains, then over layers; 0 for a single domain."""
-    overlaps = []
-    for rows in layers:
-        pairs = [_jaccard(one, other) for one, other in combinations(rows, 2)]
-        overlaps.append(sum(pairs) / len(pairs) if pairs else 0.0)
+    overlaps = [mean_pairs(rows, jaccard) for rows in layers]
     return sum(overlaps) / len(overlaps) if overlaps else 0.0
-
-
-def _jaccard(one: Sequence[int], other: Sequence[int]) -> float:
-    union = sum(1 for a, b in zip(one, other, strict=True) if a or b)
-    return sum(1 for a, b in zip(one, other, strict=True) if a and b) / union if union else 0.0

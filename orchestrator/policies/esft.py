@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from orchestrator.policies.base import Policy, Proposal, View
-from orchestrator.policies.fits import late, unable
+from orchestrator.policies.lane_checks import late, unable
 from workers.contract import InputError, Json, LaneSettings
 from workers.edits import RefreshMask, SetPhase
 from workers.tables import Problem

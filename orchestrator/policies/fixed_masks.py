@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from orchestrator.policies.base import Policy, Proposal, View
 from orchestrator.policies.correlation import Rows
-from orchestrator.policies.fits import domains_from, domains_told, late, unable
+from orchestrator.policies.lane_checks import domains_from, domains_told, late, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import Grow, RefreshMask
 from workers.tables import Problem
@@ -53,7 +53,7 @@ class FixedMasks(Policy):
             return found
 
         def _experts(self, lane: LaneSettings) -> list[Problem]:
-            live = lane.final_experts or lane.sections["model"].max_experts or lane.experts or 1
+            live = lane.final_experts or lane.max_experts or lane.experts or 1
             found = []
             for domain, experts in self.experts.items():
                 absent = [expert for expert in experts if not 0 <= expert < live]

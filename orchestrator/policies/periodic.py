@@ -56,7 +56,7 @@ class Periodic(Policy):
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Widths must be known before the first growth, or be shrunk at each."""
-            limit = lane.sections["model"].max_experts if lane.experts is not None else None
+            limit = lane.max_experts
             if self.reading == "rescale":
                 allowed = "leave model.max_experts out: the present number of experts sets widths"
                 return [Problem("reading", f"'rescale' with {limit}", allowed)] if limit else []
@@ -104,6 +104,9 @@ class Periodic(Policy):
         inside = steps_per_stage * (self.facts.intervals - 1) // self.facts.intervals
         last = (stages - 1) * steps_per_stage + inside
         return start + self.config.add * (last // self.config.every)
+
+    def foreseeable(self, steps_per_stage: int | None) -> bool:
+        return self.config.unit == "stages" or steps_per_stage is not None
 
     @property
     def keeps_widths(self) -> bool:

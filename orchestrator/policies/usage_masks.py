@@ -20,7 +20,7 @@ from orchestrator.policies.correlation import (
     row_entropy,
     running,
 )
-from orchestrator.policies.fits import domains_from, domains_told, late, routed, unable
+from orchestrator.policies.lane_checks import domains_from, domains_told, late, routed, unable
 from workers.contract import Json, LaneSettings
 from workers.edits import Duplicate, Grow, RefreshMask, SetPhase
 from workers.tables import Problem
@@ -43,7 +43,7 @@ class UsageMasks(Policy):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """When, and what a domain may train."""
+        """When masks are refreshed, and how much use of an expert lets a domain train it."""
 
         kind: str = "usage_masks"
         refresh_every: int = 1

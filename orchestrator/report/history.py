@@ -8,7 +8,7 @@ Knows no files, no MLflow and no policies.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from orchestrator.core.controller import Recorded, decide
 from orchestrator.core.events import (
@@ -28,7 +28,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.state import RunState
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import summarise
 from workers.contract import EditReport, Json
 from workers.edits import Edit
@@ -70,11 +70,11 @@ class RunHistory:
                 return False  # what is learnt does not depend on where
             case WorkFailed() if event in self._shown:
                 self._shown.remove(event)
-                self.lanes[event.lane].fail(event)
+                self._fail(event, before)
             case _ if self.state is before or shown:
                 return False
             case WorkFailed():
-                self.lanes[event.lane].fail(event)
+                self._fail(event, before)
             case EvaluationDone():
                 self.lanes[event.lane].measure(event)
             case LaneOpened():
@@ -93,6 +93,12 @@ class RunHistory:
         elif isinstance(event, EditApplied):
             lane.apply(event)
         return event.seq > known
+
+    def _fail(self, event: WorkFailed, before: RunState) -> None:
+        """Work did not come back; where a lane's own work stood, its state tells."""
+        if event.kind != "evaluation":
+            event = replace(event, index=before.lanes[event.lane].index)
+        self.lanes[event.lane].fail(event)
 
     def _start(self, event: RunStarted) -> None:
         self.started = event

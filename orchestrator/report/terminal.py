@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -24,6 +24,7 @@ from orchestrator.core.events import (
     EvaluationDone,
     IntervalDone,
     LaneClosed,
+    LaneEvent,
     LaneOpened,
     Record,
     RunFinished,
@@ -159,10 +160,9 @@ class LiveProgress:
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self._table)
 
     def add(self, record: Record) -> None:
-        event: Any = record.event
-        lane = getattr(event, "lane", None)
-        if lane in self.rows:
-            self.rows[lane] = _advanced(self.rows[lane], event)
+        event = record.event
+        if isinstance(event, LaneEvent):
+            self.rows[event.lane] = _advanced(self.rows[event.lane], event)
         if isinstance(event, EditApplied | WorkFailed) and self.live.is_started:
             self.live.console.print(line(record), markup=False)
 
@@ -187,7 +187,7 @@ class LiveProgress:
         return table
 
 
-def _advanced(row: _Row, event: Any) -> _Row:
+def _advanced(row: _Row, event: LaneEvent) -> _Row:
     match event:
         case LaneOpened():
             return replace(row, status="open")
@@ -337,7 +337,7 @@ def print_links(
         console.print("to browse it, start the MLflow UI with:", markup=False)
         console.print(f"  {links.command}", markup=False)
     for name in shown:
-        console.print(f"  {name}: {getattr(links, name)}", markup=False)
+        console.print(f"  {name}: {asdict(links)[name]}", markup=False)
 
 
 def free_port(first: int, most: int = 100) -> int:
@@ -368,10 +368,17 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
             table.add_column(column)
         for stage in lane.stages:
             parameters = "-" if stage.parameters is None else f"{stage.parameters:,}"
-            experts = "-" if stage.experts is None else str(stage.experts)
+            experts = _experts(stage.experts, stage.last_experts)
             cells = (stage.id, stage.task, stage.domain, stage.waits_for)
             table.add_row(*cells, str(stage.intervals), experts, parameters)
         console.print(table)
+
+
+def _experts(first: int | None, last: int | None) -> str:
+    """``4``, ``4 to 6`` where the model grows inside a stage, or ``-``."""
+    if first is None or last is None:
+        return "-"
+    return str(first) if first == last else f"{first} to {last}"
 
 
 USED_BY = {"spaces": "spaces (not for a config: python -m tune_spaces NAME)"}
@@ -379,7 +386,7 @@ USED_BY = {"spaces": "spaces (not for a config: python -m tune_spaces NAME)"}
 
 
 def print_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
-    """What can be named, as a tree."""
+    """Print tables (name -> entry -> one line on it) as a tree: ``growstage list``."""
     tree = Tree("what a config can name (or give module:Class)")
     for name, entries in tables.items():
         branch = tree.add(USED_BY.get(name, name))

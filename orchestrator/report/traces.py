@@ -14,7 +14,7 @@ from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from orchestrator.report import figures
 from orchestrator.report.history import RunHistory
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from workers.contract import CheckpointRef, InputError, Json, TaskSpec
 
 

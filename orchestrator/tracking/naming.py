@@ -11,7 +11,8 @@ from workers.contract import Json
 
 
 def flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
-    """Nested sections -> dotted params; a section's ``kind`` stands under the section's name."""
+    """Nested config sections as MLflow params: ``{"a": {"kind": "b", "c": 1}}`` -> ``a``: "b",
+    ``a.c``: "1". Values that are no text are JSON."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

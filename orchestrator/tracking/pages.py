@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.report import domain_figures, figures
 from orchestrator.report.history import RunHistory, edit_json
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from orchestrator.tracking import views
 from orchestrator.tracking.lineage import TASKS_FILE
 from orchestrator.tracking.naming import task_keys

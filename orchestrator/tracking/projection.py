@@ -28,7 +28,7 @@ from orchestrator.core.events import (
 )
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
-from orchestrator.report.lane import LaneHistory
+from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.writes import (

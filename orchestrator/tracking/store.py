@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.core.addresses import without_password
 from orchestrator.tracking import pages, views
 from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
@@ -68,7 +69,7 @@ def open_client(uri: str) -> MlflowClient:
             client.search_experiments(max_results=1)
     except TrackingAway as error:
         raise InputError(
-            f"tracking store {_shown(uri)} does not answer: {error}\n"
+            f"tracking store {without_password(uri)} does not answer: {error}\n"
             "  start the server, or give another with --tracking-uri (http://HOST:PORT or "
             "sqlite:////ABSOLUTE/FILE.db; without it a file beside the run folder is used)"
         ) from error
@@ -89,7 +90,7 @@ class Store:
         self._checked = False
 
     def connect(self) -> None:
-        """Make sure the store answers; InputError with the cure where it does not."""
+        """Open the MLflow client. Raises InputError, with the cure, where no store answers."""
         self._client = open_client(self.uri)
 
     @property
@@ -309,9 +310,3 @@ def answering() -> Iterator[None]:
 def _key(key: str) -> str:
     """A key that fits between quotes in a search."""
     return key.replace("'", "_")
-
-
-def _shown(uri: str) -> str:
-    """The address without a password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -59,7 +59,9 @@ class Tracker:
         return self.store.ledger.offset
 
     def publish(self, writes: Iterable[Write], shown: Mapping[str, pages.Page]) -> None:
-        """Write what no journal tells (a search over runs): idempotent, keyed as all writes are.
+        """Perform writes that follow from no journal record, such as a search's parent run.
+
+        ``shown``: run key -> its page. Idempotent: a run that has the key is found, not made again.
 
         Raises TrackingAway where the store fails.
         """

@@ -46,7 +46,7 @@ class Outcome:
     lane: Json
     """The lane's part of the report."""
     digests: tuple[str, ...]
-    """Checkpoint digest after each stage: model, optimizer, method, generators."""
+    """Checkpoint digest after each complete stage: model, optimizer, method, generators."""
     matrix: tuple[tuple[float, ...], ...]
     edits: tuple[Json, ...]
     """Edits in order as the report holds them, without times."""
@@ -146,7 +146,9 @@ def outcome(folder: Path) -> Outcome:
         records=records,
         report=told,
         lane=lane,
-        digests=tuple(stage["checkpoint"]["digest"] for stage in lane["stages"]),
+        digests=tuple(
+            stage["checkpoint"]["digest"] for stage in lane["stages"] if stage["checkpoint"]
+        ),
         matrix=tuple(tuple(row) for row in lane["matrix"]),
         edits=edits,
     )

@@ -14,7 +14,7 @@ from workers.contract import (
 )
 from workers.edits import Cause, Grow
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_stream
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.trainer import RLTrainer
@@ -24,7 +24,7 @@ SMALL = {"num_envs": 4, "rollout": 16, "steps_per_stage": 256, "intervals": 2, "
 
 def lane(stream: Any, model: Any, method: Any = "finetune", **training: Any) -> LaneSpec:
     """A lane of these sections, PPO's settings small."""
-    _, config = checked(TRAINING, {"kind": "ppo", **SMALL, **training})
+    _, config = checked(TRAININGS, {"kind": "ppo", **SMALL, **training})
     from dataclasses import asdict
 
     from workers.methods import METHODS

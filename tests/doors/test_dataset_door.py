@@ -21,7 +21,6 @@ class Blobs(Dataset):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Dataset.Config):
-        kind: str = KIND
         samples: int = 160
 
     label, shape, classes = "blobs", (2,), 4
@@ -62,6 +61,6 @@ def test_a_data_set_goes_through_kills(tmp_path: Path) -> None:
 
 
 def test_its_own_validation_part_is_used() -> None:
-    stream = STREAMS["split"](STREAMS["split"].Config(dataset=Blobs.Config()), 0)
+    stream = STREAMS["split"](STREAMS["split"].Config(dataset=Blobs.Config(kind=KIND)), 0)
     data = stream.data(stream.tasks()[0])
     assert [len(part) for part in data.parts.values()] == [80, 80, 80]

@@ -19,10 +19,8 @@ class LargestActivation(Diagnostic):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Diagnostic.Config):
-        """Settings of the unit."""
-
-        kind: str = OWN
         scale: float = 1.0
+        """What the figures are counted in."""
 
     unit: ClassVar[str] = "scale, from 0"
     source: ClassVar[str] = "this test"

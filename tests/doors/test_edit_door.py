@@ -31,7 +31,7 @@ class ScaleBiases(Edit):
 
     noun: ClassVar[str] = "scaling"
 
-    kind: str = f"{HERE}:ScaleBiases"
+    kind: str = f"{__name__}:ScaleBiases"
     factor: float
 
     def text(self) -> str:
@@ -60,7 +60,7 @@ class Calm(Policy):
     class Config:
         """The first factor."""
 
-        kind: str = f"{HERE}:Calm"
+        kind: str
         factor: float = 0.5
 
     config: Config
@@ -80,7 +80,7 @@ class Fits(Policy):
     class Config:
         """What to fit to."""
 
-        kind: str = f"{HERE}:Fits"
+        kind: str
         targets: str = "labels"
 
     config: Config
@@ -99,7 +99,7 @@ class LeastSquares(LinearRouter):
     class Config:
         """Strength of the ridge."""
 
-        kind: str = f"{HERE}:LeastSquares"
+        kind: str
         ridge: float = 1e-3
 
     config: Config

@@ -12,7 +12,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from tests.doors import rl
 from workers.parsing import choose
-from workers.rl import STREAM
+from workers.rl import ENVIRONMENT_STREAMS
 from workers.rl.environments.base import BatchedEnvironment, Environment
 from workers.rl.environments.gymnasium import GymnasiumBatch, GymnasiumEnvironment
 from workers.rl.environments.vector_env import VectorEnvironment
@@ -98,7 +98,9 @@ def bells(**kwargs: Any) -> dict[str, Any]:
 
 
 def stream(**settings: Any) -> Any:
-    cls, config, problems = choose(STREAM, {"kind": "environments", **settings}, "stream")
+    cls, config, problems = choose(
+        ENVIRONMENT_STREAMS, {"kind": "environments", **settings}, "stream"
+    )
     assert cls is not None, problems
     return cls(config, 0)
 

@@ -21,9 +21,7 @@ class GatedExpert(Expert):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """Settings."""
-
-        kind: str = "tests.doors.test_expert_door:GatedExpert"
+        kind: str
         width: int = 7
 
     def __init__(self, config: Config, inputs: int, outputs: int, width: int) -> None:

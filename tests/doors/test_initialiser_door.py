@@ -18,9 +18,7 @@ class Scaled(Initialiser):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """Settings."""
-
-        kind: str = "tests.doors.test_initialiser_door:Scaled"
+        kind: str
         factor: float = 1.0
 
     @torch.no_grad()

@@ -22,9 +22,7 @@ class ScaledLayer(Layer):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """Settings."""
-
-        kind: str = "tests.doors.test_layer_door:ScaledLayer"
+        kind: str
         inner: Any = choice(LAYERS, "moe")
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -14,12 +13,6 @@ from workers.moe.routed import Routed
 
 class Entropy(Loss):
     """Mean entropy of the routing probabilities."""
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Loss.Config):
-        """Settings."""
-
-        kind: str = "tests.doors.test_loss_door:Entropy"
 
     def loss(self, routed: Routed) -> Tensor:
         return -(routed.probabilities * routed.probabilities.clamp_min(1e-9).log()).sum(-1).mean()

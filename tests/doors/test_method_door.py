@@ -21,7 +21,6 @@ class Projection(Method):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
-        kind: str = f"{HERE}:Projection"
         samples: int = 20
 
     def __init__(self, config, seed, objective=None):
@@ -65,7 +64,6 @@ class Resets(Method):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
-        kind: str = f"{HERE}:Resets"
         every: int = 5
 
     works_with = frozenset({"supervised", "rl"})

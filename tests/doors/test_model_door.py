@@ -67,7 +67,7 @@ class Player(ActingModel):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        kind: str = "tests.doors.test_model_door:Player"
+        kind: str
         experts: int = 1
         max_experts: int | None = None
 
@@ -89,7 +89,7 @@ class Summing(ActingModel):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        kind: str = "tests.doors.test_model_door:Summing"
+        kind: str
         experts: int = 1
         max_experts: int | None = None
 
@@ -133,7 +133,7 @@ class Prototypes(Model):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        kind: str = "tests.doors.test_model_door:Prototypes"
+        kind: str
         experts: int = 1
         max_experts: int | None = None
 
@@ -162,11 +162,16 @@ class Stranger(nn.Module):
 PLAYERS = [Player, Summing]
 
 
+def named(model: type) -> str:
+    """Import path of a model of this file."""
+    return f"tests.doors.test_model_door:{model.__name__}"
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("model", PLAYERS)
 def test_an_acting_model_goes_through_a_whole_lane_with_losses_of_its_worker(tmp_path, model):
-    spec = rl.lane(TOY, {"kind": model.Config().kind}, lr=0.02)
+    spec = rl.lane(TOY, {"kind": named(model)}, lr=0.02)
     reports, scored = rl.run(spec, tmp_path, lose=True)
     assert [report.steps for report in reports] == [128, 256, 128, 256]
     assert [report.revision for report in reports] == [0, 1, 1, 2]
@@ -177,14 +182,14 @@ def test_an_acting_model_goes_through_a_whole_lane_with_losses_of_its_worker(tmp
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_an_acting_model_learns(tmp_path):
-    spec = rl.lane(TOY, {"kind": Player.Config().kind}, lr=0.05, steps_per_stage=8192)
+    spec = rl.lane(TOY, {"kind": named(Player)}, lr=0.05, steps_per_stage=8192)
     _, scored = rl.run(spec, tmp_path)
     assert scored.scores[1] > 0.5, "a policy that draws at random has 0.25"
 
 
 @pytest.mark.parametrize("model", PLAYERS)
 def test_an_acting_model_acts_as_it_learns(model):
-    net = build_model({"kind": model.Config().kind, "experts": 2}, (4,), 4, 3)
+    net = build_model({"kind": named(model), "experts": 2}, (4,), 4, 3)
     seen, state = torch.rand(5, 6, 4), net.initial_state(5)
     if not net.recurrent:
         assert torch.equal(net.step(seen[:, 0], state)[0], net.answer(seen[:, 0])[0])
@@ -198,8 +203,8 @@ def test_an_acting_model_acts_as_it_learns(model):
 
 
 def test_a_model_for_labels_keeps_its_shape_and_names():
-    model = Prototypes(Prototypes.Config(), (1, 2, 2), 3, 0)
-    other = Prototypes(Prototypes.Config(experts=3), (1, 2, 2), 3, 0)
+    model = Prototypes(Prototypes.Config(kind="own"), (1, 2, 2), 3, 0)
+    other = Prototypes(Prototypes.Config(kind="own", experts=3), (1, 2, 2), 3, 0)
     ensure_arch(model, arch(other))
     model.load_state_dict(other.state_dict())
     x = torch.rand(5, 1, 2, 2)
@@ -230,17 +235,15 @@ def test_a_model_that_cannot_do_it_is_refused_with_what_can(kind, needed, words)
     [
         ({"model": "classifier"}, "model.kind", "needs one for acts: actor_critic"),
         ({"method": "joint"}, "method.kind", "hooks that only these trainers call: supervised"),
-        ({"model": Summing.Config().kind, "training": {"kind": "ppo", "num_envs": 3, "rollout": 16,
+        ({"model": named(Summing), "training": {"kind": "ppo", "num_envs": 3, "rollout": 16,
           "steps_per_stage": 48, "minibatches": 2}}, "training.minibatches", "whole sequences"),
-        ({"model": Player.Config().kind, "stream": "craftax"}, "stream.observations", "'dense'"),
+        ({"model": named(Player), "stream": "craftax"}, "stream.observations", "'dense'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_a_model_that_acts_is_refused_when_planned(sections, path, words):
-    raw = {"stream": TOY, "model": Player.Config().kind, "training": PPO, "lanes": [{}]}
-    assert (
-        check({"name": "door", **raw}, "door").lanes[0].sections["model"].kind
-        == Player.Config().kind
-    )
+    raw = {"stream": TOY, "model": named(Player), "training": PPO, "lanes": [{}]}
+    fitting = check({"name": "door", **raw}, "door").lanes[0]
+    assert fitting.sections["model"].kind == named(Player)
     with pytest.raises(InputError) as refused:
         check({"name": "door", **raw, **sections}, "door")
     assert f"lanes.0.{path}" in str(refused.value)
@@ -249,7 +252,7 @@ def test_what_does_not_fit_a_model_that_acts_is_refused_when_planned(sections, p
 
 def test_a_model_that_reads_dense_ones_only_plays_craftax_in_that_form():
     stream = {"kind": "craftax", "observations": "dense"}
-    raw = {"stream": stream, "model": Player.Config().kind, "training": PPO, "lanes": [{}]}
+    raw = {"stream": stream, "model": named(Player), "training": PPO, "lanes": [{}]}
     assert check({"name": "door", **raw}, "door").lanes
 
 
@@ -257,7 +260,7 @@ def test_a_model_for_labels_goes_through_a_whole_lane_killed_and_resumed(tmp_pat
     harness = pytest.importorskip("tests.doors.lane")
     raw = {
         "stream": {"kind": "split", "dataset": "digits"},
-        "model": Prototypes.Config().kind,
+        "model": named(Prototypes),
         "training": {"epochs": 2, "intervals": 2},
         "policies": {"growth": {"kind": "periodic"}},
         "lanes": [{}],

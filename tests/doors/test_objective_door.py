@@ -23,7 +23,6 @@ class Huber(Objective):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Objective.Config):
-        kind: str = KIND
         tolerance: float = 0.5
 
     score_name = "hits"
@@ -75,6 +74,6 @@ def test_the_built_in_regression_learns_too(tmp_path: Path, config: dict[str, An
 
 
 def test_its_score_is_a_share() -> None:
-    objective = Huber(Huber.Config())
+    objective = Huber(Huber.Config(kind=KIND))
     score = objective.score(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2))
     assert score.tolist() == [0.5]

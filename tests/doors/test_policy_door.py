@@ -11,13 +11,22 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import ConfigError
 from orchestrator.core.controller import fold
-from orchestrator.core.events import Evaluate, EvaluationDone, StartStage
+from orchestrator.core.events import (
+    ApplyEdit,
+    Evaluate,
+    EvaluationDone,
+    RunInterval,
+    SaveCheckpoint,
+    StageStarted,
+    StartStage,
+    WorkFailed,
+)
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.driver import Driver
 from orchestrator.policies import Policy, Proposal, View
 from tests.doors.lane import run_killed, run_lane
 from tests.fakes import FakeExecutor, tiny
-from workers.contract import Json, LaneSettings
+from workers.contract import InputError, Json, LaneSettings
 from workers.edits import Grow
 from workers.tables import Problem
 
@@ -31,7 +40,7 @@ class Plateau(Policy):
     class Config:
         """How much the loss must fall, and how slowly the mean follows it."""
 
-        kind: str = "tests.doors.test_policy_door:Plateau"
+        kind: str
         least: float = 0.05
         decay: float = 0.5
         max_experts: int = 3
@@ -71,7 +80,7 @@ class Judge(Policy):
     class Config:
         """How good is good enough."""
 
-        kind: str = "tests.doors.test_policy_door:Judge"
+        kind: str
         wanted: float = 0.6
         max_experts: int = 9
 
@@ -172,6 +181,12 @@ def test_a_lane_that_waits_is_taken_over(tmp_path: Path, kept: int) -> None:
     assert (one.model, one.rows, one.memory) == (other.model, other.rows, other.memory)
 
 
+def test_scores_that_nobody_gives_are_not_waited_for() -> None:
+    stream = {"kind": "split", "dataset": "digits", "validation": 0.0}
+    with pytest.raises(ConfigError, match=r"policies\.judge: waits for .*set stream\.validation"):
+        tiny(**JUDGED, stream=stream)
+
+
 def test_a_row_that_is_given_up_holds_nobody(tmp_path: Path) -> None:
     def fail(action: Any, seen: int) -> Any:
         return "evaluation" if isinstance(action, Evaluate) and action.index == 4 else None
@@ -232,3 +247,150 @@ def test_edits_at_a_stages_end_are_in_its_checkpoint(tmp_path: Path) -> None:
     assert names == ["OpenLane", "SaveCheckpoint", *stage * 5, "CloseLane"]
     state = driver.state.lanes["finetune-s0"]
     assert (state.model.experts, state.model.revision) == (6, 5)
+
+
+class Forgetful(Policy):
+    """Remembers what JSON cannot hold, or proposes it."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Which of the two."""
+
+        kind: str = "tests.doors.test_policy_door:Forgetful"
+        proposes: bool = False
+
+    config: Config
+
+    def propose(self, view: View, memory: Json) -> Proposal:
+        if not self.config.proposes:
+            return (), {"stages": {view.stage.index}}
+        common = view.edit(policy="forgetful", trigger="always")
+        return (Grow(**common, experts=2, initialiser={"kind": Path()}),), memory
+
+
+@pytest.mark.parametrize("proposes", [False, True])
+def test_what_no_journal_can_hold_is_told_before_it_is_written(
+    tmp_path: Path, proposes: bool
+) -> None:
+    kind = "tests.doors.test_policy_door:Forgetful"
+    config = tiny(policies={"odd": {"kind": kind, "proposes": proposes}})
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    driver = Driver(config, journal, FakeExecutor())
+    with pytest.raises(InputError, match=r"policy 'odd': proposed or remembers what no journal"):
+        driver.run(begin(config, "run"), joined(2, 0))
+    journal.close()
+    records = [record for record, _ in read(tmp_path / JOURNAL_FILE)]
+    assert not any(isinstance(record.event, StageStarted) for record in records)
+
+
+class Tupled(Policy):
+    """Remembers a tuple with a number for a key, which JSON gives back otherwise."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """No settings."""
+
+        kind: str = "tests.doors.test_policy_door:Tupled"
+
+    config: Config
+
+    def propose(self, view: View, memory: Json) -> Proposal:
+        assert memory in (None, {"1": [2, 3]})
+        return (), {1: (2, 3)}
+
+
+def test_a_policy_is_told_its_memory_as_a_fold_would(tmp_path: Path) -> None:
+    config = tiny(policies={"odd": "tests.doors.test_policy_door:Tupled"})
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    driver = Driver(config, journal, FakeExecutor())
+    assert driver.run(begin(config, "run"), joined(2, 0)) == "done"
+    journal.close()
+    records = [record for record, _ in read(tmp_path / JOURNAL_FILE)]
+    assert sum(bool(record.memory) for record in records) == 1, "written where it changes"
+    assert fold(records)[0] == driver.state
+
+
+class Losing(Scoring):
+    """The lane's worker is gone once, before the row of stage 1 comes."""
+
+    lost = False
+
+    def wait(self, timeout: float) -> list[Any]:
+        head = self.queue[0] if self.queue else None
+        if self.lost or not isinstance(head, EvaluationDone) or head.index != 1:
+            return super().wait(timeout)
+        self.lost = True
+        self.held.discard(head.lane)
+        failure = WorkFailed(
+            at=self.at, lane=head.lane, attempt=1, kind="worker_lost", index=-1, message="gone"
+        )
+        return [failure]
+
+
+def test_a_lane_that_loses_its_worker_while_it_waits_skips_nothing(tmp_path: Path) -> None:
+    """The stage that it waits after is complete: it was given the row of the one before."""
+    failures = {"worker_lost": {"retries": 0, "then": "skip_stage"}}
+    driver = judged(tmp_path / "j.jsonl", Losing(late=True), failures=failures)
+    assert driver.state.status == "done"
+    whole = judged(tmp_path / "whole.jsonl", Scoring())
+    one, other = (d.state.lanes["finetune-s0"] for d in (whole, driver))
+    assert (one.model, one.rows, one.steps_before) == (other.model, other.rows, other.steps_before)
+
+
+ENDS: dict[str, Any] = {
+    **PLATEAU,
+    "checkpoint_every": 1,
+    "training": {"epochs": 1, "intervals": 2, "batch": 32},
+    "policies": {"last": "tests.doors.test_policy_door:Last", "growth": "periodic"},
+}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("lost", [ApplyEdit, SaveCheckpoint])
+def test_a_worker_lost_between_a_stages_last_edit_and_its_checkpoint(
+    tmp_path: Path, lost: type, moment: str
+) -> None:
+    gone: set[int] = set()
+
+    def lose(action: Any) -> str | None:
+        if type(action) is not lost or action.seq in gone:
+            return None
+        gone.add(action.seq)
+        return moment
+
+    whole, killed = run_lane(tmp_path / "a", ENDS), run_killed(tmp_path / "b", ENDS, lose)
+    assert gone
+    assert killed.essence == whole.essence
+    assert [edit["revision"] for edit in whole.edits] == [1, 2, 3]
+    assert [edit["after_interval"] for edit in whole.edits] == [2, 0, 2]
+
+
+def test_revisions_go_on_from_the_last_complete_stage(tmp_path: Path) -> None:
+    """The worker proves that no edit of the stage given up is in its model."""
+
+    gone: list[Any] = []
+
+    def lose(action: Any) -> str | None:
+        if gone or not isinstance(action, RunInterval) or (action.n, action.revision) != (2, 2):
+            return None
+        gone.append(action)
+        return "before"
+
+    raw = {
+        **ENDS,
+        "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 2},
+        "model": {"head": {"kind": "moe", "hidden": [48]}},
+        "checkpoint_every": 0,
+        "policies": {"growth": {"kind": "periodic", "add": 1}, "last": ENDS["policies"]["last"]},
+        "failures": {"worker_lost": {"retries": 0, "then": "skip_stage"}},
+    }
+    outcome = run_killed(tmp_path, raw, lose)
+    status = [stage["status"] for stage in outcome.lane["stages"]]
+    assert status == ["done", "skipped", "done", "done", "done"]
+    kept = [
+        edit["revision"]
+        for stage in outcome.lane["stages"]
+        if stage["checkpoint"]
+        for edit in stage["edits"]
+    ]
+    assert kept == list(range(1, 8)), "the skipped stage's growth is revision 2 as well"

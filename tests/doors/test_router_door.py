@@ -12,23 +12,20 @@ from torch import Tensor, nn
 from tests.doors.routed_lane import both, routed_lane
 from workers.moe.routers import Router, RouterContext
 
-DOMAINS = 3
-
 
 class DomainRouter(Router):
     """Logits that depend on the token's domain, where it is known, and sharpen with progress."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """Settings."""
-
-        kind: str = "tests.doors.test_router_door:DomainRouter"
+        kind: str
+        domains: int = 3
 
     def __init__(self, config: Config, inputs: int) -> None:
         super().__init__()
         self.tables = nn.ParameterDict()
         self.rows = nn.ParameterDict()
-        self.inputs = inputs
+        self.config, self.inputs = config, inputs
 
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         assert 0.0 <= context.progress <= 1.0
@@ -38,7 +35,7 @@ class DomainRouter(Router):
         return (logits_TE + known) * (1.0 + context.progress)
 
     def add(self, expert: int) -> None:
-        self.tables[str(expert)] = nn.Parameter(torch.randn(DOMAINS) * 0.1)
+        self.tables[str(expert)] = nn.Parameter(torch.randn(self.config.domains) * 0.1)
         self.rows[str(expert)] = nn.Parameter(torch.randn(self.inputs) * 0.1)
 
     def remove(self, expert: int) -> None:

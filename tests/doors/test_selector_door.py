@@ -22,9 +22,6 @@ class BiasedThreshold(Selector):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Selector.Config):
-        """Settings."""
-
-        kind: str = "tests.doors.test_selector_door:BiasedThreshold"
         level: float = 0.3
 
     def __init__(self, config: Config) -> None:

@@ -107,8 +107,7 @@ def test_nodes_die_and_join_and_every_lane_ends(fake: Any, tmp_path: Path) -> No
     assert isinstance(seen[-1], RunFinished)
     assert seen[-1].status == "done"
     changes = [event.cpus for event in seen if isinstance(event, ClusterChanged)]
-    assert changes[0] == 6.0
-    assert 4.0 in changes
+    assert changes[:3] == [4.0, 6.0, 4.0], "as it begins, a node more, a node less"
     lost = [event for event in seen if isinstance(event, WorkFailed)]
     assert {event.kind for event in lost if event.lane} <= {"worker_lost", "evaluation"}
     assert len({event.lane for event in lost if event.kind == "worker_lost"}) == 2

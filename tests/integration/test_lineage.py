@@ -116,6 +116,6 @@ def test_printed_as_a_tree_and_as_json(
     assert [step["model"]["name"] for step in printed][-1] == "replay-s0-untrained"
     print_lineage("replay-s0-stage02", uri, as_json=False)
     text = capsys.readouterr().out
-    assert "edit grow to 2 experts after interval 1: plateau (slope)" in text
+    assert "edit grown to 2 experts after interval 1: plateau (slope)" in text
     assert text.index("replay-s0-stage02") < text.index("replay-s0-untrained")
     assert "imagined train shoes, boots" in text

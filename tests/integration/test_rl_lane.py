@@ -16,7 +16,7 @@ from workers.contract import DivergedError, InputError, LaneSpec, StageSpec, Tas
 from workers.edits import Cause, Grow
 from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_stream
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.tracing import trace_checkpoint
@@ -41,7 +41,7 @@ WIDE = ActorCritic.Config(encoder=32, hidden=(32, 32))
 
 
 def lane(stream: dict, model: ActorCritic.Config = NARROW, **training: object) -> LaneSpec:
-    _, config = checked(TRAINING, {"kind": "ppo", **SMALL, **training})
+    _, config = checked(TRAININGS, {"kind": "ppo", **SMALL, **training})
     settings = {
         "stream": stream,
         "model": asdict(model),
@@ -135,8 +135,8 @@ def test_growth_keeps_optimizer_state_and_reaches_the_runners(trainer):
     assert before.optimizer
     assert all(torch.equal(before.optimizer[k], after.optimizer[k]) for k in before.optimizer)
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
-    again = trainer.apply(grow(spec, 2))
-    assert again.fingerprint == report.fingerprint
+    with pytest.raises(DivergedError, match="makes revision 1, the model is at revision 1"):
+        trainer.apply(grow(spec, 2))
     second = trainer.run_interval(2, 1)
     assert second.steps == 256
     assert {layer: len(gates) for layer, gates in second.gate_weights.items()} == {
@@ -167,7 +167,7 @@ def test_a_lane_is_restored_in_its_grown_shape_half_way_through_a_stage(trainer,
     assert runner_fingerprints(other) == {actor_part(other)}
     with pytest.raises(DivergedError, match="revision 0 of the model, its learners are at 1"):
         other.run_interval(2, 0)
-    with pytest.raises(DivergedError, match="number 3 of its lane, the model has taken 1"):
+    with pytest.raises(DivergedError, match="makes revision 3, the model is at revision 1"):
         other.apply(grow(spec, 3, revision=3))
     report = other.run_interval(2, 1)
     assert report.steps == 256
@@ -197,9 +197,9 @@ def test_frozen_parameters_do_not_move_and_stay_frozen_after_a_restore(trainer, 
     trainer.run_interval(1)
     learner = trainer._open_algorithm.learner_group._learner
     frozen = [n for n, _ in learner._net.named_parameters() if n.startswith("layers.0.")]
-    from workers.rl.building import freeze, frozen_names
+    from workers.rl.building import frozen_names, set_frozen
 
-    freeze(learner._net, frozen)
+    set_frozen(learner._net, frozen)
     trainer._open_algorithm.push_weights()
     before = trainer._open_algorithm.export().model
     trainer.run_interval(2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.integration.test_rl_lane import NARROW, TOY, grow, lane, stage
-from workers.contract import EditReport, LaneSpec
+from workers.contract import EditReport, LaneSpec, derive_seed
 from workers.methods import Method
 from workers.methods.base import MethodContext
 from workers.moe import LAYERS
@@ -39,6 +39,7 @@ class Watchful(Method):
         assert context.data is None
         assert context.stage.task.name in ("shift0", "shift1")
         assert context.domains == ("shift0", "shift1")
+        assert context.seed == derive_seed(context.stage.seed, "method")
         assert context.model.actor.weight.grad is not None
         context.model.actor.bias.grad = None
         self.told[0] += 1

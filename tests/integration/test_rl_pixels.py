@@ -20,7 +20,7 @@ from tests.integration.test_rl_lane import stage, tasks
 from workers.contract import LaneSpec
 from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
-from workers.rl import ENVIRONMENTS, TRAINING
+from workers.rl import ENVIRONMENTS, TRAININGS
 from workers.rl.environments.base import EnvironmentTask
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.trainer import RLTrainer
@@ -121,7 +121,7 @@ def test_images_are_craftaxs_own_rounded(name):
 def test_a_lane_learns_and_is_scored_on_images(name, tmp_path):
     model = ActorCritic.Config(encoder=16, hidden=(16, 16), max_experts=2)
     _, training = checked(
-        TRAINING,
+        TRAININGS,
         {
             "kind": "ppo",
             "num_envs": ENVS,

@@ -201,3 +201,26 @@ def test_a_worker_whose_answer_contradicts_makes_room(tmp_path: Path) -> None:
     assert [lane.status for lane in lanes.values()] == ["failed", "done"]
     assert told["finetune-s0"]["failures"] == 2
     assert told["finetune-s0"]["last_failure"]["kind"] == "diverged"
+
+
+def test_a_worker_that_cannot_be_let_go_is_not_opened_for_ever(tmp_path: Path) -> None:
+    """Everything is learnt: nothing is left to skip, or to open another worker for."""
+
+    def fail(action: Action, seen: int) -> Any:
+        return "stage_error" if isinstance(action, CloseLane) else None
+
+    config = tiny(failures={"stage_error": {"retries": 1, "then": "skip_stage"}})
+    lanes, told = run(tmp_path, config, FakeExecutor(fail))
+    assert lanes["finetune-s0"].status == "done"
+    assert told["finetune-s0"]["failures"] == 2
+
+
+def test_a_failure_tells_at_which_stage_the_lane_stood(tmp_path: Path) -> None:
+    def fail(action: Action, seen: int) -> Any:
+        third = isinstance(action, RunInterval) and action.seq == 11
+        return "stage_error" if third else None
+
+    _, told = run(tmp_path, tiny(), FakeExecutor(fail))
+    assert [stage["status"] for stage in told["finetune-s0"]["stages"]][-1] == "failed"
+    last = told["finetune-s0"]["stages"][-1]["index"]
+    assert told["finetune-s0"]["last_failure"]["index"] == last == 2

@@ -5,7 +5,7 @@ Knows no torch, no Ray and no file system: any process may import it in millisec
 
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
-from workers.contract.lane_settings import LaneSettings, nested
+from workers.contract.lane_settings import Checked, LaneSettings, WithExperts, nested
 from workers.contract.model_state import ModelState
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
@@ -19,9 +19,10 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
+from workers.contract.specs import LaneSpec, StageSpec, TaskSpec, domains_of
 
 __all__ = [
+    "Checked",
     "CheckpointRef",
     "DivergedError",
     "EditReport",
@@ -43,7 +44,9 @@ __all__ = [
     "StartReport",
     "TaskSpec",
     "Trainer",
+    "WithExperts",
     "derive_seed",
     "digest",
+    "domains_of",
     "nested",
 ]

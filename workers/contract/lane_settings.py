@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from workers.contract.specs import TaskSpec
+from workers.tables import Problem
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A config that has something to say of the rest of its lane."""
+
+    def problems(self, lane: LaneSettings) -> list[Problem]:
+        """What of it does not fit the lane; paths begin at the config."""
+
+
+@runtime_checkable
+class WithExperts(Protocol):
+    """Config of a model that has experts."""
+
+    experts: int
+    """Of its largest layer at the start."""
+    max_experts: int | None
+    """The final number, which sets widths; None = those at the start, or not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +51,13 @@ class LaneSettings:
     """Experts of the model's largest layer at the start; None = a model that knows no experts."""
     final_experts: int | None = None
     """The same at the end of the stream; None where it cannot be known beforehand."""
+    max_experts: int | None = None
+    """What the model's config bounds it to; None = nothing."""
     proposes: frozenset[str] = frozenset()
     """Kinds of edit that the policies may propose."""
+    input_shape: tuple[int, ...] = ()
+    """Shape of one input of the model, of an observation in its longest form; (channels, height,
+    width) of an image with labels."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
 

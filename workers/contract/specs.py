@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from workers.contract.identity import Json, digest
@@ -25,6 +26,11 @@ class TaskSpec:
         return tuple(self.settings.get("domains", (self.domain,)))
 
 
+def domains_of(tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
+    """Every domain of the tasks, in order of appearance."""
+    return tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
     """One task learnt once. Its id hashes everything it depends on, the parent's id included."""
@@ -40,6 +46,7 @@ class StageSpec:
 
     @property
     def id(self) -> str:
+        """Digest of all of it (16 hex digits)."""
         return digest(asdict(self))
 
 

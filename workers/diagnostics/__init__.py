@@ -86,6 +86,13 @@ def chosen(entries: Iterable[Any], path: str) -> tuple[dict[str, Diagnostic], li
     return found, problems
 
 
+def made(entries: Iterable[Any]) -> dict[str, Diagnostic]:
+    """Name of its figures -> diagnostic, of a list that was checked before."""
+    found, problems = chosen(entries, "diagnostics")
+    assert not problems, [str(problem) for problem in problems]
+    return found
+
+
 def refuse_unknown(entries: Iterable[Any]) -> None:
     """Raise ValueError where an entry of a config's ``diagnostics`` names or sets nothing known."""
     problems = chosen(entries, "diagnostics")[1]
@@ -125,6 +132,7 @@ __all__ = [
     "Probe",
     "Scope",
     "chosen",
+    "made",
     "measure",
     "refuse_unknown",
 ]

@@ -1,6 +1,7 @@
 """What a diagnostic is and what it may look at. Imports no torch.
 
-Letters: N samples, T tokens (N or a multiple: several positions a sample), E experts, F features.
+Letters: N samples, T tokens (N or a multiple: several positions of a sample, or several rounds of
+one token, lie together), E experts, F features.
 """
 
 from __future__ import annotations

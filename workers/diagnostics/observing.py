@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
-from workers.diagnostics import Diagnostic, Gates, Probe, chosen
+from workers.diagnostics import Diagnostic, Gates, Probe, made
 from workers.moe.routed import Routed, observing, routed_layers
 
 PROBE_SAMPLES = 256
@@ -46,10 +46,13 @@ def observe(model: nn.Module) -> Iterator[Callable[[], dict[str, Gates]]]:
 
     The one place that knows how routed layers tell what they do.
     """
+    rounds = {name: layer.rounds for name, layer in routed_layers(model).items()}
     with observing(model, _gates) as kept:
 
         def take() -> dict[str, Gates]:
-            taken = {layer: _together(parts) for layer, parts in kept.items() if parts}
+            taken = {
+                layer: _together(parts, rounds[layer]) for layer, parts in kept.items() if parts
+            }
             for parts in kept.values():
                 parts.clear()
             return taken
@@ -66,13 +69,27 @@ def _gates(routed: Routed) -> Gates:
     )
 
 
-def _together(parts: Sequence[Gates]) -> Gates:
-    """Gates of consecutive tokens."""
+def _together(parts: Sequence[Gates], rounds: int = 1) -> Gates:
+    """Gates of consecutive tokens, or of each token's passes where a layer has several rounds."""
     return Gates(
-        weights=torch.cat([part.weights for part in parts]),
-        chosen=torch.cat([part.chosen for part in parts]),
-        probabilities=torch.cat([part.probabilities for part in parts]),
+        weights=_rows([part.weights for part in parts], rounds),
+        chosen=_rows([part.chosen for part in parts], rounds),
+        probabilities=_rows([part.probabilities for part in parts], rounds),
     )
+
+
+def _rows(passes: Sequence[Tensor], rounds: int) -> Tensor:
+    """Passes [T, E] one behind the other; those of one forward with the rounds of a token together,
+    as positions of a sample lie together."""
+    if rounds == 1:
+        return torch.cat(list(passes))
+    forwards = [passes[start : start + rounds] for start in range(0, len(passes), rounds)]
+    return torch.cat([torch.stack(list(several), 1).flatten(0, 1) for several in forwards])
+
+
+def by_sample(gates: Gates, samples: int) -> Tensor:
+    """Mean gate weights of each of N samples over its positions and rounds [N, E]."""
+    return gates.weights.unflatten(0, (samples, -1)).mean(1)
 
 
 def mean_weights(routed: Mapping[str, Gates]) -> dict[str, list[float]]:
@@ -210,8 +227,8 @@ def pooled(
     Features are left out; they are compared task by task.
     """
     few = max(1, PROBE_SAMPLES // len(probes))
-    model, inputs = probes[0].model, torch.cat([probe.inputs[:few] for probe in probes])
-    given = [probe.targets[:few] for probe in probes if probe.targets is not None]
+    model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
+    given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
     found = None
     if loss is not None and targets is not None:
@@ -219,7 +236,7 @@ def pooled(
     return Probe(
         model=model,
         inputs=inputs,
-        outputs=torch.cat([probe.outputs[:few] for probe in probes]),
+        outputs=torch.cat([_thinned(probe.outputs, few) for probe in probes]),
         targets=targets,
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
@@ -257,12 +274,10 @@ def at_start(
     ``x`` [N, ...], ``y`` [N, ...] and ``domain`` (int64 [N], place in ``domains``; None = one) are
     the stage's training data; each diagnostic sees ``samples`` of each domain, drawn by ``seed``.
     """
-    diagnostics, problems = chosen(entries, "diagnostics")
-    assert not problems, [str(problem) for problem in problems]
     domain_N = torch.zeros(len(x), dtype=torch.long) if domain is None else domain.cpu()
     return {
         name: diagnostic.told(_sampled(diagnostic, model, x, y, domain_N, domains, seed))
-        for name, diagnostic in diagnostics.items()
+        for name, diagnostic in made(entries).items()
     }
 
 
@@ -304,6 +319,12 @@ def _drawn(domain_N: Tensor, domains: int, samples: int, seed: int) -> Tensor:
     parts = [(domain_N == place).nonzero()[:, 0] for place in range(domains)]
     drawn = [torch.randperm(len(part), generator=generator)[:samples] for part in parts]
     return torch.cat([part[d.sort().values] for part, d in zip(parts, drawn, strict=True)])
+
+
+def _thinned(values_N: Tensor, few: int) -> Tensor:
+    """At most so many of the values [N, ...], evenly spaced: data may be sorted."""
+    kept = min(few, len(values_N))
+    return values_N[torch.arange(kept, device=values_N.device) * len(values_N) // kept]
 
 
 def _places(probe: Probe, domains: tuple[str, ...]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from workers.contract.errors import DivergedError
 from workers.contract.model_state import ModelState
 
 if TYPE_CHECKING:
@@ -84,6 +85,14 @@ class Edit:
     def fold(self, model: ModelState) -> ModelState:
         """What the driver knows of the model once the edit is decided; pure."""
         return replace(model, revision=self.revision, last={**model.last, self.kind: self})
+
+    def check_next(self, revision: int) -> None:
+        """Raise DivergedError unless a model at this revision is to take this edit next."""
+        if self.revision != revision + 1:
+            raise DivergedError(
+                f"edit {self.id} makes revision {self.revision}, the model is at revision "
+                f"{revision}: edits must be applied one after another, each once"
+            )
 
     def plan(
         self, module: nn.Module, probe: EditProbe | None, forward: Forward

@@ -17,6 +17,7 @@ import ops
 from workers.compact_layout import Compact
 from workers.contract import InputError, derive_seed
 from workers.models.acting import ActingModel
+from workers.models.base import check_experts
 from workers.models.cores import CORES, Past
 from workers.moe.layers import LAYERS
 from workers.moe.seeding import seeded
@@ -69,12 +70,7 @@ class ActorCritic(ActingModel):
         arXiv 1809.04474)."""
 
         def __post_init__(self) -> None:
-            if self.experts < 1:
-                raise ValueError(f"experts must be at least 1, got {self.experts}")
-            if self.max_experts is not None and self.max_experts < self.experts:
-                raise ValueError(
-                    f"max_experts must be at least experts ({self.experts}), got {self.max_experts}"
-                )
+            check_experts(self.experts, self.max_experts)
             if self.encoder < 1 or not self.hidden or min(self.hidden) < 1:
                 raise ValueError(
                     "encoder and each entry of hidden must be at least 1, and hidden not empty; "

@@ -8,9 +8,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from workers.contract import InputError
+from workers.contract import InputError, LaneSettings
 from workers.models.heads.mlp import check_hidden
 from workers.moe.seeding import seeded
+from workers.tables import Problem
 
 InputShape = tuple[int, ...]
 """Shape of one sample; (channels, height, width) of an image."""
@@ -64,22 +65,18 @@ class NatureCNN(nn.Module):
         def __post_init__(self) -> None:
             check_hidden(self.channels)
 
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """It reads images only."""
+            return _no_image(lane.input_shape)
+
     _FORM = ((8, 4, 3), (4, 2, 2), (3, 1, 1))
     """Kernel, stride, padding of each convolution."""
 
     def __init__(self, config: Config, input_shape: InputShape, seed: int) -> None:
         super().__init__()
-        if len(input_shape) != 3:
-            raise InputError(
-                f"backbone nature_cnn reads images [channels, height, width], the stream's inputs "
-                f"have the shape {tuple(input_shape)}; use backbone mlp"
-            )
+        for problem in _no_image(input_shape):
+            raise InputError(f"backbone.{problem}")
         channels, *size = input_shape
-        if min(size) < 2:
-            raise InputError(
-                f"backbone nature_cnn cannot read images of {input_shape[1]}x{input_shape[2]}: "
-                "both sides must be at least 2 pixels; use backbone mlp"
-            )
         layers: list[nn.Module] = []
         with seeded(seed):
             for outputs, (kernel, stride, padding) in zip(config.channels, self._FORM, strict=True):
@@ -93,6 +90,15 @@ class NatureCNN(nn.Module):
         """[B, C, H, W] -> [B, outputs]."""
         y: Tensor = self.layers(x).flatten(1)
         return y
+
+
+def _no_image(input_shape: InputShape) -> list[Problem]:
+    """What keeps convolutions from reading inputs of this shape."""
+    if len(input_shape) == 3 and min(input_shape[1:]) >= 2:
+        return []
+    found = f"nature_cnn with inputs of shape {tuple(input_shape)}"
+    allowed = "it reads images [channels, height, width] of at least 2 x 2 pixels: use backbone mlp"
+    return [Problem("kind", found, allowed)]
 
 
 BACKBONES: dict[str, type] = {"mlp": MLPBackbone, "nature_cnn": NatureCNN}

@@ -14,12 +14,21 @@ from torch import Tensor, nn
 from workers.moe.routed import routed_layers, take_losses
 
 
+def check_experts(experts: int, max_experts: int | None) -> None:
+    """Refuse numbers of a model's experts, at the start and in the end, that cannot be."""
+    if experts < 1:
+        raise ValueError(f"experts must be at least 1, got {experts}")
+    if max_experts is not None and max_experts < experts:
+        raise ValueError(f"max_experts must be at least experts ({experts}), got {max_experts}")
+
+
 class Model(nn.Module):
     """Base of models; a subclass names its capabilities and has a nested frozen ``Config``.
 
     Capabilities: ``labels`` (built from ``(config, input_shape, outputs, seed)``, ``forward(x)`` ->
     [B, outputs]), ``tokens`` (a language model), ``acts`` (an ``ActingModel``). Parameters must
-    depend on the constructor's arguments only.
+    depend on the constructor's arguments only. The Config of one that grows has ``experts`` (at
+    the start) and ``max_experts`` (in the end, None = not settled).
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()

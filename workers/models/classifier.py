@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
-from workers.models.base import Model
+from workers.models.base import Model, check_experts
 from workers.models.heads import HEADS
 from workers.tables import choice, construct
 
@@ -37,12 +37,7 @@ class Classifier(Model):
         """What turns features into class scores."""
 
         def __post_init__(self) -> None:
-            if self.experts < 1:
-                raise ValueError(f"experts must be at least 1, got {self.experts}")
-            if self.max_experts is not None and self.max_experts < self.experts:
-                raise ValueError(
-                    f"max_experts must be at least experts ({self.experts}), got {self.max_experts}"
-                )
+            check_experts(self.experts, self.max_experts)
 
     def __init__(self, config: Config, input_shape: InputShape, outputs: int, seed: int) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from workers.moe.seeding import seeded
 
 
 class Past(NamedTuple):
-    """What goes before the steps of a sequence."""
+    """State of a recurrent core at the beginning of B sequences of T steps."""
 
     state: Tensor
     """State of the core before the first step [B, S]."""

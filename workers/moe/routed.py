@@ -97,8 +97,6 @@ class Record:
         self.losses: dict[str, Tensor] = {}
         """Kind -> weighted loss of the last training forward."""
         self.observers: list[Callable[[Routed], None]] = []
-        self.always = False
-        """Add up gate weights in every forward, not only in training forwards."""
         self.ran = False
         """Whether a training forward ran since ``take_reached``."""
         self._reached_E: Tensor | None = None
@@ -147,6 +145,11 @@ class RoutedLayer(nn.Module):
     def live(self) -> int:
         """Experts under the router."""
         return len(self.experts)
+
+    @property
+    def rounds(self) -> int:
+        """Passes (``Routed``) that a token makes through the experts in one forward."""
+        return 1
 
 
 Layers = Mapping[str, RoutedLayer]
@@ -236,23 +239,6 @@ def observing(
     finally:
         for layer in parts.values():
             layer.record.observers.pop()
-
-
-@contextmanager
-def recording(model: nn.Module) -> Iterator[None]:
-    """Add up gate weights of every forward inside the block; read with ``take_gate_weights``.
-
-    What training had added up before is dropped, so use it where no interval is open.
-    """
-    parts = routed_layers(model)
-    for layer in parts.values():
-        layer.record.counters.take_weights(layer.live)
-        layer.record.always = True
-    try:
-        yield
-    finally:
-        for layer in parts.values():
-            layer.record.always = False
 
 
 def own(counts: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ Importing this package imports neither Ray nor JAX; ``trainer`` and ``evaluator`
 
 from workers.rl.environments.craftax.catalog import ENVIRONMENTS
 from workers.rl.settings import PPOTraining
-from workers.rl.streams import STREAM
+from workers.rl.streams import ENVIRONMENT_STREAMS
 
-TRAINING = {"ppo": PPOTraining}
+TRAININGS = {"ppo": PPOTraining}
 
-__all__ = ["ENVIRONMENTS", "STREAM", "TRAINING"]
+__all__ = ["ENVIRONMENTS", "ENVIRONMENT_STREAMS", "TRAININGS"]

@@ -6,7 +6,8 @@ as old; a restarted runner is given the current task again. Knows no checkpoint 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +36,11 @@ from workers.contract import (
     StageSpec,
 )
 from workers.edits import Edit
+from workers.moe.routed import Counts
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
 from workers.rl.environments.vector_env import spaces
-from workers.rl.learner import Counts, GrowableLearner, LearnerState, UpdateSettings
+from workers.rl.learner import GrowableLearner, LearnerState, UpdateSettings
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
@@ -120,7 +122,10 @@ class GrowablePPO(PPO):
         )
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib's restore, then current weights, architecture and task for the restarted ones."""
+        """Restart lost runners (RLlib) and bring them up to date: weights, architecture, task.
+
+        Returns the numbers of the runners that were restarted.
+        """
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored:
             self.push_weights(restored)
@@ -210,9 +215,7 @@ class GrowablePPO(PPO):
         since the last call."""
         taken = self._each_learner(lambda learner: learner.take_figures())
         gates, counts, _ = taken[0]
-        losses = [own for _, _, own in taken]
-        means = {name: sum(own[name] for own in losses) / len(losses) for name in losses[0]}
-        return gates, counts, means
+        return gates, counts, means_by_name([losses for _, _, losses in taken])
 
     def check_revision(self, revision: int) -> None:
         """Raise DivergedError where a learner has not taken exactly the edits up to this one."""
@@ -249,7 +252,10 @@ class GrowablePPO(PPO):
         self._each_runner(lambda runner: runner.reseed(seed), None)
 
     def ask(self, question: Callable[[GrowableLearner], Any]) -> Any:
-        """Answer of the first learner; all are called."""
+        """Call ``question`` on every learner and return the first one's answer.
+
+        For what all learners answer alike. Raises LostError where a learner is gone.
+        """
         return self._each_learner(question)[0]
 
     def _each_learner(self, call: Callable[[GrowableLearner], Any]) -> list[Any]:
@@ -384,6 +390,15 @@ def _ppo(
         grad_clip=training.grad_clip,
         grad_clip_by="global_norm",
     )
+
+
+def means_by_name(named: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each scalar over those that have one of its name."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in named:
+        for name, value in one.items():
+            values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def _scalars(named: Any) -> dict[str, float]:

@@ -10,20 +10,18 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from workers import checkpoint as checkpoints
-from workers.checkpoint import Checkpoint
 from workers.compact_layout import Compact
-from workers.contract import CheckpointRef, InputError, Json, LaneSpec
+from workers.contract import InputError, Json
 from workers.models import MODELS, capability_problem
 from workers.models.acting import ActingModel
 from workers.parsing import checked
-from workers.rl import STREAM
+from workers.rl import ENVIRONMENT_STREAMS
 from workers.rl.streams import EnvironmentStream
 
 
 def build_stream(settings: Json, seed: int) -> EnvironmentStream:
     """The stream behind a lane's ``stream`` section."""
-    cls, config = checked(STREAM, settings)
+    cls, config = checked(ENVIRONMENT_STREAMS, settings)
     stream: EnvironmentStream = cls(config, seed)
     return stream
 
@@ -47,28 +45,12 @@ def build_model(
     return model
 
 
-def read(checkpoint: CheckpointRef, lane: LaneSpec) -> Checkpoint:
-    """A checkpoint of this lane; raises InputError where it is another's."""
-    saved = checkpoints.read(checkpoint)
-    if saved.state.get("trainer") != "rl":
-        raise InputError(
-            f"checkpoint {checkpoint.uri}: written by trainer {saved.state.get('trainer')!r}, the "
-            "lane's is 'rl'; give a checkpoint of this lane"
-        )
-    if saved.state["settings_digest"] != lane.built_from:
-        raise InputError(
-            f"checkpoint {checkpoint.uri}: written by a lane with other settings than "
-            f"{lane.lane!r}; restore with the config it was made with"
-        )
-    return saved
-
-
 def frozen_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the parameters that are not trained."""
     return tuple(name for name, p in module.named_parameters() if not p.requires_grad)
 
 
-def freeze(module: nn.Module, names: Collection[str]) -> None:
+def set_frozen(module: nn.Module, names: Collection[str]) -> None:
     """Train all parameters but these; a frozen one has no gradient, so that nothing moves it."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in names)

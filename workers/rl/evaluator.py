@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.checkpoint import read_of
 from workers.contract import (
     CheckpointRef,
     EvaluationReport,
     LaneSpec,
     TaskSpec,
     derive_seed,
+    domains_of,
 )
-from workers.diagnostics import Diagnostic, Gates, Probe, chosen, measure
+from workers.diagnostics import Diagnostic, Gates, Probe, made, measure
 from workers.diagnostics.observing import (
     DRIFT_SAMPLES,
     PROBE_SAMPLES,
@@ -32,30 +34,20 @@ from workers.diagnostics.observing import (
     pooled,
     seeing,
 )
+from workers.evaluation import Measured, evaluation
+from workers.machine import pick_device
 from workers.models.acting import ActingModel
 from workers.moe.growth.surgery import ensure_arch
 from workers.parsing import checked
-from workers.rl import TRAINING
-from workers.rl.building import build_model, build_stream, read, sample_actions
+from workers.rl import TRAININGS
+from workers.rl.building import build_model, build_stream, sample_actions
 from workers.rl.dlpack import as_tensor
 from workers.rl.environments.base import BatchedEnvironment, Episode, summary
 from workers.rl.floor_routing import FloorGates
-from workers.supervised.building import pick_device
 
 Watch = Callable[[int, Tensor, Tensor, NDArray[np.bool_]], None]
 """Told of each step after the model answered: its number, observations and states [N, ...] before
 it, and which environments still play."""
-
-
-class _Measured(NamedTuple):
-    """What one task's episodes gave."""
-
-    score: float
-    validation: float | None
-    figures: dict[str, float]
-    gate_weights: dict[str, list[float]]
-    drift: dict[str, list[list[float]]]
-    probe: Probe
 
 
 class RLEvaluator:
@@ -72,11 +64,10 @@ class RLEvaluator:
         self, lane: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...]
     ) -> EvaluationReport:
         """Scores in task order; the same checkpoint always gets the same ones (on CPU)."""
-        begun = time.perf_counter()
+        began = time.perf_counter()
         torch.set_num_threads(lane.threads)
-        _, training = checked(TRAINING, lane.settings["training"])
-        diagnostics, problems = chosen(training.diagnostics, "training.diagnostics")
-        assert not problems, [str(problem) for problem in problems]
+        _, training = checked(TRAININGS, lane.settings["training"])
+        diagnostics = made(training.diagnostics)
         stream = build_stream(lane.settings["stream"], lane.seed)
         model, start = _restored(lane, checkpoint, stream)
         model.to(pick_device())
@@ -87,18 +78,8 @@ class RLEvaluator:
                 )
                 for task in tasks
             }
-        validation = [one.validation for one in found.values() if one.validation is not None]
-        domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
-        probe = pooled([one.probe for one in found.values()], domains)
-        return EvaluationReport(
-            scores=[one.score for one in found.values()],
-            validation=validation if len(validation) == len(found) else [],
-            figures={name: one.figures for name, one in found.items()},
-            model_figures=measure(probe, diagnostics, ("model",)),
-            gate_weights={name: one.gate_weights for name, one in found.items()},
-            probes={name: one.drift for name, one in found.items()},
-            seconds=time.perf_counter() - begun,
-        )
+        probe = pooled([one.probe for one in found.values()], domains_of(tasks))
+        return evaluation(found, measure(probe, diagnostics, ("model",)), began)
 
 
 class _Task:
@@ -121,7 +102,7 @@ class _Task:
         self.visits = Visits(derive_seed(lane.seed, "probe", task.name))
         self.drift: dict[str, list[list[float]]] = {}
 
-    def measure(self, diagnostics: dict[str, Diagnostic]) -> _Measured:
+    def measure(self, diagnostics: dict[str, Diagnostic]) -> Measured:
         """Play, then look at the model on what was met."""
         training, task = self.training, self.task
         self.engine = self.stream.environment(task, training.evaluated)
@@ -142,7 +123,7 @@ class _Task:
             told = self._summary([one for one in episodes if one.index >= tested])
             validation = told["return_share"]
         probe = self._probe()
-        return _Measured(
+        return Measured(
             score=figures["return_share"],
             validation=validation,
             figures=(
@@ -230,7 +211,7 @@ def _restored(
     lane: LaneSpec, checkpoint: CheckpointRef, stream: Any
 ) -> tuple[ActingModel, dict[str, Tensor]]:
     """The model of a checkpoint in evaluation mode, and the untrained model's parameters."""
-    saved = read(checkpoint, lane)
+    saved = read_of(checkpoint, lane)
     facts = stream.facts
     model = build_model(
         lane.settings["model"],

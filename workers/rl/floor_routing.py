@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.diagnostics import Gates
-from workers.diagnostics.observing import observe
+from workers.diagnostics.observing import by_sample, observe
 from workers.models.acting import ActingModel
 from workers.rl.building import sample_actions
 from workers.rl.dlpack import as_tensor
@@ -42,7 +42,7 @@ class FloorGates:
         for floor in np.unique(floors[counted]):
             self._counts[int(floor)] += int((counted & (floors == floor)).sum())
         for layer, gates in routed.items():
-            weights_NE = gates.weights.double().cpu().numpy()
+            weights_NE = by_sample(gates, len(floors)).double().cpu().numpy()
             for floor in np.unique(floors[counted]):
                 added = weights_NE[counted & (floors == floor)].sum(0)
                 place = layer, int(floor)
@@ -75,7 +75,11 @@ class Trace:
 
 @torch.inference_mode()
 def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
-    """Play the first environment's first episode and note every step of the routers."""
+    """Floor and gate weights at each step of one episode, that of environment 0 of ``engine``.
+
+    ``engine`` [N environments] is reset first; actions are drawn by ``seed``. Ends with the episode
+    or after ``max_steps`` steps.
+    """
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
     state = model.initial_state(engine.num_envs)
@@ -85,7 +89,7 @@ def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, see
             floors.append(int(engine.floors()[0]))
             logits, state = model.step(as_tensor(observations).to(state.device), state)
             for layer, routed in take().items():
-                gates[layer].append(routed.weights[0].tolist())
+                gates[layer].append(by_sample(routed, engine.num_envs)[0].tolist())
             actions, _ = sample_actions(logits, generator)
             observations, _, terminated, truncated = engine.step(actions.numpy())
             done = terminated | truncated

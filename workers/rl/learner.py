@@ -28,7 +28,6 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
 from workers.contract import (
-    DivergedError,
     EditReport,
     Json,
     ModelShape,
@@ -50,7 +49,7 @@ from workers.moe.routed import (
     take_gate_weights,
 )
 from workers.parsing import checked
-from workers.rl.building import freeze, frozen_names
+from workers.rl.building import frozen_names, set_frozen
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
 from workers.rl.module import past_of
 from workers.rl.rollout import standardised
@@ -97,8 +96,7 @@ class GrowableLearner(PPOTorchLearner):
         super().build()
         options = cast(Any, self.config).learner_config_dict
         cls, config = checked(METHODS, options["method"])
-        self._seed = derive_seed(options["seed"], "method")
-        self._method: Method = cls(config, self._seed)
+        self._method: Method = cls(config, derive_seed(options["seed"], "method"))
         self._stage: StageSpec | None = None
         self._domains: tuple[str, ...] = ()
         self._losses = RunningMeans()
@@ -118,21 +116,17 @@ class GrowableLearner(PPOTorchLearner):
     # ------------------------------------------------------------ growth
 
     def apply_edit(self, edit: Edit, probe: NDArray[np.float32]) -> EditReport:
-        """Change the model as the edit says; a repeated edit changes nothing.
+        """Change the model as the edit says.
 
         ``probe`` [B, *observation_shape]: observations on which the change is measured. Raises
-        DivergedError where an edit before it is missing.
+        DivergedError where an edit before it is missing, or this one is in already.
         """
-        if edit.revision > self.revision + 1:
-            raise DivergedError(
-                f"edit {edit.id} is number {edit.revision} of its lane, the model has taken "
-                f"{self.revision}: those between are missing"
-            )
+        edit.check_next(self.revision)
         seen = torch.tensor(probe, device=self._device)
         report = surgery.apply(self._net, self._optimizer, edit, seen)
         self._register_parameters()
         self._weights_seq_no += 1
-        self.revision = max(self.revision, edit.revision)
+        self.revision = edit.revision
         self._method.edited(self._context(), report)
         return report
 
@@ -171,7 +165,7 @@ class GrowableLearner(PPOTorchLearner):
         """Load an exported state, whatever architecture the model has now."""
         surgery.ensure_arch(self._net, state.architecture)
         self._net.load_state_dict(state.model)
-        freeze(self._net, state.frozen)
+        set_frozen(self._net, state.frozen)
         load_named_state(self._net, self._optimizer, state.optimizer)
         self._register_parameters()
         self._kl_coefficient.data.fill_(state.kl_coefficient)
@@ -338,7 +332,7 @@ class GrowableLearner(PPOTorchLearner):
             domains=self._domains,
             device=cast(torch.device, self._device),
             objective=None,
-            seed=self._seed,
+            seed=derive_seed(self._stage.seed, "method"),
         )
 
     def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from workers.contract import RunError
 from workers.models.acting import ActingModel
 from workers.models.cores import Past
 from workers.moe.growth import surgery
-from workers.rl.building import build_model, freeze, frozen_names
+from workers.rl.building import build_model, frozen_names, set_frozen
 
 ARCHITECTURE = "__architecture__"
 FROZEN = "__frozen__"
@@ -78,7 +78,7 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         """
         weights = dict(state)
         surgery.ensure_arch(self.net, weights.pop(ARCHITECTURE))
-        freeze(self.net, weights.pop(FROZEN))
+        set_frozen(self.net, weights.pop(FROZEN))
         missing, unexpected = self.load_state_dict(convert_to_torch_tensor(weights), strict=False)
         dropped = tuple(f"{name}." for name in self.get_non_inference_attributes())
         if self.inference_only:
@@ -110,5 +110,8 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
 
 def past_of(batch: dict[str, Any]) -> Past | None:
-    """What goes before the sequences of a batch; None where it holds single steps."""
+    """Recurrent state [B, S] before the batch's sequences, and the steps that begin an episode.
+
+    None where the batch holds single steps (a model without memory).
+    """
     return Past(batch[Columns.STATE_IN], batch[BEGINS]) if BEGINS in batch else None

@@ -18,13 +18,13 @@ from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from workers.contract import RunError, TaskSpec, derive_seed
+from workers.machine import pick_device
 from workers.moe.growth import surgery
 from workers.rl.building import build_stream, sample_actions
 from workers.rl.dlpack import as_tensor, torch_type
 from workers.rl.environments.base import BatchedEnvironment, Episode, EpisodeLog, Observations
 from workers.rl.environments.vector_env import VectorEnvironment
 from workers.rl.rollout import Rollout
-from workers.supervised.building import pick_device
 
 
 @dataclass(frozen=True, slots=True)

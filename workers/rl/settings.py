@@ -14,6 +14,8 @@ class PPOTraining:
     """Proximal policy optimisation on environments in parallel (arXiv 1707.06347), by RLlib."""
 
     trainer: ClassVar[str] = "rl"
+    validation_setting: ClassVar[str] = "training.validation_episodes"
+    """Key of a stream file that gives the tasks a validation part."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -123,6 +125,15 @@ class PPOTraining:
                     f"{self.evaluated} (eval_envs)"
                 )
             refuse_unknown(self.diagnostics)
+
+        @property
+        def helpers(self) -> int:
+            """Processes of one core each that a worker starts beside it."""
+            return self.num_env_runners + self.num_learners
+
+        def validates(self, stream: Any) -> bool:
+            """Whether every task of the stream has a validation part."""
+            return self.validated > 0
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """What of it does not fit the lane's model: sequences of a recurrent one stay whole."""

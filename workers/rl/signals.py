@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One figure of an interval: a mean over its updates, or over the episodes that ended in it."""
-
-    unit: str
-    meaning: str
-
-
-SIGNALS: dict[str, Signal] = {
-    "loss": Signal("-", "total loss of PPO without the layers' auxiliary losses"),
-    "entropy": Signal("nat", "entropy of the policy on the batch"),
-    "kl": Signal("nat", "KL(old policy || new policy) on the last minibatch of an update"),
-    "gradient_norm": Signal("-", "global gradient norm before it is clipped"),
-    "explained_variance": Signal(
-        "share", "1 - Var(target - value) / Var(target) of the values before an update; at most 1"
+SIGNALS: Mapping[str, str] = {
+    "loss": "total loss of PPO without the layers' auxiliary losses, mean over the minibatches",
+    "entropy": "entropy of the policy on the minibatches (nat)",
+    "kl": "KL(old policy || new policy) on the last minibatch of each update (nat)",
+    "gradient_norm": "global L2 norm of the gradient before clipping, mean over the minibatches",
+    "explained_variance": (
+        "1 - Var(target - value) / Var(target) of the values before each update (at most 1)"
     ),
-    "return_share": Signal(
-        "share", "mean return of ended episodes, 0 at the smallest and 1 at the largest return"
+    "return_share": (
+        "mean return of ended episodes, 0 at the smallest and 1 at the largest return; none where "
+        "no episode ended"
     ),
 }
-"""Name -> what it is; an interval in which no episode ended has no ``return_share``."""
+"""Signal -> what it is, and its unit; means over the updates of an interval."""
 
 
 def signals(metrics: Mapping[str, float]) -> dict[str, float]:

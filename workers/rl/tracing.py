@@ -6,7 +6,7 @@ import torch
 
 from workers.contract import CheckpointRef, InputError, LaneSpec, TaskSpec, derive_seed
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_stream
 from workers.rl.evaluator import load_model
 from workers.rl.floor_routing import Trace, trace
@@ -18,7 +18,7 @@ def trace_checkpoint(lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec) 
     Raises InputError where the agent has no router to follow.
     """
     torch.set_num_threads(lane.threads)
-    _, training = checked(TRAINING, lane.settings["training"])
+    _, training = checked(TRAININGS, lane.settings["training"])
     stream = build_stream(lane.settings["stream"], lane.seed)
     model = load_model(lane, checkpoint, stream)
     engine = stream.environment(task, 1)

@@ -7,7 +7,6 @@ its model in place, a checkpoint is our own format (named tensors and JSON), nev
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -29,12 +28,14 @@ from workers.contract import (
     StartReport,
     derive_seed,
     digest,
+    domains_of,
 )
 from workers.edits import Edit
+from workers.machine import pick_device, resident_mb
 from workers.parsing import checked, parse
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.algorithm import GrowablePPO, Update, build
-from workers.rl.building import build_stream, read
+from workers.rl.building import build_stream
 from workers.rl.environments.base import ACHIEVEMENT, summary
 from workers.rl.learner import LearnerState, UpdateSettings
 from workers.rl.runner import Setting
@@ -62,17 +63,17 @@ class RLTrainer:
         """Build the Algorithm and, from a checkpoint, restore model, optimizer and counters."""
         torch.set_num_threads(lane.threads)
         torch.manual_seed(lane.seed)
-        _, self._training = checked(TRAINING, lane.settings["training"])
+        _, self._training = checked(TRAININGS, lane.settings["training"])
         self._stream = build_stream(lane.settings["stream"], lane.seed)
         self._lane = lane
-        saved = read(checkpoint, lane) if checkpoint is not None else None
+        saved = checkpoints.read_of(checkpoint, lane) if checkpoint is not None else None
         self._algorithm = build(lane, self._training)
         if saved is not None:
             self._restore(saved)
         return OpenReport(
             shape=self._open_algorithm.ask(lambda learner: learner.shape()),
             seq=checkpoint.seq if checkpoint is not None else 0,
-            backend=kernels(lane, "cuda" if torch.cuda.is_available() else "cpu"),
+            backend=kernels(lane, pick_device().type),
             host=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -128,7 +129,7 @@ class RLTrainer:
             gate_weights=gates,
             signals=signals(metrics),
             seconds=time.perf_counter() - begun,
-            rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            rss_mb=resident_mb(),
         )
 
     def apply(self, edit: Edit) -> EditReport:
@@ -147,7 +148,7 @@ class RLTrainer:
             uri,
             {"model": state.model, "optimizer": state.optimizer, "method": state.method},
             {
-                "trainer": "rl",
+                "trainer": self._lane.trainer,
                 "settings_digest": self._lane.built_from,
                 "arch": state.architecture,
                 "frozen": list(state.frozen),
@@ -179,9 +180,7 @@ class RLTrainer:
         """Set task, stage and domains; seeds derive from the stage and its steps so far."""
         seed = derive_seed(stage.seed, "worlds", self._steps)
         self._open_algorithm.point_at(Setting(stage.task, seed))
-        tasks = self._stream.tasks()
-        domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
-        self._open_algorithm.begin_stage(stage, domains)
+        self._open_algorithm.begin_stage(stage, domains_of(self._stream.tasks()))
 
     def _restore(self, saved: checkpoints.Checkpoint) -> None:
         """Restore all but running episodes; a stage left half-way goes on in new ones."""

@@ -67,13 +67,16 @@ class Arrays(Stream):
         return 1 + max(int(array.max()) for array in targets)
 
     def load(self, task: TaskSpec) -> TaskData:
-        validates = self._file(task.name, "validation_x").is_file()
+        own = self._file(task.name, "validation_x").is_file()
         return TaskData.of(
             train=self._part(task.name, "train"),
-            validation=self._part(task.name, "validation") if validates else None,
+            validation=self._part(task.name, "validation") if own else None,
             test=self._part(task.name, "test"),
             source=f"{self._root.name}: {task.name}",
         )
+
+    def validates(self, task: TaskSpec) -> bool:
+        return self._file(task.name, "validation_x").is_file() or super().validates(task)
 
     def problems(self) -> list[Problem]:
         if not self.config.path:

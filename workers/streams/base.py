@@ -117,6 +117,10 @@ class Stream:
         data = self.data(task)
         return {"validation": data.validation, "test": data.test}
 
+    def validates(self, task: TaskSpec) -> bool:
+        """Whether the task has a validation part, as far as is known without its data."""
+        return bool(self.config.validation > 0.0)
+
     def problems(self) -> list[Problem]:
         """What a plan must know: settings that do not fit together, files that are missing."""
         return []
@@ -256,7 +260,6 @@ class SampledStream(Stream):
         return [Problem(path, what, allowed)]
 
     def validates(self, task: TaskSpec) -> bool:
-        """Whether the task has a validation part."""
         return self.dataset_of(task).validates
 
     def _validation(self, task: TaskSpec) -> Part | None:

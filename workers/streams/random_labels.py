@@ -58,7 +58,7 @@ class RandomLabels(DatasetStream):
         return learnt if limit is None else learnt.head(limit)
 
     def validates(self, task: TaskSpec) -> bool:
-        return self.config.validation > 0.0
+        return bool(self.config.validation > 0.0)
 
     def relabel(self, task: TaskSpec, y: Tensor) -> Tensor:
         rng = self.rng("labels", task.settings["draw"])

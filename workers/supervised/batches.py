@@ -29,7 +29,10 @@ class Batches:
         return sum(-(-part // self.size) for part in parts)
 
     def next(self) -> Tensor:
-        """Places of the next batch's samples; the last batch of an epoch may be smaller."""
+        """Indices of the next batch's samples, int64 [n] with n <= ``size``.
+
+        n is smaller at the end of an epoch and, with batches by domain, at the end of a domain.
+        """
         if self.position >= self.samples:
             self._shuffle()
         index = self._order[self.position : self.position + self.size]

@@ -1,10 +1,8 @@
-"""The parts of a supervised lane as its settings say: stream, training, model, device."""
+"""The parts of a supervised lane as its settings say: stream, training, model."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import torch
 
 from workers import trainers
 from workers.contract import LaneSpec, derive_seed
@@ -27,8 +25,3 @@ def build_model(lane: LaneSpec, stream: Any) -> Any:
     """The untrained model of a lane: depends on settings and the lane's seed only."""
     cls, config = checked(MODELS, lane.settings["model"])
     return cls(config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model"))
-
-
-def pick_device() -> torch.device:
-    """The GPU the cluster gave this worker, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

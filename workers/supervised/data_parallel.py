@@ -56,7 +56,7 @@ class Replicas:
     def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Scalars by name, added up over the workers; each gives its own share of them.
 
-        Nothing where a worker has none, because it had no sample all the time.
+        Nothing where workers have other names, as one that had no sample all the time.
         """
         return {name: value.item() for name, value in values.items()}
 
@@ -141,10 +141,10 @@ class Group(Replicas):
 
     def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         names = sorted(values)
-        present = self.sum_counts(torch.tensor(len(names)))
-        if int(present) != self.size * len(names):
-            return {}
-        if not names:
+        key = derive_seed(names) >> 8
+        first, second = self.sum_counts(torch.tensor([key, key * key])).tolist()
+        alike = self.size * second == first * first  # no variance; every worker finds the same
+        if not (alike and names):
             return {}
         total = self.sum_counts(torch.stack([values[name] for name in names]))
         return dict(zip(names, total.tolist(), strict=True))

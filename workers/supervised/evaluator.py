@@ -5,15 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workers import checkpoint
-from workers.contract import CheckpointRef, EvaluationReport, LaneSpec, TaskSpec, derive_seed
-from workers.diagnostics import Diagnostic, Gates, Probe, chosen, measure
+from workers.contract import (
+    CheckpointRef,
+    EvaluationReport,
+    LaneSpec,
+    TaskSpec,
+    derive_seed,
+    domains_of,
+)
+from workers.diagnostics import Diagnostic, Gates, Probe, made, measure
 from workers.diagnostics.observing import (
     DRIFT_SAMPLES,
     PROBE_SAMPLES,
@@ -24,10 +31,12 @@ from workers.diagnostics.observing import (
     pooled,
     seeing,
 )
+from workers.evaluation import Measured, evaluation
+from workers.machine import pick_device
 from workers.moe.growth import surgery
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
-from workers.supervised.building import build_model, build_stream, pick_device, training_config
+from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.objectives import Objective, measured
 
 
@@ -37,23 +46,13 @@ class _Lane:
 
     spec: LaneSpec
     stream: Any
-    batch: int
+    training: Any
+    """The Config of ``[training]``."""
     diagnostics: dict[str, Diagnostic]
     start: dict[str, Tensor] = field(default_factory=dict)
     """Parameters of the untrained model."""
     draws: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Task -> places of its probe's and of its drift probe's samples in its test part."""
-
-
-class _Measured(NamedTuple):
-    """What one task's parts gave."""
-
-    score: float
-    validation: float | None
-    figures: dict[str, float]
-    gate_weights: dict[str, list[float]]
-    drift: dict[str, list[list[float]]]
-    probe: Probe
 
 
 class SupervisedEvaluator:
@@ -79,23 +78,13 @@ class SupervisedEvaluator:
         model = _restored(known, ref)
         with observe(model) as take, seeing(model) as seen:
             found = {task.name: _measure_task(known, model, task, take, seen) for task in tasks}
-        validation = [one.validation for one in found.values() if one.validation is not None]
-        return EvaluationReport(
-            scores=[one.score for one in found.values()],
-            validation=validation if len(validation) == len(found) else [],
-            figures={name: one.figures for name, one in found.items()},
-            model_figures=_measure_model(known, tasks, [one.probe for one in found.values()]),
-            gate_weights={name: one.gate_weights for name, one in found.items()},
-            probes={name: one.drift for name, one in found.items()},
-            seconds=time.perf_counter() - began,
-        )
+        figures = _measure_model(known, tasks, [one.probe for one in found.values()])
+        return evaluation(found, figures, began)
 
 
 def _lane(spec: LaneSpec) -> _Lane:
     config = training_config(spec)
-    diagnostics, problems = chosen(config.diagnostics, "training.diagnostics")
-    assert not problems, [str(problem) for problem in problems]
-    return _Lane(spec, build_stream(spec), config.eval_batch, diagnostics)
+    return _Lane(spec, build_stream(spec), config, made(config.diagnostics))
 
 
 def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
@@ -117,7 +106,7 @@ def _measure_task(
     task: TaskSpec,
     take: Callable[[], dict[str, Gates]],
     seen: Seen,
-) -> _Measured:
+) -> Measured:
     """Scores and figures of one task; ``take`` and ``seen`` watch the model.
 
     A test part that fits into a probe is passed through the model once, a larger one first as a
@@ -127,12 +116,14 @@ def _measure_task(
     test, validation = parts["test"], parts["validation"]
     assert test is not None
     index, drifting = _drawn(known, task, objective, test)
-    chosen_score = _score(model, objective, validation, known.batch)
+    validated = None if validation is None else _validated(known, model, task, validation, test)
     take()
-    whole = len(index) == len(test.y) <= known.batch
+    batch = known.training.eval_batch
+    whole = len(index) == len(test.y) <= batch
     with seen if whole else nullcontext():
-        values = measured(model, objective, test.x, test.y, known.batch)
+        values = measured(model, objective, test.x, test.y, batch)
     routed, few = take(), test if whole else test.take(index)
+    few = replace(few, x=few.x[:])  # in memory
     if not whole:
         with seen:
             measured(model, objective, few.x, few.y, len(index), figures=False)
@@ -154,9 +145,9 @@ def _measure_task(
     score = values.pop("score")
     figures = {name: float(value.mean()) for name, value in values.items()}
     figures |= _by_domain(objective.score_name, score, task, test.domain)
-    return _Measured(
+    return Measured(
         score=float(score.mean()),
-        validation=chosen_score,
+        validation=validated,
         figures=figures | measure(probe, known.diagnostics, ("task", "layer")),
         gate_weights=mean_weights(routed),
         drift=drift_probe(routed, len(test.y), drifting),
@@ -168,10 +159,9 @@ def _measure_model(
     known: _Lane, tasks: tuple[TaskSpec, ...], probes: list[Probe]
 ) -> dict[str, float]:
     """Figures of the model over all tasks."""
-    domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
     wanted = any(diagnostic.needs_gradients for diagnostic in known.diagnostics.values())
     loss = known.stream.objective.loss if wanted else None
-    return measure(pooled(probes, domains, loss), known.diagnostics, ("model",))
+    return measure(pooled(probes, domains_of(tasks), loss), known.diagnostics, ("model",))
 
 
 def _drawn(known: _Lane, task: TaskSpec, objective: Objective, test: Part) -> tuple[Tensor, Tensor]:
@@ -186,17 +176,25 @@ def _drawn(known: _Lane, task: TaskSpec, objective: Objective, test: Part) -> tu
     return known.draws[task.name]
 
 
-def _score(model: nn.Module, objective: Objective, part: Part | None, batch: int) -> float | None:
-    if part is None:
-        return None
-    return float(measured(model, objective, part.x, part.y, batch, figures=False)["score"].mean())
+def _validated(
+    known: _Lane, model: nn.Module, task: TaskSpec, validation: Part, test: Part
+) -> float:
+    """Mean score on the validation part, or on samples of a large one that stand for it."""
+    objective, training = known.stream.objective, known.training
+    stratum = strata(len(validation), validation.domain, objective.classes(validation.y))
+    seed = derive_seed(known.spec.seed, "validation", task.name)
+    part = validation.take(spread(stratum, training.validated(len(test)), seed))
+    x, y = part.x, part.y
+    found = measured(model, objective, x, y, training.eval_batch, figures=False)
+    return float(found["score"].mean())
 
 
 def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
-    """Score on each domain of a task that mixes several."""
+    """Score on each domain that has samples, of a task that mixes several."""
     if domain is None:
         return {}
     return {
         f"{name}/{label}": float(score[domain == place].mean())
         for place, label in enumerate(task.domains)
+        if (domain == place).any()
     }

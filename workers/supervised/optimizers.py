@@ -9,15 +9,21 @@ from torch import nn
 
 
 class AdamW:
-    """Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
+        """Settings of AdamW."""
+
         kind: str = "adamw"
         lr: float = 1e-3
+        """Learning rate."""
         weight_decay: float = 1e-3
+        """Share of the learning rate by which each parameter shrinks in a step."""
         betas: tuple[float, float] = (0.9, 0.999)
+        """Decay of the running means of gradient and squared gradient."""
         eps: float = 1e-8
+        """Added to the root of the squared gradient."""
 
         def __post_init__(self) -> None:
             _positive(self.lr)
@@ -42,10 +48,15 @@ class SGD:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
+        """Settings of SGD."""
+
         kind: str = "sgd"
         lr: float = 0.05
+        """Learning rate."""
         momentum: float = 0.0
+        """Share of the last step that the next one keeps."""
         weight_decay: float = 0.0
+        """Factor of the parameter that is added to its gradient."""
 
         def __post_init__(self) -> None:
             _positive(self.lr)

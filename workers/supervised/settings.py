@@ -16,9 +16,13 @@ class SupervisedTraining:
     """Minibatch training on labelled data: epochs or steps, optimizer, warm-up, clipping."""
 
     trainer: ClassVar[str] = "supervised"
+    validation_setting: ClassVar[str] = "stream.validation"
+    """Key of a stream file that gives the tasks a validation part."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
+        """A stage takes ``steps`` gradient steps, or those of ``epochs`` passes over its data."""
+
         kind: str = "supervised"
         epochs: float | None = None
         """Passes over the stage's training data; 1 where neither epochs nor steps is given."""
@@ -29,6 +33,7 @@ class SupervisedTraining:
         batch: int = 64
         """Samples of a gradient step, over all of the lane's workers."""
         optimizer: Any = choice(OPTIMIZERS, "adamw")
+        """What follows the gradients."""
         fresh_optimizer: bool = False
         """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
         warmup: float = 0.0
@@ -36,9 +41,15 @@ class SupervisedTraining:
         clip: float | None = None
         """Largest global gradient norm; None = no clipping."""
         augment: Any = choice(AUGMENTATIONS, "none")
+        """What is done to each batch before the model sees it, remembered samples included."""
         probe: int = 256
         """Training samples on which an edit's output change is measured."""
         eval_batch: int = 2048
+        """Samples that an evaluation passes through the model at once."""
+        validation_scored: int | None = None
+        """Validation samples of each task that an evaluation scores, drawn by the seed, of each
+        class and domain its share; None = a quarter as many as there are test samples, but at
+        least 500, so that evaluations stay cheap where validation parts are large."""
         diagnostics: tuple[Any, ...] = (CHEAP,)
         """What evaluations measure beside scores: names of DIAGNOSTICS, ``module:Class``, tables
         with ``kind``, ``"cheap"`` for all that cost little and ``"all"``."""
@@ -53,16 +64,31 @@ class SupervisedTraining:
                     raise ValueError(f"{name} must be at least 1")
             if not 0.0 <= self.warmup <= 1.0:
                 raise ValueError("warmup must lie between 0 and 1")
-            for name in ("epochs", "steps", "clip"):
+            for name in ("epochs", "steps", "clip", "validation_scored"):
                 value = getattr(self, name)
                 if value is not None and value <= 0:
                     raise ValueError(f"{name} must be positive")
             refuse_unknown(self.diagnostics)
 
+        def validated(self, tested: int) -> int:
+            """Validation samples to score at most, beside so many test samples."""
+            if self.validation_scored is not None:
+                return self.validation_scored
+            return max(500, tested // 4)
+
         @property
         def steps_per_stage(self) -> int | None:
             """Gradient steps of a stage; None where they depend on its data."""
             return self.steps
+
+        @property
+        def helpers(self) -> int:
+            """Processes of one core each that a worker starts beside it."""
+            return 0
+
+        def validates(self, stream: Any) -> bool:
+            """Whether every task of the stream has a validation part."""
+            return all(stream.validates(task) for task in stream.tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Every worker takes the same part of a batch."""

@@ -106,14 +106,20 @@ def _domains_of(
     if not domains or method.mixes:
         return None
     if len(part) != len(data.train):
-        raise InputError(
-            f"method {method.config.kind}: training_data gives {len(part)} samples, the task has "
-            f"{len(data.train)}, so their domains are unknown; its class must say `mixes = True`"
-        )
+        told = f"training_data gives {len(part)} samples, the task has {len(data.train)}"
+        raise mixing(method, told)
     places = torch.tensor([domains.index(name) for name in spec.task.domains])
     if data.train.domain is None:
         return places[0].repeat(len(part))
     return places[data.train.domain]
+
+
+def mixing(method: Method, told: str) -> InputError:
+    """The error of a method that mixes samples of unknown domains and does not say so."""
+    return InputError(
+        f"method {method.config.kind}: {told}, so their domains are unknown; its class must say "
+        "`mixes = True`"
+    )
 
 
 def _placed(part: Part, domain: Tensor | None, device: torch.device) -> Part:

@@ -7,7 +7,6 @@ shell around it. Whether other workers train the same lane beside it, only ``rep
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
 from dataclasses import asdict
@@ -20,7 +19,6 @@ from workers.contract import (
     CheckpointRef,
     DivergedError,
     EditReport,
-    InputError,
     IntervalReport,
     Json,
     LaneSpec,
@@ -28,9 +26,11 @@ from workers.contract import (
     StageSpec,
     StartReport,
     derive_seed,
+    domains_of,
 )
 from workers.diagnostics.observing import at_start
 from workers.edits import Edit, EditProbe
+from workers.machine import pick_device, resident_mb
 from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
@@ -43,12 +43,12 @@ from workers.moe.routed import (
 )
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
-from workers.supervised.building import build_model, build_stream, pick_device, training_config
+from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.objectives import measured
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.supervised.signals import Interval
-from workers.supervised.stage import Stage, prepare
+from workers.supervised.stage import Stage, mixing, prepare
 from workers.tables import construct
 
 
@@ -75,12 +75,11 @@ class SupervisedTrainer:
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
         self.augment = construct(AUGMENTATIONS, self.config.augment)
-        tasks = self.stream.tasks()
-        self.domains = tuple(dict.fromkeys(name for task in tasks for name in task.domains))
+        self.domains = domains_of(self.stream.tasks())
         self.stage = None
         self.revision = 0
         if ref is not None:
-            self._restore(checkpoint.read(ref))
+            self._restore(checkpoint.read_of(ref, lane))
         self.replicas.watch(self.model)
         return OpenReport(
             shape=surgery.shape(self.model),
@@ -97,7 +96,7 @@ class SupervisedTrainer:
         if self.config.fresh_optimizer:
             self.optimizer = self._new_optimizer()
         notes = self.method.begin_stage(self._context(self.stage))
-        self.replicas.watch(self.model)  # a method may have frozen parts
+        self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         take_gate_weights(self.model)  # start counting anew
         take_counts(self.model)
         data = self.stage.data
@@ -160,11 +159,7 @@ class SupervisedTrainer:
 
         Raises DivergedError where an edit before this one is missing, or this one is in already.
         """
-        if edit.revision != self.revision + 1:
-            raise DivergedError(
-                f"edit {edit.id} makes revision {edit.revision}, the model is at revision "
-                f"{self.revision}: edits must be applied one after another, each once"
-            )
+        edit.check_next(self.revision)
         stage = self._current()
         report = surgery.apply(
             self.model,
@@ -173,8 +168,8 @@ class SupervisedTrainer:
             EditProbe(stage.probe.x, stage.probe.y, stage.probe.domain),
         )
         self.revision = edit.revision
-        self.replicas.watch(self.model)
         self.method.edited(self._context(stage), report)
+        self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         return report
 
     def save(self, uri: str, seq: int) -> CheckpointRef:
@@ -189,7 +184,7 @@ class SupervisedTrainer:
             rng["order"] = stage.batches.order_state
             cursor = {"step": stage.step, "position": stage.batches.position}
         state = {
-            "trainer": "supervised",
+            "trainer": self.lane.trainer,
             "revision": self.revision,
             "arch": surgery.arch(self.model),
             "settings_digest": self.lane.built_from,
@@ -217,6 +212,8 @@ class SupervisedTrainer:
         """One gradient step. Every worker forms the same batch, then learns from its part of it."""
         index = stage.batches.next()
         x, y = self.method.extend_batch(stage.part.x[index].to(self.device), stage.part.y[index])
+        if stage.part.domain is not None and len(y) != len(index):
+            raise mixing(self.method, f"extend_batch makes {len(y)} samples of {len(index)}")
         x = self.augment(x)
         mine = self.replicas.part(len(y))
         share = (mine.stop - mine.start) / len(y)
@@ -301,13 +298,6 @@ class SupervisedTrainer:
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Everything back as it was when the checkpoint was written."""
         state = saved.state
-        if state.get("trainer") != "supervised":
-            raise InputError(
-                f"checkpoint of trainer {state.get('trainer')!r} given to a supervised lane"
-            )
-        if state["settings_digest"] != self.lane.built_from:
-            raise InputError("checkpoint was written by a lane with other settings")
-        self.revision = state["revision"]
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()
@@ -350,8 +340,3 @@ def _make_deterministic(lane: LaneSpec) -> None:
     # Nothing here reads memory it has not written; filling it first costs time at every op.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(lane.seed, "lane"))
-
-
-def resident_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,12 @@ from hypothesis import strategies as st
 
 from orchestrator import session
 from orchestrator.beginning import joined, tracking_store
-from orchestrator.core.events import FORMAT, Record, RunFinished, RunInterrupted
+from orchestrator.core.addresses import without_password
+from orchestrator.core.events import FORMAT, IntervalDone, Record, RunFinished, RunInterrupted, line
 from orchestrator.core.journal import Journal, first_record, read
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
+from tests.commands import ROOT
 from tests.fakes import tiny
 from tests.journals import story, write
 from tune_spaces.objective import parse
@@ -118,7 +125,7 @@ def test_a_run_killed_before_anything_acts_remembers_its_store(
     assert started is not None
     assert "secret" not in (tmp_path / "journal.jsonl").read_text()
     if "@" in uri:
-        assert started.tracking_uri == "http://me:***@host:5000"
+        assert started.tracking_uri == without_password(uri) == "http://me:***@host:5000"
         with pytest.raises(InputError, match=r"password is not kept; give it again"):
             session.resume(tmp_path, None, None, True)
         assert tracking_store(tmp_path, uri) == uri
@@ -156,3 +163,66 @@ def test_an_edit_of_an_unknown_kind_is_told(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"kind":"grow"', '"kind":"nowhere:Edit"'))
     with pytest.raises(InputError, match="cannot import 'nowhere:Edit'"):
         list(read(path))
+
+
+def test_a_loss_that_is_no_number_does_not_lose_the_journal(tmp_path: Path) -> None:
+    """It was written as null, and nobody could read, show or resume the run again."""
+    told = next(r for r in story() if isinstance(r.event, IntervalDone))
+    assert isinstance(told.event, IntervalDone)
+    metrics = {"loss": math.nan, "peak": math.inf}
+    odd = replace(
+        told, event=replace(told.event, report=replace(told.event.report, metrics=metrics))
+    )
+    odd = replace(odd, memory={"growth": [math.nan, -math.inf, {"1": 2}]})
+    path = write(tmp_path, [odd])
+    ((found, _),) = read(path)
+    assert repr(found) == repr(odd)
+
+
+def test_a_value_that_no_journal_can_hold_is_not_written(tmp_path: Path) -> None:
+    path = write(tmp_path, story())
+    journal, whole = Journal(path), path.read_bytes()
+    with pytest.raises(TypeError, match="set is not JSON"):
+        journal.append(Record(event=record(1).event, memory={"growth": {1, 2}}))
+    journal.close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [('"grow"', "an edit must be a table"), ('{"kind":"pathlib:Path"}', "is no Edit")],
+)
+def test_what_stands_in_place_of_an_edit_is_told(tmp_path: Path, found: str, message: str) -> None:
+    first = line(story()[0])
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(first + line(record(1)).replace(b'"edits":[]', f'"edits":[{found}]'.encode()))
+    with pytest.raises(InputError, match=message):
+        list(read(path))
+
+
+KILLED = """
+import shutil, sys
+for name in ("ray", "mlflow"):
+    sys.modules[name] = None  # whoever imports it is stopped there
+from orchestrator import session
+from orchestrator.core.folder import open_folder
+from orchestrator.core.journal import first_record
+from tests.fakes import tiny
+try:
+    session.run(tiny(), sys.argv[1], sys.argv[2], None, True)
+except ImportError as error:
+    print(error.name)
+folder = open_folder(sys.argv[1])
+if "://" in sys.argv[1]:
+    shutil.rmtree(folder.path)  # another machine
+    folder = open_folder(sys.argv[1])
+print(first_record(folder.path).tracking_uri)
+"""
+
+
+@pytest.mark.parametrize("place", ["run", "memory://bucket/run"])
+def test_the_first_record_is_there_before_ray_and_mlflow(tmp_path: Path, place: str) -> None:
+    command = [sys.executable, "-c", KILLED, place, "http://me:secret@host/x?token=t0&a=b"]
+    told = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.stdout.split() == ["ray", "http://me:***@host/x?token=***&a=b"], done.stderr

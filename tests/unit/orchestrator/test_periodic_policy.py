@@ -100,6 +100,23 @@ def test_growth_by_steps_needs_no_bound_where_steps_are_known() -> None:
     assert [stage.experts for stage in lane.stages] == [1, 2, 3, 4, 5]
 
 
+def planned(**changes: Any) -> list[tuple[int | None, int | None]]:
+    (lane,) = plan(tiny(**changes))
+    return [(stage.experts, stage.last_experts) for stage in lane.stages]
+
+
+def test_a_plan_shows_growth_inside_stages_and_what_cannot_be_known() -> None:
+    steps = {"kind": "periodic", "unit": "steps", "every": 90}
+    known = planned(policies={"growth": steps}, training={"steps": 100, "intervals": 4})
+    assert known == [(1, 1), (2, 2), (3, 4), (4, 5), (5, 6)], "as the policy's test above grows"
+    bound = {"policies": {"growth": {**steps, "max_experts": 3}}}
+    assert planned(**bound) == [(None, None)] * 5, "how many steps the data give, nobody knows"
+    two = {"growth": {"kind": "periodic", "every": 2}, "more": {"kind": "periodic", "every": 3}}
+    assert planned(policies=two) == [(1, 1), (1, 1), (2, 2), (3, 3), (4, 4)]
+    measuring = {"plateau": "tests.doors.test_policy_door:Plateau"}
+    assert planned(policies={**two, **measuring}) == [(None, None)] * 5
+
+
 def test_seed_depends_on_stage_and_edit_number_and_on_nothing_else() -> None:
     made = periodic()
     seeds = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,3 +162,100 @@ def test_measuring_changes_nothing(tmp_path: Path) -> None:
     assert first.scores == second.scores
     assert first.probes == second.probes
     assert second.model_figures == {}
+
+
+class Inputs(Diagnostic):
+    """Sum of a task's probe inputs, as the model gets them."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings."""
+
+        kind: str = "inputs"
+
+    unit: ClassVar[str] = "sum"
+    source: ClassVar[str] = "this test"
+    scope = "model"
+
+    def figures(self, probe: Probe) -> Figures:
+        assert isinstance(probe.inputs, torch.Tensor)
+        assert probe.inputs.dtype == torch.float32
+        return {"": float(probe.inputs.sum())}
+
+
+def test_probes_of_samples_on_disk_are_what_the_model_gets(tmp_path: Path) -> None:
+    """Small parts, which fit into a probe whole, used to be handed on as they lie on disk."""
+    x, y = np.arange(40 * 5).reshape(40, 5).astype(np.uint8), np.arange(40) % 2
+    for task in ("a", "b"):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for part in ("train", "test"):
+            np.save(tmp_path / "data" / task / f"{part}_x.npy", x)
+            np.save(tmp_path / "data" / task / f"{part}_y.npy", y)
+    training = {"diagnostics": [f"{__name__}:Inputs", "gradient_norms"]}
+    stream = {"kind": "arrays", "path": str(tmp_path / "data")}
+    report = evaluated(tiny(stream=stream, training=training), tmp_path)
+    assert report.model_figures["Inputs"] == 2 * x.sum()
+    assert report.model_figures["gradient_norms/max"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "tested", "scored"),
+    [
+        ({}, 100, 500),
+        ({}, 2000, 500),
+        ({}, 10_000, 2500),
+        ({"validation_scored": 40}, 10_000, 40),
+    ],
+)
+def test_validation_costs_a_quarter_of_the_test_part(
+    settings: dict[str, int], tested: int, scored: int
+) -> None:
+    training = tiny(training=settings).lanes[0].sections["training"]
+    assert training.validated(tested) == scored
+
+
+def test_a_large_validation_part_is_scored_on_a_sample_of_it(tmp_path: Path) -> None:
+    stream = {"kind": "permuted", "dataset": "digits", "tasks": 1, "validation": 0.5}
+    scores = {}
+    for limit in (7, 10, 721, 2000):
+        training = {"validation_scored": limit}
+        report = evaluated(tiny(stream=stream, training=training), tmp_path / str(limit))
+        (scores[limit],) = report.validation
+    for limit in (7, 10):
+        assert scores[limit] * limit == pytest.approx(round(scores[limit] * limit))
+    assert scores[721] == scores[2000], "all of it"
+    with pytest.raises(Exception, match="validation_scored must be positive"):
+        tiny(training={"validation_scored": 0})
+
+
+class Answers(Diagnostic):
+    """Number of different targets in the probe of all tasks."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Diagnostic.Config):
+        """Settings."""
+
+        kind: str = "answers"
+
+    unit: ClassVar[str] = "classes"
+    source: ClassVar[str] = "this test"
+    scope = "model"
+
+    def figures(self, probe: Probe) -> Figures:
+        assert probe.targets is not None
+        return {"": float(len(probe.targets.unique()))}
+
+
+def test_the_probe_of_all_tasks_stands_for_each_of_them(tmp_path: Path) -> None:
+    """It used to be the head of each task's probe: of sorted data, its first classes."""
+    for task in range(16):
+        folder = tmp_path / "data" / f"{task:02d}"
+        folder.mkdir(parents=True)
+        for part in ("train", "test"):
+            np.save(folder / f"{part}_x.npy", np.ones((400, 5)))
+            np.save(folder / f"{part}_y.npy", np.arange(8).repeat(50))
+    stream = {"kind": "arrays", "path": str(tmp_path / "data")}
+    report = evaluated(
+        tiny(stream=stream, training={"diagnostics": [f"{__name__}:Answers"]}), tmp_path
+    )
+    assert report.model_figures == {"Answers": 8.0}

@@ -154,8 +154,16 @@ def test_three_hold_the_same_bits() -> None:
     trio = Pair(3)
     try:
         assert len({str(found) for found in trio.run(three)}) == 1
+        assert trio.run(unlike, "0 1 2") == [{}] * 3
+        assert trio.run(unlike, "01 012 0123") == [{}] * 3, "as many as the mean of all"
+        assert trio.run(unlike, "01 01 01") == [{"0": 3.0, "1": 3.0}] * 3
     finally:
         trio.close()
+
+
+def unlike(group: Group, names: str) -> Any:
+    own = names.split()[group.rank]
+    return group.sum_named({name: torch.tensor(1.0).double() for name in own})
 
 
 def three(group: Group) -> Any:

@@ -23,6 +23,7 @@ from workers.edits import Cause, Grow
 from workers.methods import Method
 from workers.moe.routed import IDLE, routed_layers
 from workers.streams.data import concatenated
+from workers.supervised.data_parallel import Replicas
 from workers.supervised.evaluator import SupervisedEvaluator
 from workers.supervised.signals import SIGNALS
 from workers.supervised.trainer import SupervisedTrainer
@@ -397,6 +398,56 @@ def test_replayed_samples_are_augmented() -> None:
         trainer.start(stage)
         trainer.run_interval(1, 0)
     assert Marking.seen == [8, 12]
+
+
+class Adding(Method):
+    """Adds a sample to each batch; says that it does so, or not."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = f"{__name__}:Adding"
+
+    def extend_batch(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        return torch.cat([x, x[:1]]), torch.cat([y, y[:1]])
+
+
+def test_a_method_that_adds_samples_must_say_so_where_domains_matter() -> None:
+    trainer = opened(**SORTED, lanes=[{"method": f"{__name__}:Adding"}])
+    with pytest.raises(InputError, match=r"extend_batch makes 65 samples of 64.*mixes = True"):
+        trainer.run_interval(1, 0)
+
+
+class Freeing(Method):
+    """An edit frees what the method froze when the stage began."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        kind: str = f"{__name__}:Freeing"
+
+    def begin_stage(self, context: Any) -> dict[str, str]:
+        context.model.requires_grad_(False)
+        return {}
+
+    def edited(self, context: Any, report: Any) -> None:
+        context.model.requires_grad_(True)
+
+
+class Watched(Replicas):
+    """Notes how many parameters are summed over workers."""
+
+    def watch(self, model: nn.Module) -> None:
+        self.summed = sum(p.requires_grad for p in model.parameters())
+
+
+def test_what_a_method_frees_at_an_edit_is_summed_over_workers() -> None:
+    config = tiny(lanes=[{"method": f"{__name__}:Freeing"}])
+    trainer = SupervisedTrainer(Watched())
+    trainer.open(config.lanes[0].spec(), None)
+    stage = stages(config)[0]
+    trainer.start(stage)
+    assert trainer.replicas.summed == 0
+    trainer.apply(grown(stage))
+    assert trainer.replicas.summed == len(list(trainer.model.parameters()))
 
 
 # ---------------------------------------------------------------- what an interval tells

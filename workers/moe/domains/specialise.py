@@ -72,8 +72,7 @@ def plan_adapt(module: nn.Module, edit: AdaptRouter) -> Callable[[], Parents]:
 def adapt(layer: MoELayer, seed: int) -> None:
     """Have the layer's adaptive routers take over from their linear ones; others stay."""
     for number, router in enumerate(layer.routers):
-        if router.adapts:
-            router.adapt(seed if number == 0 else derive_seed(seed, number))  # type: ignore[operator]
+        router.adapt(seed if number == 0 else derive_seed(seed, number))
 
 
 def enforce(module: nn.Module) -> None:

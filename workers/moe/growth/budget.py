@@ -16,20 +16,12 @@ class Size(NamedTuple):
     experts: int
 
 
-def width_for_budget(inputs: int, outputs: int, experts: int) -> int:
-    """Hidden width with which ``experts`` bottlenecks and their router rows fit a dense layer.
-
-    ``floor(h_in (h_out - N) / ((h_in + h_out) N))``: the largest width with
-    ``N (h_in h_b + h_b h_out) + N h_in <= h_in h_out``; biases are left out on both sides
-    (DynamicMoE, arXiv 2511.18987). Raises InputError where no width of at least 1 fits.
-    """
-    return shared_width([Size(inputs, outputs, experts)])
-
-
 def shared_width(sizes: Sequence[Size]) -> int:
     """The one hidden width with which the experts of all these layers fit as many dense layers.
 
-    The largest ``h_b`` with ``sum_l N_l ((h_in + h_out) h_b + h_in) <= sum_l h_in h_out``. Raises
+    The largest ``h_b`` with ``sum_l N_l ((h_in + h_out) h_b + h_in) <= sum_l h_in h_out``: experts
+    and their router rows, biases left out on both sides. Of a single layer it is
+    ``floor(h_in (h_out - N) / ((h_in + h_out) N))`` (DynamicMoE, arXiv 2511.18987). Raises
     InputError where no width of at least 1 fits.
     """
     rest = sum(inputs * (outputs - experts) for inputs, outputs, experts in sizes)

@@ -134,7 +134,7 @@ def plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forwar
     baselines) pay no heed to the initialiser.
     """
     growths = _growths(module, edit, probe, run)
-    routed = bool(growables(module))
+    static = not growables(module)
 
     def change() -> Change:
         parents: Parents = {}
@@ -147,7 +147,7 @@ def plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forwar
         return Change(
             parents=parents,
             narrowed=narrowed,
-            rebind=bool(growths) or not routed,
+            rebind=bool(growths) or static,
             keep=edit.optimizer == "keep",
         )
 

@@ -105,11 +105,6 @@ class MoELayer(RoutedLayer, Growable, Layer):
     # ------------------------------------------------------------ forward
 
     @property
-    def rounds(self) -> int:
-        """How often a token passes the experts, each time under another router."""
-        return 1
-
-    @property
     def routers(self) -> tuple[Router, ...]:
         """The router of each round."""
         return (self.router, *self.later_routers)
@@ -172,9 +167,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         for expert in self.shared:
             y_TO = y_TO + expert(x_TD)
         record, losses = self.record, (*self.losses, *router.losses()) if training else ()
-        if training or record.always:
-            record.counters.add_weights(selection)
         if training:
+            record.counters.add_weights(selection)
             record.reach(reached(selection, limits))
             if context.domain_T is not None:
                 record.counters.add_choices(selection, context.domain_T)
@@ -241,11 +235,6 @@ class MoELayer(RoutedLayer, Growable, Layer):
         for router in self.routers:
             router.add(number)
         self._tell_selector()
-
-    def _remove(self, number: int) -> None:
-        self.experts.remove(number)
-        for router in self.routers:
-            router.remove(number)
 
     def _tell_selector(self) -> None:
         self.selector.experts_changed(tuple(self.births))

@@ -36,7 +36,7 @@ class Router(nn.Module, ABC):
     """Scores experts. What belongs to one expert is a parameter of its own, never reshaped."""
 
     adapts: ClassVar[bool] = False
-    """Whether it has ``adapt(seed)``, which turns it into another router taught by the first."""
+    """Whether ``adapt`` does anything."""
 
     @abstractmethod
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
@@ -61,6 +61,9 @@ class Router(nn.Module, ABC):
     @abstractmethod
     def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Score the expert by ``-offset``, which rises to 0 within ``steps`` training forwards."""
+
+    def adapt(self, seed: int) -> None:
+        """Take over from the router trained so far in another form, with the first as teacher."""
 
     def fit(self, x_TD: Tensor, y: Tensor, seed: int) -> None:
         """Set the parameters without gradients, from inputs [T, D] and their targets [T].

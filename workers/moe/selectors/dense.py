@@ -37,7 +37,7 @@ class Dense(Selector):
 
         @property
         def chooses_all(self) -> bool:
-            """Whether nothing limits the choice."""
+            """True without ``output_max_k``: every token then chooses every expert."""
             return self.output_max_k is None
 
     def __init__(self, config: Config) -> None:
@@ -46,7 +46,7 @@ class Dense(Selector):
         self.full = config.weights == "full"
 
     def active(self, experts: int) -> float:
-        """All of them, or the k that are chosen."""
+        """``min(output_max_k, experts)``; all experts without a limit."""
         return min(self.limit or experts, experts)
 
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from workers.compact_layout import Compact
 from workers.contract import Json, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, Environment
 from workers.tables import Problem
+
+
+def repeated(names: Iterable[str], path: str) -> list[Problem]:
+    """The problems of names that must differ, and do not."""
+    counts = Counter(names)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    return [Problem(path, f"{name!r} occurs twice", "each must occur once") for name in twice]
 
 
 class EnvironmentStream(ABC):

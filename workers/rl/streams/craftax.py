@@ -16,7 +16,7 @@ from workers.rl.environments.craftax.catalog import (
     CraftaxClassicSymbolic,
     CraftaxEnvironment,
 )
-from workers.rl.streams.base import EnvironmentStream
+from workers.rl.streams.base import EnvironmentStream, repeated
 from workers.tables import Problem, lookup
 
 
@@ -86,7 +86,7 @@ class CraftaxStream(EnvironmentStream):
         if form not in ("auto", *own.forms):  # type: ignore[attr-defined]
             allowed = ", ".join(("auto", *own.forms))  # type: ignore[attr-defined]
             return [Problem(f"{path}.observations", f"got {form!r}", f"allowed: {allowed}")]
-        found = _duplicates([task.name for task in self.config.tasks], f"{path}.tasks")
+        found = repeated([task.name for task in self.config.tasks], f"{path}.tasks")
         for index, task in enumerate(self.config.tasks):
             found += _task_problems(own, task, f"{path}.tasks.{index}")
         return found
@@ -167,7 +167,7 @@ def _task_problems(own: Any, task: TaskConfig, path: str) -> list[Problem]:
                 )
             ]
     found = _unknown(task.achievements, facts.achievements, f"{path}.achievements")
-    found += _duplicates(task.achievements, f"{path}.achievements")
+    found += repeated(task.achievements, f"{path}.achievements")
     found += _unknown(task.params, facts.params, f"{path}.params")
     found += _param_problems(task.params, facts.params, f"{path}.params")
     if not 0 <= task.start_floor < len(facts.floors):
@@ -208,9 +208,3 @@ def _param_problems(
             allowed = f"must be between 1 and {MOST_STEPS}"
             found.append(Problem(f"{path}.{name}", f"got {params[name]!r}", allowed))
     return found
-
-
-def _duplicates(names: Iterable[str], path: str) -> list[Problem]:
-    listed = list(names)
-    twice = sorted({name for name in listed if listed.count(name) > 1})
-    return [Problem(path, f"{name!r} occurs twice", "each must occur once") for name in twice]

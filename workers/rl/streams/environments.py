@@ -14,7 +14,7 @@ from typing import Any
 from workers.contract import Json, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, Environment
 from workers.rl.environments.craftax.catalog import ENVIRONMENTS
-from workers.rl.streams.base import EnvironmentStream
+from workers.rl.streams.base import EnvironmentStream, repeated
 from workers.tables import Problem
 
 
@@ -83,11 +83,7 @@ class Environments(EnvironmentStream):
         tasks = self.tasks()
         if not tasks:
             return [Problem(f"{path}.tasks", "no task", "give at least one")]
-        names = [task.name for task in tasks]
-        found = [
-            Problem(f"{path}.tasks", f"{name!r} occurs twice", "each must occur once")
-            for name in sorted({name for name in names if names.count(name) > 1})
-        ]
+        found = repeated([task.name for task in tasks], f"{path}.tasks")
         for index, task in enumerate(tasks):
             found += self._task_problems(task, f"{path}.tasks.{index}")
         return found or list(self._unlike(path))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.diagnostics import DIAGNOSTICS, Probe, chosen, measure, refuse_unknown
+from workers.diagnostics import DIAGNOSTICS, Gates, Probe, chosen, measure, refuse_unknown
 from workers.diagnostics.observing import (
     at_start,
+    by_sample,
     drift_probe,
     gradients,
     observe,
@@ -21,7 +22,9 @@ from workers.diagnostics.observing import (
 from workers.models.actor_critic import ActorCritic
 from workers.models.classifier import Classifier
 from workers.models.cores import GRU
+from workers.moe.layers import LAYERS, ChainLayer
 from workers.streams.sampling import spread, strata
+from workers.tables import construct
 
 
 def test_a_draw_from_sorted_data_holds_every_class_and_domain() -> None:
@@ -177,3 +180,19 @@ def test_only_the_scopes_asked_for_are_measured() -> None:
     told = measure(probe, found, ("model",))
     assert {name.split("/")[0] for name in told} == {"weight_norm"}
     assert measure(probe, found, ("task", "layer")) == {}
+
+
+def test_rounds_of_a_chain_lie_with_their_token() -> None:
+    """Domain by domain, and drift sample by sample: what one token does stays that token's."""
+    layer = construct(LAYERS, ChainLayer.Config(rounds=3), 16, 16, 2, 2, 0).eval()
+    torch.manual_seed(0)
+    x = torch.randn(6, 16)
+    with observe(layer) as take, torch.no_grad():
+        layer(x[:4])
+        layer(x[4:])
+        together = take()[""].weights
+        alone = torch.cat([(layer(x[i : i + 1]), take()[""].weights)[1] for i in range(6)])
+    assert together.allclose(alone, atol=1e-6)
+    assert by_sample(Gates(weights=alone, chosen=alone > 0, probabilities=alone), 6).allclose(
+        alone.view(6, 3, 2).mean(1)
+    )

@@ -134,7 +134,7 @@ def test_impossible_settings_are_refused(build) -> None:
 
 def test_image_too_small_for_the_convolutions() -> None:
     cls = models.BACKBONES["nature_cnn"]
-    with pytest.raises(InputError, match=r"1x1.*use backbone mlp"):
+    with pytest.raises(InputError, match=r"\(3, 1, 1\).*use backbone mlp"):
         cls(cls.Config(), (3, 1, 1), 0)
     assert cls(cls.Config(), (3, 64, 64), 0).outputs == 5184
     assert cls(cls.Config(), (3, 32, 32), 0).outputs == 1600

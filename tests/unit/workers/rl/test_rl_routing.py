@@ -10,6 +10,7 @@ from tests.unit.workers.rl.toy import CUES, LENGTH, ToyEngine
 from workers.diagnostics import Gates
 from workers.diagnostics.observing import PROBE_SAMPLES, observe
 from workers.models.actor_critic import ActorCritic
+from workers.moe.layers import ChainLayer
 from workers.rl.evaluator import Visits, play
 from workers.rl.floor_routing import FloorGates, trace
 
@@ -76,3 +77,18 @@ def test_a_trace_has_one_entry_for_each_step_of_the_first_episode(model):
     assert np.array(found.gates["layers.0"]).shape == (LENGTH, 2)
     assert np.allclose(np.array(found.gates["layers.0"]).sum(1), 1.0)
     assert set(found.floors) <= {0, 1}
+
+
+def test_floors_and_traces_of_a_chain_count_each_step_once():
+    config = ActorCritic.Config(
+        encoder=8, hidden=(8,), experts=2, layer=ChainLayer.Config(rounds=2)
+    )
+    model = ActorCritic(config, (CUES,), CUES, 0).eval()
+    with observe(model) as take, torch.no_grad():
+        model(torch.eye(CUES))
+        counted = FloorGates()
+        counted.add(take(), np.zeros(CUES, int), np.array([True, True, True, False]))
+    assert counted.by_floor()["steps/floor0"] == 3
+    assert sum(counted.total()["layers.0"]) == pytest.approx(1.0)
+    traced = trace(model, ToyEngine(3), max_steps=50, seed=1).gates["layers.0"]
+    assert [sum(row) for row in traced] == pytest.approx([1.0] * len(traced))

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from workers.parsing import choose
-from workers.rl import ENVIRONMENTS, STREAM
+from workers.rl import ENVIRONMENT_STREAMS, ENVIRONMENTS
 from workers.rl.streams import CraftaxStream
 from workers.tables import first_line
 
 
 def stream(**settings) -> CraftaxStream:
-    cls, config, problems = choose(STREAM, {"kind": "craftax", **settings}, "stream")
+    cls, config, problems = choose(ENVIRONMENT_STREAMS, {"kind": "craftax", **settings}, "stream")
     assert not problems, [str(problem) for problem in problems]
     return cls(config, 0)
 
@@ -80,7 +80,9 @@ def test_unknown_names_are_all_reported_with_what_is_allowed():
 )
 def test_parameters_of_the_wrong_type_or_sign_are_refused(params, path):
     _, config, problems = choose(
-        STREAM, {"kind": "craftax", "tasks": [{"name": "a", "params": params}]}, "stream"
+        ENVIRONMENT_STREAMS,
+        {"kind": "craftax", "tasks": [{"name": "a", "params": params}]},
+        "stream",
     )
     if not problems:
         problems = CraftaxStream(config).problems()

@@ -11,7 +11,7 @@ from workers.contract import LaneSettings
 from workers.models.actor_critic import ActorCritic
 from workers.models.cores import GRU
 from workers.parsing import choose
-from workers.rl import TRAINING
+from workers.rl import TRAININGS
 from workers.rl.settings import PPOTraining
 
 
@@ -37,7 +37,7 @@ def test_an_interval_is_a_whole_number_of_updates():
     ],
 )
 def test_what_cannot_be_split_is_a_problem_at_the_door(settings, word):
-    _, config, problems = choose(TRAINING, {"kind": "ppo", **settings}, "training")
+    _, config, problems = choose(TRAININGS, {"kind": "ppo", **settings}, "training")
     assert config is None
     assert word in str(problems[0])
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fakes import tiny
 from workers.contract import InputError
 from workers.models.backbones import BACKBONES
 from workers.parsing import choose
@@ -80,5 +81,20 @@ def test_backbones_say_which_inputs_they_read() -> None:
     assert flat.outputs == 5
     assert flat(torch.arange(10).reshape(2, 5)).dtype == torch.float32
     cls, config, _ = choose(BACKBONES, "nature_cnn", "backbone")
-    with pytest.raises(InputError, match=r"reads images .* shape \(5,\); use backbone mlp"):
+    with pytest.raises(InputError, match=r"shape \(5,\); it reads images .* use backbone mlp"):
         cls(config, (5,), 0)
+
+
+@pytest.mark.parametrize(
+    ("sections", "path", "cure"),
+    [
+        ({"model": {"backbone": "nature_cnn"}}, "model.backbone.kind", "use backbone mlp"),
+        ({"training": {"augment": "crop_flip"}}, "training.augment.kind", "use augment none"),
+    ],
+)
+def test_what_needs_images_is_refused_when_planned(folder, sections, path, cure) -> None:
+    with pytest.raises(InputError) as refused:
+        tiny(stream={"kind": "arrays", "path": str(folder)}, **sections)
+    assert f"lanes.0.{path}" in str(refused.value)
+    assert "inputs of shape (5,)" in str(refused.value)
+    assert cure in str(refused.value)

@@ -154,7 +154,7 @@ class CraftaxClassicSymbolic(_Classic):
 
 
 class CraftaxClassicSymbolicAutoReset(CraftaxClassicSymbolic):
-    """The same, made anew inside the step as Craftax itself does: many times slower."""
+    """Craftax-Classic-Symbolic-v1 resetting all worlds in every step, as Craftax: slow."""
 
     name = "Craftax-Classic-Symbolic-AutoReset-v1"
     auto_reset = True
@@ -169,7 +169,7 @@ class CraftaxClassicPixels(_Classic):
 
 
 class CraftaxClassicPixelsAutoReset(CraftaxClassicPixels):
-    """The same, made anew inside the step as Craftax itself does: many times slower."""
+    """Craftax-Classic-Pixels-v1 resetting all worlds in every step, as Craftax: slow."""
 
     name = "Craftax-Classic-Pixels-AutoReset-v1"
     auto_reset = True
@@ -185,7 +185,7 @@ class CraftaxSymbolic(_Full):
 
 
 class CraftaxSymbolicAutoReset(CraftaxSymbolic):
-    """The same, made anew inside the step as Craftax itself does: many times slower."""
+    """Craftax-Symbolic-v1 resetting all worlds in every step, as Craftax: slow."""
 
     name = "Craftax-Symbolic-AutoReset-v1"
     auto_reset = True
@@ -200,7 +200,7 @@ class CraftaxPixels(_Full):
 
 
 class CraftaxPixelsAutoReset(CraftaxPixels):
-    """The same, made anew inside the step as Craftax itself does: many times slower."""
+    """Craftax-Pixels-v1 resetting all worlds in every step, as Craftax: slow."""
 
     name = "Craftax-Pixels-AutoReset-v1"
     auto_reset = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workers.contract import LaneSettings, TaskSpec
+from workers.contract import LaneSettings, TaskSpec, domains_of
 from workers.tables import Problem
 
 
@@ -51,5 +51,4 @@ def domains_told(lane: LaneSettings) -> list[Problem]:
 
 def domains_from(from_stage: int, tasks: Sequence[TaskSpec]) -> list[str]:
     """Domains of the stages from this one on, in order of appearance."""
-    later = [task for task in tasks if task.index >= from_stage]
-    return list(dict.fromkeys(name for task in later for name in task.domains))
+    return list(domains_of(task for task in tasks if task.index >= from_stage))

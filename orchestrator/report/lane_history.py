@@ -74,9 +74,10 @@ class Row:
 
 @dataclass(slots=True)
 class LaneHistory:
-    """One lane as far as it is known; ``rows[-1]`` is the untrained model.
+    """What a lane's events reported so far: stages, edits, shapes and rows of R.
 
-    Where the lane stands (its status, retries, what counts) the controller's state tells.
+    ``rows``: stage index -> evaluation, -1 = the untrained model. Status, retries and which stages
+    count are not kept here: the controller's state (``LaneState``) has them.
     """
 
     plan: LanePlan
@@ -106,7 +107,7 @@ class LaneHistory:
             self.founders.setdefault(name, layer.experts)
 
     def answer(self, event: StageStarted | IntervalDone | EditApplied | CheckpointSaved) -> None:
-        """A numbered command came back for the first time."""
+        """Take in the first answer to a numbered command; answers of reruns are left out."""
         match event:
             case StageStarted(stage=spec):
                 self.stages[spec.index] = StageHistory(spec, event.report, event.at)
