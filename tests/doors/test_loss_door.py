@@ -36,4 +36,3 @@ def test_a_loss_goes_through_a_lane_and_is_reported_by_its_name(tmp_path: Path) 
     assert metrics
     assert all(names <= set(found) for found in metrics)
     assert all(0 < found["loss/Entropy/head.layers.0"] < 0.1 * 2 for found in metrics)
-
