@@ -39,4 +39,5 @@ def test_initialisers_with_settings_go_through_a_lane(
     tmp_path: Path, initialiser: dict[str, Any]
 ) -> None:
     layer = {"kind": "moe", "expert": {"kind": "bottleneck", "width": 6}}
-    both(tmp_path, routed_lane(layer, initialiser=initialiser))
+    whole = both(tmp_path, routed_lane(layer, initialiser=initialiser))
+    assert [edit["initialiser"] for edit in whole.edits] == [initialiser] * len(whole.edits)

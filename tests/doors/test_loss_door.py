@@ -31,12 +31,8 @@ LAYER = {
 
 def test_a_loss_goes_through_a_lane_and_is_reported_by_its_name(tmp_path: Path) -> None:
     whole = both(tmp_path, routed_lane(LAYER))
-    metrics = [record.event.report.metrics for record in whole.records if _interval(record.event)]
+    metrics = [told["metrics"] for told in whole.intervals.values()]
     names = {f"loss/{kind}/head.layers.0" for kind in ("Entropy", "balance", "z")}
     assert metrics
     assert all(names <= set(found) for found in metrics)
     assert all(0 < found["loss/Entropy/head.layers.0"] < 0.1 * 2 for found in metrics)
-
-
-def _interval(event: object) -> bool:
-    return type(event).__name__ == "IntervalDone"
