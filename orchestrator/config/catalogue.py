@@ -54,7 +54,6 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "losses": moe.LOSSES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
-        "objectives": OBJECTIVES,
         "policies": POLICIES,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,
