@@ -16,12 +16,20 @@ def needs(resources: Resources) -> dict[str, float]:
 
 
 def unplaceable(config: RunConfig, nodes: Iterable[Mapping[str, float]]) -> list[LaneConfig]:
-    """Lanes whose workers do not fit on ``nodes`` all at once, were nothing else running there.
+    """Lanes that do not fit on ``nodes`` were nothing else running there: all their workers at
+    once, and beside them the evaluator that stages wait for.
 
     ``nodes``: for each its total resources, by Ray's names (``{"CPU": 8.0, ...}``).
     """
     nodes = list(nodes)
-    return [lane for lane in config.lanes if _places(needs(lane.resources), nodes) < lane.workers]
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    return [
+        lane
+        for lane in config.lanes
+        if _places(needs(lane.resources), nodes) < lane.workers
+        or lane.cpus > cpus + 1e-9
+        or lane.gpus > gpus + 1e-9
+    ]
 
 
 def _places(need: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> float:
@@ -40,6 +48,7 @@ def check_resources(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> 
     lines = [
         f"  lanes.{lane.name}.resources: {_amounts(needs(lane.resources))}"
         + (f" for each of {lane.workers} workers" if lane.workers > 1 else "")
+        + (f"; with its evaluator {lane.cpus:g} CPUs" if lane.waits_for_scores else "")
         for lane in unplaceable(config, nodes)
     ]
     if lines:

@@ -62,13 +62,21 @@ class LaneConfig:
 
     @property
     def cpus(self) -> float:
-        """CPUs that all workers of the lane reserve."""
-        return self.workers * self.resources.cpus
+        """CPUs that the lane holds: all its workers', and its evaluator's where stages wait for
+        scores, since it would wait for room while they hold theirs."""
+        beside = self.resources.evaluator_cpus if self.waits_for_scores else 0.0
+        return self.workers * self.resources.cpus + beside
 
     @property
     def gpus(self) -> float:
-        """GPUs that all workers of the lane reserve."""
-        return self.workers * self.resources.gpus
+        """GPUs that the lane holds, like ``cpus``."""
+        beside = self.resources.evaluator_gpus if self.waits_for_scores else 0.0
+        return self.workers * self.resources.gpus + beside
+
+    @property
+    def waits_for_scores(self) -> bool:
+        """Whether a stage starts only once the model before it was scored."""
+        return any(policy.uses_scores for policy in self.live_policies().values())
 
     @property
     def intervals(self) -> int:
@@ -134,7 +142,6 @@ class LaneConfig:
 
     def plan(self) -> LanePlan:
         """What deciding about the lane needs to know of it."""
-        policies = self.live_policies().values()
         return LanePlan(
             spec=self.spec(),
             tasks=self.tasks(),
@@ -142,7 +149,7 @@ class LaneConfig:
             cpus=self.cpus,
             gpus=self.gpus,
             experts=self.experts or 1,
-            waits_for_scores=any(policy.uses_scores for policy in policies),
+            waits_for_scores=self.waits_for_scores,
         )
 
     def plain(self) -> Json:

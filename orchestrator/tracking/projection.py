@@ -14,6 +14,7 @@ from orchestrator.core.events import (
     ClusterChanged,
     EditApplied,
     EvaluationDone,
+    Event,
     IntervalDone,
     LaneClosed,
     LaneOpened,
@@ -31,17 +32,24 @@ from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
+from orchestrator.tracking.points import (
+    largest,
+    method_means,
+    of_interval,
+    of_row,
+    of_scores,
+    of_shape,
+)
 from orchestrator.tracking.writes import (
     CloseRun,
     LogDataset,
     LogModel,
     LogPoints,
     OpenRun,
-    Point,
     ReopenRun,
     Write,
 )
-from workers.contract import CheckpointRef, ModelShape
+from workers.contract import CheckpointRef
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 """growstage's end of a run, lane or stage -> MLflow's."""
@@ -69,17 +77,24 @@ class Projection:
         """Cells of the matrices (lane, stage, task) that were written."""
         self._summed: dict[str, int] = {}
         """Lane -> complete rows whose metrics were written."""
+        self._begun: RunStarted | None = None
+        """The run's beginning, shown once something follows: a run may be begun anew."""
 
     def add(self, record: Record) -> list[Write]:
         """The writes that follow from one more record."""
-        if not self.history.add(record):
+        told = self.history.add(record)
+        if isinstance(record.event, RunStarted):
+            self._begun = record.event
             return []
-        event = record.event
+        begun, self._begun = self._begun, None
+        first = [] if begun is None else self._run_started(begun)
+        return [*first, *(self._told(record.event) if told else ())]
+
+    def _told(self, event: Event) -> list[Write]:
+        """The writes of what follows the run's beginning."""
         match event:
-            case ClusterChanged():
+            case RunStarted() | ClusterChanged():
                 return []
-            case RunStarted():
-                return self._run_started(event)
             case RunResumed():
                 open_lanes = [key for key, end in self._ends() if end is None]
                 return [ReopenRun(key=key) for key in (self.key(), *open_lanes)]
@@ -250,7 +265,7 @@ class Projection:
             source=data.source,
             context="training",
         )
-        shape = _shape_points(lane.shape, 0, event.at)
+        shape = of_shape(lane.shape, 0, event.at)
         return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
 
     def _short(self, lane: LaneHistory) -> str:
@@ -265,7 +280,7 @@ class Projection:
             for key, end in self._ends()
             if end is not None and end != "done"
         ]
-        points = _means(self.history, at) if self.trial is None else ()
+        points = method_means(self.history, at) if self.trial is None else ()
         writes.append(LogPoints(key=self.key(), points=points))
         writes.append(
             CloseRun(key=self.key(), status=STATUS[self.history.status], at=milliseconds(at))
@@ -290,34 +305,21 @@ class Projection:
     # ------------------------------------------------------------ inside a stage
 
     def _interval_done(self, lane: LaneHistory, event: IntervalDone) -> list[Write]:
-        report, at = event.report, event.at
-        values = {
-            **report.metrics,
-            **{f"signal/{name}": value for name, value in report.signals.items()},
-            **{
-                f"gate/{layer}/expert{number}": value
-                for layer, weights in report.gate_weights.items()
-                for number, value in enumerate(weights)
-            },
-            "time/interval_seconds": report.seconds,
-        }
-        if report.rss_mb:
-            values["system/worker_rss_megabytes"] = report.rss_mb
-        points = tuple(point(name, value, report.steps, at) for name, value in values.items())
+        points = of_interval(event.report, event.at)
         return [LogPoints(key=self.key(lane, max(lane.stages)), points=points)]
 
     def _edit_applied(self, lane: LaneHistory, event: EditApplied) -> list[Write]:
         index = max(lane.stages)
         self.dirty.lanes.add(lane.name)
         self.dirty.stages.add((lane.name, index))
-        points = _shape_points(event.report.after, lane.stages[index].steps, event.at)
+        points = of_shape(event.report.after, lane.stages[index].steps, event.at)
         return [LogPoints(key=self.key(lane, index), points=points)]
 
     def _checkpoint_saved(self, lane: LaneHistory, event: CheckpointSaved) -> list[Write]:
         if not event.final:
             return []
         key = self.key(lane, event.index) if event.index >= 0 else self.key(lane)
-        points = _shape_points(lane.shape, event.index + 1, event.at)
+        points = of_shape(lane.shape, event.index + 1, event.at)
         writes: list[Write] = [
             self._model(lane, event.index, event.checkpoint, event.adopted_from),
             LogPoints(key=self.key(lane), points=points),
@@ -351,7 +353,7 @@ class Projection:
             "code_version": tags["git"],
             "ops_backend": lane.backend,
             "adopted_from": adopted_from or "none",
-            "experts": str(_experts(lane.shape)),
+            "experts": str(largest(lane.shape)),
             "parameters": str(lane.shape.parameters) if lane.shape else "0",
         }
         parent = self.key(lane, max(parents)) if parents else self.key(lane)
@@ -378,30 +380,9 @@ class Projection:
         if event.index < 0:
             return self._cells(lane)
         key = self.key(lane, event.index)
-        details = tuple(
-            point(f"eval/{task}/{name}", value, event.index + 1, event.at)
-            for task, figures in event.report.figures.items()
-            for name, value in figures.items()
-        )
-        scores = tuple(
-            point(f"acc/{name}", score, event.index + 1, event.at)
-            for name, score in zip(task_keys(lane.tasks), event.report.scores, strict=False)
-        )
-        measured = tuple(
-            point(f"routing/{name}", value, event.index + 1, event.at)
-            for name, value in lane.routing(event.index).items()
-        )
-        model = tuple(
-            point(f"model/{name}", value, event.index + 1, event.at)
-            for name, value in event.report.model_figures.items()
-        )
-        validation = tuple(
-            point(f"validation/{name}", score, event.index + 1, event.at)
-            for name, score in zip(task_keys(lane.tasks), event.report.validation, strict=False)
-        )
         return [
-            LogPoints(key=key, points=details + measured + model + validation),
-            LogPoints(key=key, points=scores, model=key),
+            LogPoints(key=key, points=of_row(lane, event)),
+            LogPoints(key=key, points=of_scores(lane, event), model=key),
             *self._cells(lane),
             *self._sums(lane, event.at),
         ]
@@ -431,35 +412,5 @@ class Projection:
         return [LogPoints(key=self.key(lane), points=points)]
 
 
-def _means(history: RunHistory, at: float) -> tuple[Point, ...]:
-    """Mean over seeds of each method's final metrics; finished lanes only."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for lane in history.lanes.values():
-        if lane.rows and history.lane_status(lane) == "done":
-            scores = summarise(lane.complete(), lane.untrained())
-            found.setdefault(lane.label, []).append(scores)
-    return tuple(
-        point(f"method/{label}.{name}", sum(s[name] for s in lanes) / len(lanes), 0, at)
-        for label, lanes in found.items()
-        for name in ("acc.final", "forgetting.max")
-        if all(name in s for s in lanes)
-    )
-
-
 def _end(status: str) -> str | None:
     return status if status in STATUS else None
-
-
-def _experts(shape: ModelShape | None) -> int:
-    return max((layer.experts for layer in shape.layers.values()), default=0) if shape else 0
-
-
-def _shape_points(shape: ModelShape | None, step: int, at: float) -> tuple[Point, ...]:
-    if shape is None:
-        return ()
-    values = {
-        "experts": _experts(shape),
-        "parameters": shape.parameters,
-        "parameters.active": shape.active,
-    }
-    return tuple(point(name, value, step, at) for name, value in values.items())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
+from orchestrator.cluster.placement import check_resources
 from orchestrator.config.file import ConfigError
 from orchestrator.core.controller import fold
 from orchestrator.core.events import (
@@ -394,3 +395,14 @@ def test_revisions_go_on_from_the_last_complete_stage(tmp_path: Path) -> None:
         for edit in stage["edits"]
     ]
     assert kept == list(range(1, 8)), "the skipped stage's growth is revision 2 as well"
+
+
+def test_room_is_kept_for_the_evaluator_that_a_stage_waits_for() -> None:
+    """With every core held by a lane, it would have waited for room, and the lane for it."""
+    config = tiny(**JUDGED, resources={"cpus": 1, "evaluator_cpus": 0.5})
+    lane = config.plan().lanes[0]
+    assert (lane.cpus, lane.waits_for_scores) == (1.5, True)
+    assert tiny(resources={"cpus": 1, "evaluator_cpus": 0.5}).plan().lanes[0].cpus == 1
+    with pytest.raises(InputError, match=r"CPU = 1; with its evaluator 1\.5 CPUs"):
+        check_resources(config, [{"CPU": 1.0}])
+    check_resources(config, [{"CPU": 1.0}, {"CPU": 0.5}])

@@ -9,7 +9,10 @@ from torch import nn
 
 
 class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+    """Adam with decoupled weight decay.
+
+    Loshchilov and Hutter, arXiv 1711.05101.
+    """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

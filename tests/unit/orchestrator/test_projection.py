@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.core.events import Record
+from orchestrator.core.events import Record, RunStarted
 from orchestrator.report.colours import lane_colours
 from orchestrator.tracking.naming import flatten, metric_name, task_keys
 from orchestrator.tracking.projection import Projection
@@ -154,3 +154,15 @@ def test_saved_views_and_links_agree_on_keys() -> None:
     spaced = links("sqlite:////my runs/mlflow.db", "3").command
     assert spaced is not None
     assert shlex.split(spaced)[-1] == "sqlite:////my runs/mlflow.db"
+
+
+def test_a_run_that_was_begun_anew_is_shown_once() -> None:
+    """What nothing ever acted on stood in the store as a run that goes on for ever."""
+    first, *rest = story()
+    assert isinstance(first.event, RunStarted)
+    other = replace(first, event=replace(first.event, run_id="other", config_digest="x"))
+    projection = Projection()
+    writes = [write for record in (other, first, *rest) for write in projection.add(record)]
+    opened = [write.key for write in writes if isinstance(write, OpenRun)]
+    assert opened.count(first.event.run_id) == 1
+    assert "other" not in opened

@@ -19,7 +19,9 @@ from tune_spaces.space import Choice, Domain, Integer
 from tune_spaces.stream_file import single_lane, to_toml, trial_config, with_settings
 from tune_spaces.sweep import make_plan
 from workers.contract import InputError
-from workers.tables import first_line
+from workers.models import MODELS
+from workers.moe.growth.growable import shape as shape_of
+from workers.tables import construct, first_line
 
 
 def ends(domain: Domain) -> list[Any]:
@@ -116,3 +118,20 @@ def test_keys_that_toml_takes_in_quotes_alone_come_back() -> None:
     text = to_toml(raw)
     assert tomllib.loads(text) == raw
     assert "tpu-v4 = " in text
+
+
+def test_the_form_of_a_schedule_moves_capacity_over_depth() -> None:
+    """Where every layer costs its own dense layer, DynaMoE's claim is not tested."""
+    space, share = made("schedule"), {}
+    for form in ("constant", "ascending", "descending", "pyramid_up", "pyramid_down"):
+        settings = {"model.experts": 8, "model.head.schedule": form}
+        (lane,) = trial_config(space.raw, settings).lanes
+        stream = lane.stream()
+        model = construct(MODELS, lane.sections["model"], stream.input_shape, stream.outputs, 0)
+        sizes = [layer.parameters for layer in shape_of(model).layers.values()]
+        share[form] = [size / sum(sizes) for size in sizes]
+    first, last = share["ascending"], share["descending"]
+    middle, outer = share["pyramid_up"], share["pyramid_down"]
+    assert first[0] < share["constant"][0] < last[0]
+    assert last[-1] < share["constant"][-1] < first[-1]
+    assert outer[1] < share["constant"][1] < middle[1]
