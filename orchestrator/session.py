@@ -79,8 +79,8 @@ def _drive(
     wait_for_nodes: float,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
-    journal = folder.journal()
     store = tracking_store(folder.path, tracking_uri)
+    journal = folder.journal()
     begin_journal(config, folder.path, store, journal)
 
     from orchestrator.cluster import connection, executor

@@ -174,6 +174,7 @@ class RunHistory:
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
             "adopted_from": stage.adopted_from,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
+            "training": stage.training,
             "routing": lane.routing(index),
             "validation": lane.rows[index].validation if index in lane.rows else [],
             "figures": lane.rows[index].figures if index in lane.rows else {},

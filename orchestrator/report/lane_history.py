@@ -43,6 +43,8 @@ class StageHistory:
     rss_mb: float = 0.0
     gate_weights: dict[str, list[float]] = field(default_factory=dict)
     """Of the last interval: layer -> expert."""
+    training: dict[str, float] = field(default_factory=dict)
+    """Of the last interval: losses by name, score, learning rate."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
     adopted_from: str | None = None
@@ -51,7 +53,7 @@ class StageHistory:
     def trained(self, report: IntervalReport) -> None:
         """One more interval."""
         self.intervals, self.steps = report.n, report.steps
-        self.gate_weights = report.gate_weights
+        self.gate_weights, self.training = report.gate_weights, report.metrics
         self.seconds += report.seconds
         self.rss_mb = max(self.rss_mb, report.rss_mb)
 

@@ -33,6 +33,8 @@ def test_a_loss_goes_through_a_lane_and_is_reported_by_its_name(tmp_path: Path) 
     whole = both(tmp_path, routed_lane(LAYER))
     metrics = [told["metrics"] for told in whole.intervals.values()]
     names = {f"loss/{kind}/head.layers.0" for kind in ("Entropy", "balance", "z")}
+    told = [stage["training"] for stage in whole.lane["stages"]]
+    assert all(names <= set(found) for found in told), "growstage show --json"
     assert metrics
     assert all(names <= set(found) for found in metrics)
     assert all(0 < found["loss/Entropy/head.layers.0"] < 0.1 * 2 for found in metrics)

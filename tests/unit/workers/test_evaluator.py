@@ -14,7 +14,7 @@ from orchestrator.config.file import RunConfig, check
 from tests.fakes import tiny
 from workers.contract import CheckpointRef, EvaluationReport
 from workers.diagnostics import DIAGNOSTICS, Diagnostic, Figures, Probe
-from workers.diagnostics.observing import DRIFT_SAMPLES
+from workers.diagnostics.observing import DRIFT_SAMPLES, PROBE_SAMPLES
 from workers.supervised.evaluator import SupervisedEvaluator
 from workers.supervised.trainer import SupervisedTrainer
 
@@ -100,6 +100,20 @@ def test_drift_is_told_on_samples_of_every_domain(tmp_path: Path) -> None:
     assert len(labels.unique()) == 10
     again = SupervisedEvaluator().evaluate(lane.spec(), ref, lane.tasks())
     assert again.probes["joint"] == probe, "the same samples over the whole lane"
+
+
+def test_figures_are_taken_on_samples_of_every_domain_and_class(tmp_path: Path) -> None:
+    """A test part larger than a probe, its samples domain by domain."""
+    stream = {**SEQUENTIAL["stream"], "order": "joint", "test_samples": 250}
+    config = tiny(**ROUTED, stream=stream)
+    lane, evaluator = config.lanes[0], SupervisedEvaluator()
+    evaluator.evaluate(lane.spec(), untrained(config, tmp_path), lane.tasks())
+    (known,) = evaluator.lanes.values()
+    ((drawn, _),) = known.draws.values()
+    test = known.stream.held_out(lane.tasks()[0])["test"]
+    assert len(test) > len(drawn) == PROBE_SAMPLES
+    assert test.domain[drawn].bincount().tolist() == [PROBE_SAMPLES // 2] * 2
+    assert min(test.y[drawn].bincount(minlength=10).tolist()) > 0.08 * PROBE_SAMPLES
 
 
 def test_a_large_test_part_is_measured_on_a_probe_and_scored_as_a_whole(tmp_path: Path) -> None:
