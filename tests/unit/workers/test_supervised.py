@@ -316,6 +316,40 @@ def test_a_forward_outside_a_step_knows_no_domains() -> None:
     assert sum(counts.values()) == 2 * 16, "only steps are counted"
 
 
+OPTIMIZERS_THAT_DRIFT = [
+    {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
+    {"kind": "adamw", "lr": 0.01, "weight_decay": 0.5},
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS_THAT_DRIFT, ids=["sgd", "adamw"])
+@pytest.mark.parametrize("cut", [False, True], ids=["unchosen", "cut off by grad_max_k"])
+def test_experts_that_learn_nothing_stay_without_any_mask(
+    optimizer: dict[str, Any], cut: bool
+) -> None:
+    """Momentum and weight decay used to move them."""
+    layer: dict[str, Any] = {"selector": {"kind": "topk", "k": 2}}
+    if cut:
+        layer = {"selector": "dense", "grad_max_k": 1}
+    trainer = opened(
+        model={"experts": 4, "head": {"kind": "moe", "hidden": [32], "layer": layer}},
+        training={"steps": 20, "intervals": 2, "batch": 8, "optimizer": optimizer},
+    )
+    (routed,) = routed_layers(trainer.model).values()
+    trainer.run_interval(1, 0)  # momentum is under way
+    with torch.no_grad():
+        routed.router.biases["3"].fill_(-1e4)
+    before = {name: p.clone() for name, p in routed.experts.named_parameters()}
+    trainer.run_interval(2, 0)
+    moved = {
+        name.partition(".")[0]
+        for name, p in routed.experts.named_parameters()
+        if not torch.equal(p, before[name])
+    }
+    assert moved
+    assert "3" not in moved
+
+
 # ---------------------------------------------------------------- samples that stand for a stage
 
 
