@@ -82,12 +82,15 @@ def run_lane(folder: Path, raw: Mapping[str, Any]) -> Outcome:
     return outcome(folder)
 
 
-def run_killed(folder: Path, raw: Mapping[str, Any], lose: Lose | None = None) -> Outcome:
+def run_killed(
+    folder: Path, raw: Mapping[str, Any], lose: Lose | None = None, edits: str = "grow"
+) -> Outcome:
     """The same with losses; by default the worker dies around the first edits and after the second
     interval of stages. The driver dies three times: after edits were decided, again after later
     ones where there are any, and after an interval.
 
-    Fails where nothing was killed, or where the lane never grew: it would show nothing then.
+    Fails where nothing was killed, or where no edit of kind ``edits`` was made: it would show
+    nothing then.
     """
     lose = default_losses() if lose is None else lose
     deaths: Sequence[Callable[[Record], bool]] = (_decides, _decides, _measures)
@@ -101,7 +104,7 @@ def run_killed(folder: Path, raw: Mapping[str, Any], lose: Lose | None = None) -
     events = [record.event for record in found.records]
     assert any(isinstance(event, RunResumed) for event in events), "no driver was killed"
     assert any(isinstance(event, WorkFailed) for event in events), "no worker was killed"
-    assert any(edit["kind"] == "grow" for edit in found.edits), "the lane never grew"
+    assert any(edit["kind"] == edits for edit in found.edits), f"the lane has no edit {edits}"
     return found
 
 

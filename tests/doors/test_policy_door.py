@@ -406,3 +406,30 @@ def test_room_is_kept_for_the_evaluator_that_a_stage_waits_for() -> None:
     with pytest.raises(InputError, match=r"CPU = 1; with its evaluator 1\.5 CPUs"):
         check_resources(config, [{"CPU": 1.0}])
     check_resources(config, [{"CPU": 1.0}, {"CPU": 0.5}])
+
+
+@pytest.mark.parametrize("score", ["token", "gate"])
+def test_esft_chooses_by_edits_that_survive_kills(tmp_path: Path, score: str) -> None:
+    """What the worker measured, the masks and the phase stand in the journal: nothing is chosen
+    again after a loss."""
+    raw = {
+        "stream": {
+            "kind": "domains",
+            "train_samples": 96,
+            "test_samples": 40,
+            "domains": [{"name": "turned", "rotate": 90.0}, {"name": "permuted", "permutation": 1}],
+        },
+        "model": {
+            "experts": 4,
+            "head": {"kind": "moe", "hidden": [24], "layer": {"selector": "topk"}},
+        },
+        "training": {"epochs": 2, "intervals": 3, "batch": 16},
+        "policies": {"esft": {"kind": "esft", "score": score}},
+        "lanes": [{}],
+    }
+    whole = run_lane(tmp_path / "whole", raw)
+    killed = run_killed(tmp_path / "killed", raw, edits="refresh_mask")
+    assert killed.essence == whole.essence
+    assert [edit["kind"] for edit in whole.edits] == ["refresh_mask", "set_phase"]
+    (rows,) = whole.edits[0]["masks"].values()
+    assert 0 < sum(rows[0]) < 4
