@@ -26,8 +26,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from orchestrator.beginning import begin, joined  # noqa: E402
-from orchestrator.config.file import check  # noqa: E402
-from orchestrator.config.run import RunConfig, load  # noqa: E402
+from orchestrator.config.file import check, load  # noqa: E402
+from orchestrator.config.run import RunConfig  # noqa: E402
 from orchestrator.core.events import (  # noqa: E402
     CheckpointSaved,
     EditApplied,
@@ -146,12 +146,9 @@ def our_loop(config: RunConfig) -> float:
     lane = config.lanes[0]
     trainer = SupervisedTrainer()
     trainer.open(lane.spec(), None)
-    from orchestrator.core.controller import Controller
-
-    state = Controller(config).start().lanes[lane.name]
     seconds = 0.0
     for task in lane.tasks():
-        stage = stage_spec(state, task.index, None)
+        stage = stage_spec(lane.plan(), task.index, None)
         trainer.stream.data(task)  # both loops begin with the task's data in memory
         began = time.process_time()
         trainer.start(stage)
