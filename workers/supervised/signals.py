@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NORM_STEPS = 16
+NORM_STEPS = 4
 """Steps of an interval, evenly spread, at which the gradient norm is measured."""
 
 SIGNALS: Mapping[str, str] = {
