@@ -36,7 +36,7 @@ tasks = 3
 [model]
 head = { kind = "moe", hidden = [32] }
 [training]
-epochs = 60
+epochs = 120
 intervals = 4
 [policies.growth]
 kind = "periodic"

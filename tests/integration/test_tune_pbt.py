@@ -59,14 +59,14 @@ def history(attempt: Any) -> tuple[int, ModelShape | None]:
 
 def experts_after(attempt: Any, stages: int) -> int | None:
     """Experts an attempt itself had after so many stages; None where it did not get there."""
-    from orchestrator.report.history import RunFold
+    from orchestrator.report.history import RunHistory
 
-    fold = RunFold()
+    told = RunHistory()
     for record, _ in read(Path(attempt["folder"]) / JOURNAL_FILE):
-        fold.add(record)
+        told.add(record)
         event = record.event
         if isinstance(event, CheckpointSaved) and event.final and event.index == stages - 1:
-            (lane,) = fold.lanes.values()
+            (lane,) = told.lanes.values()
             return None if lane.shape is None else experts(lane.shape)
     return None
 
