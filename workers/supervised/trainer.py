@@ -221,7 +221,7 @@ class SupervisedTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         with (
             self.replicas.own_draws(stage.spec.seed, stage.step),
-            stepping(self.layers, self._told(stage, index[mine])),
+            stepping(self.layers, self._told(stage, index, mine)),
         ):
             loss = self._backward(x[mine], y[mine], share, interval)
         drop_gradients(self.layers)
@@ -233,11 +233,11 @@ class SupervisedTrainer:
         self.method.after_step(context)
         stage.step += 1
 
-    def _told(self, stage: Stage, index: Tensor) -> StepContext:
-        """What routed layers are told about a step on the samples at these places."""
+    def _told(self, stage: Stage, index: Tensor, mine: slice) -> StepContext:
+        """What routed layers are told about a step on this worker's part of the batch."""
         if stage.part.domain is None:
             return StepContext(stage.progress)
-        domain_B = stage.part.domain[index].to(self.device)
+        domain_B = stage.part.domain[index[mine]].to(self.device)
         return StepContext(stage.progress, self.domains, domain_B)
 
     def _backward(self, x: Tensor, y: Tensor, share: float, interval: Interval) -> Tensor:
