@@ -37,6 +37,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest tests/doors
 	$(BIN)/python -m pytest tests/integration --session-timeout 1080
 
 test-fast: setup
