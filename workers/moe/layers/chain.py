@@ -8,9 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from workers.contract import InputError
-from workers.moe.dispatch import Limits
-from workers.moe.layers.moe import MoELayer
-from workers.moe.routers import RouterContext
+from workers.moe.layers.moe import Conditions, MoELayer
 
 
 class ChainLayer(MoELayer):
@@ -49,14 +47,7 @@ class ChainLayer(MoELayer):
     def rounds(self) -> int:
         return self._rounds
 
-    def _pass(
-        self,
-        x_TD: Tensor,
-        context: RouterContext,
-        allowed_TE: Tensor | None,
-        limits: Limits,
-        training: bool,
-    ) -> Tensor:
+    def _pass(self, x_TD: Tensor, conditions: Conditions) -> Tensor:
         for router in self.routers:
-            x_TD = x_TD + self._round(router, x_TD, context, allowed_TE, limits, training)
+            x_TD = x_TD + self._round(router, x_TD, conditions)
         return x_TD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,19 @@ from workers.moe.selectors import SELECTORS, Selector
 from workers.tables import choice, choices, construct
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What holds in one forward of a layer, over all its rounds."""
+
+    context: RouterContext
+    allowed_TE: Tensor | None
+    """Experts that a token may choose, bool [T, E]; None = all."""
+    limits: Limits
+    """Which tokens experts learn from."""
+    training: bool
+    """A training forward with gradients."""
+
+
 class MoELayer(RoutedLayer, Growable, Layer):
     """One linear map as a mixture of experts with its own router (DynamicMoE, arXiv 2511.18987).
 
@@ -38,6 +51,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
     """
 
     experts: ExpertSet
+    expert_table: ClassVar[dict[str, type]] = EXPERTS
+    """What the kinds of its experts name."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -89,7 +104,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             construct(ROUTERS, config.router, inputs) for _ in range(self.rounds - 1)
         )
         forms = (config.expert, *config.more_experts)
-        self.experts = ExpertSet(EXPERTS, forms, (inputs, outputs))
+        self.experts = ExpertSet(self.expert_table, forms, (inputs, outputs))
         self.shared = nn.ModuleList()
         self.losses: tuple[Loss, ...] = tuple(construct(LOSSES, loss) for loss in config.losses)
         self.record, self.masking = Record(), Masking()
@@ -122,6 +137,18 @@ class MoELayer(RoutedLayer, Growable, Layer):
         chosen. The rest goes to the router (``RouterContext``)."""
         x_TD = x.reshape(-1, self.inputs)
         allowed_TE = None if allowed is None else allowed.reshape(-1, self.live)
+        conditions = self._begin(x_TD, allowed_TE, positions, lengths, below)
+        return self._pass(x_TD, conditions).reshape(*x.shape[:-1], self.outputs)
+
+    def _begin(
+        self,
+        x_TD: Tensor,
+        allowed_TE: Tensor | None = None,
+        positions: Tensor | None = None,
+        lengths: Tensor | None = None,
+        below: Tensor | None = None,
+    ) -> Conditions:
+        """Begin a forward: what holds in it, from what the layer was told about the step."""
         training = self.training and torch.is_grad_enabled()
         step, record = self.record.step, self.record
         domain_T, limits = None, FREE
@@ -137,32 +164,28 @@ class MoELayer(RoutedLayer, Growable, Layer):
             k = self.config.grad_max_k
             limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
         context = RouterContext(step.progress, domain_T, positions, lengths, below)
-        y_TO = self._pass(x_TD, context, allowed_TE, limits, training)
-        return y_TO.reshape(*x.shape[:-1], self.outputs)
+        return Conditions(context, allowed_TE, limits, training)
 
-    def _pass(
-        self,
-        x_TD: Tensor,
-        context: RouterContext,
-        allowed_TE: Tensor | None,
-        limits: Limits,
-        training: bool,
-    ) -> Tensor:
+    def _pass(self, x_TD: Tensor, conditions: Conditions) -> Tensor:
         """All rounds; a plain layer has one."""
-        return self._round(self.router, x_TD, context, allowed_TE, limits, training)
+        return self._round(self.router, x_TD, conditions)
 
-    def _round(
+    def _round(self, router: Router, x_TD: Tensor, conditions: Conditions) -> Tensor:
+        """Route T tokens and run their experts, [T, O]."""
+        logits_TE = router(x_TD, conditions.context)
+        selection = self.selector.select(logits_TE, conditions.allowed_TE, conditions.training)
+        return self._run(router, x_TD, logits_TE, selection, conditions)
+
+    def _run(
         self,
         router: Router,
         x_TD: Tensor,
-        context: RouterContext,
-        allowed_TE: Tensor | None,
-        limits: Limits,
-        training: bool,
+        logits_TE: Tensor,
+        selection: Selection,
+        conditions: Conditions,
     ) -> Tensor:
-        """Route T tokens and run their experts, [T, O]."""
-        logits_TE = router(x_TD, context)
-        selection = self.selector.select(logits_TE, allowed_TE, training)
+        """Run the selected experts and the shared ones, [T, O], and record the pass."""
+        training, limits, context = conditions.training, conditions.limits, conditions.context
         y_TO = dispatch(kernel_of(list(self.experts.values())), x_TD, selection, limits)
         for expert in self.shared:
             y_TO = y_TO + expert(x_TD)
@@ -173,7 +196,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             if context.domain_T is not None:
                 record.counters.add_choices(selection, context.domain_T)
         if losses or record.observers:
-            routed = self._routed(router, x_TD, logits_TE, allowed_TE, selection, context)
+            routed = self._routed(router, x_TD, logits_TE, selection, conditions)
             self._add_losses(losses, routed)
             for observer in record.observers:
                 observer(routed)
@@ -184,13 +207,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
         router: Router,
         x_TD: Tensor,
         logits_TE: Tensor,
-        allowed_TE: Tensor | None,
         selection: Selection,
-        context: RouterContext,
+        conditions: Conditions,
     ) -> Routed:
-        probabilities_TE = selection.probabilities_TE
+        context, probabilities_TE = conditions.context, selection.probabilities_TE
         if probabilities_TE is None:
-            probabilities_TE = self.selector.probabilities(logits_TE, allowed_TE)
+            probabilities_TE = self.selector.probabilities(logits_TE, conditions.allowed_TE)
         return Routed(
             x=x_TD,
             logits=logits_TE,

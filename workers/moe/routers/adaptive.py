@@ -47,6 +47,8 @@ class AdaptiveRouter(Router):
         """tau of the distillation (equation 2)."""
         distil: bool = True
         """Pull towards the teacher, less and less as the stage goes on (equation 4)."""
+        bias: bool = True
+        """Whether the linear router has a bias for each expert."""
 
         def __post_init__(self) -> None:
             if self.temperature <= 0:
@@ -65,7 +67,7 @@ class AdaptiveRouter(Router):
     def __init__(self, config: Config, inputs: int) -> None:
         super().__init__()
         self.config, self.inputs = config, inputs
-        self.linear = LinearRouter(LinearRouter.Config(), inputs)
+        self.linear = LinearRouter(LinearRouter.Config(bias=config.bias), inputs)
         self.rows, self.biases = nn.ParameterDict(), nn.ParameterDict()
         self.up: nn.Linear | None = None
         self.teacher_experts: list[int] = []
@@ -129,7 +131,7 @@ class AdaptiveRouter(Router):
             if self.config.start == "literal":
                 self.rows[name].copy_((row / WIDTH).repeat(WIDTH))
             if self.config.start != "residual":
-                self.biases[name].copy_(self.linear.biases[name])
+                self.biases[name].copy_(self.linear.bias(int(name)))
 
     def _build(self) -> None:
         """The second router's parameters, for every expert there is; values are set by others."""
@@ -180,7 +182,7 @@ class AdaptiveRouter(Router):
         self.linear.split(parent, child, amount)
         if self.up is None:
             return
-        if self.config.start != "residual":
+        if self._shifts_own:
             self.biases[str(parent)].sub_(amount)
         self.rows[str(child)].copy_(self.rows[str(parent)])
         self.biases[str(child)].copy_(self.biases[str(parent)])
@@ -192,8 +194,13 @@ class AdaptiveRouter(Router):
     def shift_bias(self, expert: int, amount: float) -> None:
         """Add ``amount`` to the expert's bias, in both routers."""
         self.linear.shift_bias(expert, amount)
-        if self.up is not None and self.config.start != "residual":
+        if self.up is not None and self._shifts_own:
             self.biases[str(expert)].add_(amount)
+
+    @property
+    def _shifts_own(self) -> bool:
+        """Whether a shift must reach the second router too: else the linear one's reaches both."""
+        return self.config.start != "residual" and self.linear.biased
 
     @torch.no_grad()
     def suppress(self, expert: int, offset: float, steps: int) -> None:
@@ -214,7 +221,7 @@ class AdaptiveRouter(Router):
         if self.config.start == "residual":
             for name in self.linear.rows:
                 if int(name) not in self.teacher_experts:
-                    yield from (self.linear.rows[name], self.linear.biases[name])
+                    yield from self.linear.parameters_of(int(name))
 
     def _freeze_teacher(self) -> None:
         trainable = {id(parameter) for parameter in self.trainable_parameters()}

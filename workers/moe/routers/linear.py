@@ -23,27 +23,32 @@ class LinearRouter(Router):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
-        """Settings of a linear router (none)."""
+        """Settings of a linear router."""
 
         kind: str = "linear"
+        bias: bool = True
+        """Whether each expert has a trained bias; without it, shifts of copies are kept beside
+        the parameters and are not trained."""
 
     def __init__(self, config: Config, inputs: int) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.biased = inputs, config.bias
         self.rows = nn.ParameterDict()
         self.biases = nn.ParameterDict()
-        # added to the logits; rises by `anneal` with every training forward until it is 0
+        # added to the logits; where `anneal` is above 0 it rises by it with every training forward
+        # until it is 0
         self.register_buffer("offset", torch.zeros(0))
         self.register_buffer("anneal", torch.zeros(0))
-        self._annealing = False
+        self._shifted = False
 
     def add(self, expert: int) -> None:
         """A new row for ``expert``, drawn as torch draws a Linear(inputs, 1)."""
         bound = 1 / math.sqrt(self.inputs)
         row = torch.empty(self.inputs).uniform_(-bound, bound)
-        bias = torch.empty(()).uniform_(-bound, bound)
         self.rows[str(expert)] = nn.Parameter(row.to(self.offset))
-        self.biases[str(expert)] = nn.Parameter(bias.to(self.offset))
+        if self.biased:
+            bias = torch.empty(()).uniform_(-bound, bound)
+            self.biases[str(expert)] = nn.Parameter(bias.to(self.offset))
         self.offset = with_zero(self.offset)
         self.anneal = with_zero(self.anneal)
 
@@ -51,47 +56,67 @@ class LinearRouter(Router):
         """Forget the row of ``expert``."""
         kept = [i for i, name in enumerate(self.rows) if name != str(expert)]
         self.offset, self.anneal = self.offset[kept], self.anneal[kept]
-        del self.rows[str(expert)], self.biases[str(expert)]
+        del self.rows[str(expert)]
+        if self.biased:
+            del self.biases[str(expert)]
 
     @torch.no_grad()
     def split(self, parent: int, child: int, amount: float) -> None:
-        """Give the child the parent's row, and take ``amount`` off both biases."""
+        """Give the child the parent's row, and take ``amount`` off the logits of both."""
         self.rows[str(child)].copy_(self.rows[str(parent)])
-        self.biases[str(parent)].sub_(amount)
-        self.biases[str(child)].copy_(self.biases[str(parent)])
-        ids = list(self.rows)
-        self.offset[ids.index(str(child))] = self.offset[ids.index(str(parent))]
-        self.anneal[ids.index(str(child))] = self.anneal[ids.index(str(parent))]
+        self.shift_bias(parent, -amount)
+        if self.biased:
+            self.biases[str(child)].copy_(self.biases[str(parent)])
+        to, of = self._place(child), self._place(parent)
+        self.offset[to], self.anneal[to] = self.offset[of], self.anneal[of]
 
     @torch.no_grad()
     def shift_bias(self, expert: int, amount: float) -> None:
-        """Add ``amount`` to the expert's bias."""
-        self.biases[str(expert)].add_(amount)
+        """Add ``amount`` to the expert's logits for good."""
+        if self.biased:
+            self.biases[str(expert)].add_(amount)
+        else:
+            self.offset[self._place(expert)] += amount
+            self._shifted = True
 
     @torch.no_grad()
     def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Zero row for ``expert``, its logit lowered by ``offset``, back to 0 within ``steps``."""
-        self.rows[str(expert)].zero_()
-        self.biases[str(expert)].zero_()
-        place = list(self.rows).index(str(expert))
+        for parameter in self.parameters_of(expert):
+            parameter.zero_()
+        place = self._place(expert)
         self.offset[place] = -offset
         self.anneal[place] = offset / steps
-        self._annealing = True
+        self._shifted = True
+
+    def parameters_of(self, expert: int) -> list[nn.Parameter]:
+        """The row of ``expert``, and its bias if it has one."""
+        row = [self.rows[str(expert)]]
+        return [*row, self.biases[str(expert)]] if self.biased else row
+
+    def bias(self, expert: int) -> Tensor:
+        """The trained bias of ``expert``, a scalar; 0 without one."""
+        return self.biases[str(expert)] if self.biased else self.offset.new_zeros(())
+
+    def _place(self, expert: int) -> int:
+        return list(self.rows).index(str(expert))
 
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
-        rows, biases = list(self.rows.values()), list(self.biases.values())
-        return self.shift(functional.linear(x_TD, torch.stack(rows), torch.stack(biases)))
+        bias_E = torch.stack(list(self.biases.values())) if self.biased else None
+        rows_ED = torch.stack(list(self.rows.values()))
+        return self.shift(functional.linear(x_TD, rows_ED, bias_E))
 
     def shift(self, logits_TE: Tensor) -> Tensor:
-        """The logits plus the offsets of suppressed experts, which rise at a training forward."""
-        if self._annealing:
+        """The logits plus their offsets, of which some rise at a training forward."""
+        if self._shifted:
             if self.training and torch.is_grad_enabled():
-                self.offset = (self.offset + self.anneal).clamp(max=0)
+                risen = (self.offset + self.anneal).clamp(max=0)
+                self.offset = torch.where(self.anneal > 0, risen, self.offset)
             logits_TE = logits_TE + self.offset
         return logits_TE
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         load: Callable[..., None] = super()._load_from_state_dict
         load(*args, **kwargs)
-        self._annealing = bool(self.offset.any())
+        self._shifted = bool(self.offset.any())
