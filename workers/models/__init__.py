@@ -12,10 +12,17 @@ from workers.models.backbones import BACKBONES
 from workers.models.base import Model
 from workers.models.classifier import Classifier
 from workers.models.cores import CORES
+from workers.models.decoder import Decoder
 from workers.models.heads import HEADS
+from workers.models.huggingface import HuggingFace
 from workers.tables import Problem, lookup
 
-MODELS: dict[str, type[Model]] = {"classifier": Classifier, "actor_critic": ActorCritic}
+MODELS: dict[str, type[Model]] = {
+    "classifier": Classifier,
+    "actor_critic": ActorCritic,
+    "decoder": Decoder,
+    "huggingface": HuggingFace,
+}
 
 __all__ = ["BACKBONES", "CORES", "HEADS", "MODELS", "ActingModel", "Model", "capability_problem"]
 

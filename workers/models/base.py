@@ -7,10 +7,12 @@ Checks ask for a capability and never for a model's name, so a class from outsid
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from workers.contract import InputError
 from workers.moe.routed import routed_layers, take_losses
 
 
@@ -40,6 +42,16 @@ class Model(nn.Module):
         name.
         """
         return take_losses(self.routed)
+
+    def export(self, folder: Path) -> None:
+        """Write the model in a form that other programs load, all at once or not at all.
+
+        Raises InputError where there is none.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no form outside growstage; its checkpoints are "
+            "safetensors files and JSON. Models that can be exported: huggingface"
+        )
 
     @cached_property
     def routed(self) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
     experts: ExpertSet
     expert_table: ClassVar[dict[str, type]] = EXPERTS
     """What the kinds of its experts name."""
+    selector_table: ClassVar[dict[str, type]] = SELECTORS
+    """What the kind of its selector names."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -98,7 +100,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         assert experts >= 1, experts
         self.config, self.inputs, self.outputs, self.place = config, inputs, outputs, place
         self._final = max_experts or experts
-        self.selector: Selector = construct(SELECTORS, config.selector)
+        self.selector: Selector = construct(self.selector_table, config.selector)
         self.router: Router = construct(ROUTERS, config.router, inputs)
         self.later_routers = nn.ModuleList(
             construct(ROUTERS, config.router, inputs) for _ in range(self.rounds - 1)
@@ -110,12 +112,16 @@ class MoELayer(RoutedLayer, Growable, Layer):
         self.record, self.masking = Record(), Masking()
         self.phase: tuple[Role, ...] | None = None
         """Roles that the phase trains; None = no phase was set."""
-        for number in range(place.count(experts)):
-            with seeded(derive_seed(seed, "expert", number)):
-                self.add(number, Birth())
+        self._populate(place.count(experts), seed)
         for number in range(config.shared):
             with seeded(derive_seed(seed, "shared", number)):
                 self.shared.append(self.experts.make(0, self.experts.width(0, self._final_width)))
+
+    def _populate(self, experts: int, seed: int) -> None:
+        """Add the experts of the start."""
+        for number in range(experts):
+            with seeded(derive_seed(seed, "expert", number)):
+                self.add(number, Birth())
 
     # ------------------------------------------------------------ forward
 

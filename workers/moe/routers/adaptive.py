@@ -157,6 +157,10 @@ class AdaptiveRouter(Router):
 
     # ------------------------------------------------------------ rows
 
+    def start_from(self, rows_ED: Tensor, biases_E: Tensor | None) -> None:
+        """See ``Router.start_from``; the linear router is the later one's teacher."""
+        self.linear.start_from(rows_ED, biases_E)
+
     def add(self, expert: int) -> None:
         """A new row; after adapting it is drawn small and the teacher does not know it."""
         self.linear.add(expert)

@@ -75,6 +75,16 @@ class Router(nn.Module, ABC):
             "leave the edit fit_router out"
         )
 
+    def start_from(self, rows_ED: Tensor, biases_E: Tensor | None) -> None:
+        """Score as a linear map does; its rows become the router's parameters, not copies of them.
+
+        The experts are there already. Raises InputError where the router is no linear one at first.
+        """
+        raise InputError(
+            f"{type(self).__name__} cannot start from the linear router of a trained model; use "
+            "router linear or adaptive"
+        )
+
     def losses(self) -> tuple[Loss, ...]:
         """Losses that the router brings along, besides those configured on the layer."""
         return ()

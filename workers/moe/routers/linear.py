@@ -89,6 +89,15 @@ class LinearRouter(Router):
         self.anneal[place] = offset / steps
         self._shifted = True
 
+    def start_from(self, rows_ED: Tensor, biases_E: Tensor | None) -> None:
+        """See ``Router.start_from``; shifts begin at 0."""
+        assert self.biased == (biases_E is not None)
+        for place, name in enumerate(self.rows):
+            self.rows[name] = nn.Parameter(rows_ED[place])
+            if biases_E is not None:
+                self.biases[name] = nn.Parameter(biases_E[place])
+        self.offset, self.anneal = (rows_ED.new_zeros(len(rows_ED)) for _ in range(2))
+
     def parameters_of(self, expert: int) -> list[nn.Parameter]:
         """The row of ``expert``, and its bias if it has one."""
         row = [self.rows[str(expert)]]
