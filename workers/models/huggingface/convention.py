@@ -16,6 +16,7 @@ from workers.contract import InputError
 
 TESTED = (
     "deepseek_v2",
+    "deepseek_v3",
     "gpt_oss",
     "granitemoe",
     "mixtral",
@@ -54,19 +55,18 @@ class Mixture:
         weight: Tensor = self.router.weight  # type: ignore[assignment]
         return weight.shape[1]
 
-    @property
-    def gated(self) -> bool:
-        """Whether an expert is down(act(gate x) * up x), gate and up stacked, without biases."""
-        from transformers.integrations.moe import _default_apply_gate
 
-        experts: Any = self.experts
-        return (
-            set(self.stacked) == {"gate_up_proj", "down_proj"}
-            and type(experts)._apply_gate is _default_apply_gate
-            and experts.is_concatenated
-            and experts.has_gate
-            and not (experts.is_transposed or experts.has_bias or experts.has_post_expert_norm)
-        )
+def is_gated(experts: Any) -> bool:
+    """Whether an expert is down(act(gate x) * up x), gate and up stacked, without biases."""
+    from transformers.integrations.moe import _default_apply_gate
+
+    return (
+        {name for name, _ in experts.named_parameters()} == {"gate_up_proj", "down_proj"}
+        and type(experts)._apply_gate is _default_apply_gate
+        and experts.is_concatenated
+        and experts.has_gate
+        and not (experts.is_transposed or experts.has_bias or experts.has_post_expert_norm)
+    )
 
 
 def mixtures(model: nn.Module, family: str) -> list[Mixture]:

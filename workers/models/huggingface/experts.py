@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.models.huggingface.convention import Mixture
+from workers.models.huggingface.convention import Mixture, is_gated
 from workers.moe.experts import Expert, GatedExpert
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
+ACTIVATIONS: dict[str, Any] = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu"}
 """Names of transformers -> ours, which our kernels compute."""
 
 
@@ -70,7 +70,7 @@ def form_of(mixture: Mixture) -> Any:
     experts: Any = mixture.experts
     down = mixture.stacked["down_proj"]
     activation = ACTIVATIONS.get(str(getattr(experts.config, "hidden_act", "")))
-    if mixture.gated and activation is not None:
+    if is_gated(experts) and activation is not None:
         return GatedExpert.Config(width=down.shape[2], activation=activation)
     width = down.shape[1] if experts.is_transposed else down.shape[2]
     spread = float(getattr(experts.config, "initializer_range", 0.02))

@@ -137,7 +137,8 @@ class StockLayer(MoELayer):
     def __init__(self, config: Config, mixture: Mixture) -> None:
         """Takes the tensors of the mixture over; ``Gate`` and this layer then belong together."""
         bias = mixture.router._parameters.get("bias")
-        self._stock = mixture, mixture.router.weight, bias
+        weight: Any = mixture.router.weight
+        self._stock = mixture, weight, bias
         super().__init__(config, mixture.inputs, mixture.inputs, mixture.count)
         del self._stock
         self._pending: tuple[Tensor, Conditions] | None = None

@@ -6,9 +6,7 @@ Nothing is fetched: a folder must lie on this machine.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +33,6 @@ def transformers() -> Any:
     return library
 
 
-@lru_cache(maxsize=8)
-def settings_of(path: str) -> Json:
-    """What the folder's config.json says; InputError where there is none."""
-    folder = Path(path).expanduser()
-    file = folder / "config.json"
-    if folder.is_dir() and not file.is_file() and gguf_of(path) is not None:
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: no config.json there ({error.strerror}); give a folder that "
-            "`save_pretrained` wrote, or one with a .gguf file"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{file}: is not JSON ({error}); fetch the model again") from error
-    if "model_type" not in found:
-        raise InputError(f"{file}: names no model_type; give the folder of a transformers model")
-    return found
-
-
-def gguf_of(path: str) -> str | None:
-    """Name of the one .gguf file in the folder; None where it has none, or a config of its own."""
-    folder = Path(path).expanduser()
-    files = sorted(folder.glob("*.gguf"))
-    if (folder / "config.json").is_file() or not files:
-        return None
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise InputError(f"{folder}: several .gguf files ({names}); keep one of them there")
-    return files[0].name
-
-
 def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -> Any:
     """The library's config: of the folder, with ``settings`` over it, or of ``settings`` alone.
 
@@ -78,10 +43,8 @@ def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -
     given = dict(settings)
     try:
         if path:
-            more = {} if gguf_of(path) is None else {"gguf_file": gguf_of(path)}
-            return library.AutoConfig.from_pretrained(
-                Path(path).expanduser(), local_files_only=True, **more, **given
-            )
+            folder = _folder(path)
+            return library.AutoConfig.from_pretrained(folder, local_files_only=True, **given)
         family = given.pop("model_type", None)
         if vocabulary is not None:
             given.setdefault("vocab_size", vocabulary)
@@ -105,13 +68,8 @@ def stock_model(path: str, config: Any, seed: int) -> nn.Module:
     made: nn.Module
     try:
         if path and not nowhere:
-            more = {} if gguf_of(path) is None else {"gguf_file": gguf_of(path)}
             made = library.AutoModelForCausalLM.from_pretrained(
-                Path(path).expanduser(),
-                config=None if more else config,
-                dtype=torch.float32,
-                local_files_only=True,
-                **more,
+                _folder(path), config=config, dtype=torch.float32, local_files_only=True
             )
         else:
             with seeded(seed):
@@ -130,9 +88,9 @@ def fingerprint(path: str) -> str:
     Over config.json whole, and over name, size, first and last megabyte of each file of weights:
     a safetensors file begins with names, shapes and places of its tensors.
     """
-    total, folder = hashlib.sha256(), Path(path).expanduser()
+    total, folder = hashlib.sha256(), _folder(path)
     for file in sorted(folder.iterdir()):
-        if file.suffix not in (".safetensors", ".gguf", ".bin") and file.name != "config.json":
+        if file.suffix not in (".safetensors", ".bin") and file.name != "config.json":
             continue
         size = file.stat().st_size
         total.update(f"{file.name} {size}\n".encode())
@@ -141,3 +99,14 @@ def fingerprint(path: str) -> str:
             data.seek(max(0, size - (1 << 20)))
             total.update(data.read(1 << 20))
     return total.hexdigest()[:16]
+
+
+def _folder(path: str) -> Path:
+    """The folder of a model; InputError where it holds none."""
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: no config.json there; give a folder that `save_pretrained` of transformers "
+            "wrote"
+        )
+    return folder

@@ -33,6 +33,8 @@ class HuggingFace(Model):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    lm: Any
+    """The library's model."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -40,7 +42,7 @@ class HuggingFace(Model):
 
         kind: str = "huggingface"
         path: str = ""
-        """Folder that ``save_pretrained`` wrote, or one with a .gguf file."""
+        """Folder that ``save_pretrained`` of transformers wrote."""
         settings: dict[str, Json] = field(default_factory=dict)
         """Without a path: ``model_type`` and sizes of a model with random weights; its vocabulary
         is the stream's unless it says ``vocab_size``. With one: laid over its config.json."""
@@ -106,7 +108,7 @@ class HuggingFace(Model):
                 f"the stream's tokenizer has {outputs} tokens, the model {vocabulary}; use the "
                 "model's own tokenizer"
             )
-        self.lm: Any = _stock(config, stock, seed)
+        self.lm = _stock(config, stock, seed)
         self.lm.config.use_cache = False
         self._layers = {
             mixture.name: replace_mixture(mixture, config.router, config.losses)
