@@ -133,6 +133,7 @@ class SupervisedTrainer:
         terms = self.replicas.sum_named(interval.sums())
         counts, tokens = take_counts(self.model, self.replicas.sum_counts)
         gate_weights = take_gate_weights(self.model, self.replicas.sum_counts)
+        metrics = interval.metrics()
         if stage.done:
             self.method.end_stage(context)
         return IntervalReport(
@@ -140,12 +141,12 @@ class SupervisedTrainer:
             n=n,
             steps=stage.step,
             metrics={
-                **interval.metrics(),
+                **metrics,
                 **{name: total / len(interval.losses) for name, total in terms.items()},
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 f"train_{self.stream.objective.score_name}": score,
             },
-            signals=interval.signals(score),
+            signals=interval.signals(metrics, score),
             gate_weights=gate_weights,
             counts=counts,
             tokens=tokens,
