@@ -90,6 +90,10 @@ class View:
         """Diagnostic -> what it measured at the stage's start."""
         return self.start.figures
 
+    def decides(self, kind: type[Edit]) -> bool:
+        """Whether an edit of this kind is among those of this decision so far."""
+        return any(isinstance(edit, kind) for edit in self.decided)
+
     def edit(
         self, *, policy: str, trigger: str, figures: Mapping[str, float] | None = None
     ) -> EditFields:

@@ -68,7 +68,7 @@ class FixedMasks(Policy):
     def propose(self, view: View, memory: Json) -> Proposal:
         if view.n > 0 or view.stage.index < self.config.from_stage:
             return (), memory
-        grows = any(isinstance(edit, Grow) for edit in view.decided)
+        grows = view.decides(Grow)
         masks: dict[str, Rows] = {}
         fallback: dict[str, Rows] = {}
         for layer, shape in view.model.layers.items():

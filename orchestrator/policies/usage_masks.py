@@ -133,7 +133,7 @@ class UsageMasks(Policy):
             if trigger == OPEN:
                 rows[layer] = [[1] * len(row) for row in rows[layer]]
             elif self.config.sharing == "claim":
-                made = self._claimed(matrix, rows[layer], held, _grows(view))
+                made = self._claimed(matrix, rows[layer], held, view.decides(Grow))
                 rows[layer], fallback[layer], owners[layer] = made
             elif self.config.sharing == "copy":
                 copied = self._copied(matrix, rows[layer], held)
@@ -281,11 +281,6 @@ class UsageMasks(Policy):
             rows[domain][expert] = 0
             owners[str(copy)] = owner
             made.append(Duplicate(expert=copy, parent=expert, owner=owner))
-
-
-def _grows(view: View) -> bool:
-    """Whether this decision adds experts."""
-    return any(isinstance(edit, Grow) for edit in view.decided)
 
 
 def _counted(view: View, memory: Json) -> Json:

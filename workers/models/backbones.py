@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from workers.contract import InputError, LaneSettings
-from workers.models.heads.mlp import check_hidden
+from workers.moe.perceptron import check_hidden
 from workers.moe.seeding import seeded
 from workers.tables import Problem
 

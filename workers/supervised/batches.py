@@ -35,12 +35,14 @@ class Batches:
         """
         if self.position >= self.samples:
             self._shuffle()
-        index = self._order[self.position : self.position + self.size]
+        end = min(self.position + self.size, self.samples)
+        index = self._order[self.position : end]
         if self._pure:
             assert self.domain is not None
             domain = self.domain[index]
             index = index[: int((domain == domain[0]).cumprod(0).sum())]
-        self.position += len(index)
+            end = self.position + len(index)
+        self.position = end
         return index
 
     def resume(self, position: int, order_state: Tensor) -> None:

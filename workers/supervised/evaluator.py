@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,18 @@ from workers.moe.growth import surgery
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
-from workers.supervised.objectives import Objective, measured
+from workers.supervised.objectives import measured
+
+
+class _Draws(NamedTuple):
+    """Places of the samples that stand for a task's parts (int64), the same at each evaluation."""
+
+    probe: Tensor
+    """In the test part, for figures."""
+    drift: Tensor
+    """In the test part, for the drift of routing."""
+    validation: Tensor | None
+    """In the validation part; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -51,8 +62,8 @@ class _Lane:
     diagnostics: dict[str, Diagnostic]
     start: dict[str, Tensor] = field(default_factory=dict)
     """Parameters of the untrained model."""
-    draws: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Task -> places of its probe's and of its drift probe's samples in its test part."""
+    draws: dict[str, _Draws] = field(default_factory=dict)
+    """Task -> its samples."""
 
 
 class SupervisedEvaluator:
@@ -115,8 +126,11 @@ def _measure_task(
     objective, parts = known.stream.objective, known.stream.held_out(task)
     test, validation = parts["test"], parts["validation"]
     assert test is not None
-    index, drifting = _drawn(known, task, objective, test)
-    validated = None if validation is None else _validated(known, model, task, validation, test)
+    index, drifting, validating = _drawn(known, task, test, validation)
+    validated = None
+    if validation is not None:
+        assert validating is not None
+        validated = _validated(known, model, validation.take(validating))
     take()
     batch = known.training.eval_batch
     whole = len(index) == len(test.y) <= batch
@@ -164,28 +178,26 @@ def _measure_model(
     return measure(pooled(probes, domains_of(tasks), loss), known.diagnostics, ("model",))
 
 
-def _drawn(known: _Lane, task: TaskSpec, objective: Objective, test: Part) -> tuple[Tensor, Tensor]:
-    """Places of the samples of the probe and of the drift probe, drawn once a lane."""
+def _drawn(known: _Lane, task: TaskSpec, test: Part, validation: Part | None) -> _Draws:
+    """The task's samples, drawn once a lane."""
     if task.name not in known.draws:
-        seed = derive_seed(known.spec.seed, "probe", task.name)
-        stratum = strata(len(test.y), test.domain, objective.classes(test.y))
-        known.draws[task.name] = (
-            spread(stratum, PROBE_SAMPLES, seed),
-            spread(stratum, DRIFT_SAMPLES, seed),
-        )
+        objective, lane_seed = known.stream.objective, known.spec.seed
+        seed = derive_seed(lane_seed, "probe", task.name)
+        stratum = strata(len(test), test.domain, objective.classes(test.y))
+        probe, drift = (spread(stratum, few, seed) for few in (PROBE_SAMPLES, DRIFT_SAMPLES))
+        validating = None
+        if validation is not None:
+            seed = derive_seed(lane_seed, "validation", task.name)
+            stratum = strata(len(validation), validation.domain, objective.classes(validation.y))
+            validating = spread(stratum, known.training.validated(len(test)), seed)
+        known.draws[task.name] = _Draws(probe, drift, validating)
     return known.draws[task.name]
 
 
-def _validated(
-    known: _Lane, model: nn.Module, task: TaskSpec, validation: Part, test: Part
-) -> float:
+def _validated(known: _Lane, model: nn.Module, part: Part) -> float:
     """Mean score on the validation part, or on samples of a large one that stand for it."""
-    objective, training = known.stream.objective, known.training
-    stratum = strata(len(validation), validation.domain, objective.classes(validation.y))
-    seed = derive_seed(known.spec.seed, "validation", task.name)
-    part = validation.take(spread(stratum, training.validated(len(test)), seed))
-    x, y = part.x, part.y
-    found = measured(model, objective, x, y, training.eval_batch, figures=False)
+    objective, batch = known.stream.objective, known.training.eval_batch
+    found = measured(model, objective, part.x, part.y, batch, figures=False)
     return float(found["score"].mean())
 
 

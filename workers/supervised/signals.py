@@ -49,10 +49,10 @@ class Interval:
             "gradient_norm": torch.stack(self.norms).mean().item(),
         }
 
-    def signals(self, train_score: float) -> dict[str, float]:
-        """Every entry of SIGNALS."""
+    def signals(self, metrics: Mapping[str, float], train_score: float) -> dict[str, float]:
+        """Every entry of SIGNALS; ``metrics``: what the method of that name gave."""
         return {
-            **self.metrics(),
+            **metrics,
             "loss_slope": slope(torch.stack(self.losses)),
             "train_score": train_score,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
 import torch
@@ -133,6 +134,7 @@ class SupervisedTrainer:
         terms = self.replicas.sum_named(interval.sums())
         counts, tokens = take_counts(self.model, self.replicas.sum_counts)
         gate_weights = take_gate_weights(self.model, self.replicas.sum_counts)
+        metrics = interval.metrics()
         if stage.done:
             self.method.end_stage(context)
         return IntervalReport(
@@ -140,12 +142,12 @@ class SupervisedTrainer:
             n=n,
             steps=stage.step,
             metrics={
-                **interval.metrics(),
+                **metrics,
                 **{name: total / len(interval.losses) for name, total in terms.items()},
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 f"train_{self.stream.objective.score_name}": score,
             },
-            signals=interval.signals(score),
+            signals=interval.signals(metrics, score),
             gate_weights=gate_weights,
             counts=counts,
             tokens=tokens,
@@ -214,16 +216,19 @@ class SupervisedTrainer:
         x, y = self.method.extend_batch(stage.part.x[index].to(self.device), stage.part.y[index])
         if stage.part.domain is not None and len(y) != len(index):
             raise mixing(self.method, f"extend_batch makes {len(y)} samples of {len(index)}")
-        x = self.augment(x)
-        mine = self.replicas.part(len(y))
-        share = (mine.stop - mine.start) / len(y)
+        x, samples = self.augment(x), len(y)
+        mine = self.replicas.part(samples)
+        taken = mine.stop - mine.start
+        share = taken / samples
+        if taken < samples:
+            x, y = x[mine], y[mine]
         self._warm_up(stage)
-        self.optimizer.zero_grad(set_to_none=True)
-        with (
-            self.replicas.own_draws(stage.spec.seed, stage.step),
-            stepping(self.layers, self._told(stage, index, mine)),
-        ):
-            loss = self._backward(x[mine], y[mine], share, interval)
+        for group in self.optimizer.param_groups:  # Optimizer.zero_grad asks the profiler first
+            for parameter in group["params"]:
+                parameter.grad = None
+        own = self.replicas.own_draws(stage.spec.seed, stage.step)
+        with own, self._told(stage, index, mine):
+            loss = self._backward(x, y, share, interval)
         drop_gradients(self.layers)
         interval.losses.append(self.replicas.sum_gradients(loss, share))
         self.method.after_backward(context)
@@ -233,16 +238,19 @@ class SupervisedTrainer:
         self.method.after_step(context)
         stage.step += 1
 
-    def _told(self, stage: Stage, index: Tensor, mine: slice) -> StepContext:
-        """What routed layers are told about a step on this worker's part of the batch."""
-        if stage.part.domain is None:
-            return StepContext(stage.progress)
-        domain_B = stage.part.domain[index[mine]].to(self.device)
-        return StepContext(stage.progress, self.domains, domain_B)
+    def _told(self, stage: Stage, index: Tensor, mine: slice) -> AbstractContextManager[None]:
+        """Routed layers, where there are any, are told about a step on this part of the batch."""
+        if not self.layers:
+            return nullcontext()
+        told = StepContext(stage.progress)
+        if stage.part.domain is not None:
+            domain_B = stage.part.domain[index[mine]].to(self.device)
+            told = StepContext(stage.progress, self.domains, domain_B)
+        return stepping(self.layers, told)
 
     def _backward(self, x: Tensor, y: Tensor, share: float, interval: Interval) -> Tensor:
         """Gradients of the loss on these samples; its value, 0 where there are none."""
-        if not len(y):
+        if not share:
             return torch.zeros((), device=self.device)
         loss = self.method.loss(self.model, x, y)
         terms = self.model.auxiliary_losses()

@@ -93,7 +93,7 @@ def test_drift_is_told_on_samples_of_every_domain(tmp_path: Path) -> None:
     (probe,) = evaluator.evaluate(lane.spec(), ref, lane.tasks()).probes.values()
     assert [len(rows) for rows in probe.values()] == [DRIFT_SAMPLES, DRIFT_SAMPLES]
     (known,) = evaluator.lanes.values()
-    ((_, drawn),) = known.draws.values()
+    ((_, drawn, _),) = known.draws.values()
     test = known.stream.held_out(lane.tasks()[0])["test"]
     assert test.domain[drawn].bincount().tolist() == [DRIFT_SAMPLES // 2] * 2
     labels = test.y[drawn]
@@ -109,7 +109,7 @@ def test_figures_are_taken_on_samples_of_every_domain_and_class(tmp_path: Path) 
     lane, evaluator = config.lanes[0], SupervisedEvaluator()
     evaluator.evaluate(lane.spec(), untrained(config, tmp_path), lane.tasks())
     (known,) = evaluator.lanes.values()
-    ((drawn, _),) = known.draws.values()
+    ((drawn, _, _),) = known.draws.values()
     test = known.stream.held_out(lane.tasks()[0])["test"]
     assert len(test) > len(drawn) == PROBE_SAMPLES
     assert test.domain[drawn].bincount().tolist() == [PROBE_SAMPLES // 2] * 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.models.heads.mlp import check_hidden
 from workers.moe.experts import MLPExpert
 from workers.moe.layers import LAYERS, MoELayer
+from workers.moe.perceptron import check_hidden
 from workers.tables import choice
 
 

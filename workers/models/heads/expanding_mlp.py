@@ -12,6 +12,7 @@ from torch.nn import functional
 from workers.contract import Json, LayerShape, derive_seed
 from workers.models.heads.mlp import MLP
 from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, like
+from workers.moe.perceptron import Stack
 from workers.moe.seeding import seeded
 
 
@@ -65,7 +66,7 @@ class _ExpandingLinear(nn.Module):
         return functional.linear(x, weight, torch.cat([b for b in biases if b is not None]))  # type: ignore[misc]
 
 
-class ExpandingMLP(Growable):
+class ExpandingMLP(Stack, Growable):
     """Dense head of which the first experts / max_experts of each hidden layer is in use."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,7 @@ class ExpandingMLP(Growable):
         self._final = max_experts or experts
         self._full = [inputs, *config.hidden, outputs]
         self._steps: list[int] = []
-        self.layers = nn.ModuleList(_ExpandingLinear(size) for size in self._full[:-1])
-        self.activation = nn.ReLU()
+        self.fill(_ExpandingLinear(size) for size in self._full[:-1])
         self._expand(experts, seed)
 
     @property
@@ -108,14 +108,6 @@ class ExpandingMLP(Growable):
                 layer.expand(fan_in, fan_out)  # type: ignore[operator]
         self._steps.append(experts)
         like(self.layers, self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = self.activation(layer(x))
-        y: Tensor = last(x)
-        return y
 
     def grow(self, growth: Growth) -> Grown:
         added = self.target(growth.experts) - self.live

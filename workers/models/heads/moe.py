@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from workers.contract import derive_seed
-from workers.models.heads.mlp import check_hidden
 from workers.moe.growth.schedules import SCHEDULES, places
 from workers.moe.layers import LAYERS
+from workers.moe.perceptron import Stack, check_hidden
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
 
 
-class MoEHead(nn.Module):
+class MoEHead(Stack):
     """Every linear map is a mixture-of-experts layer with its own router (DynamicMoE)."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +48,13 @@ class MoEHead(nn.Module):
         super().__init__()
         maps = list(pairwise([inputs, *config.hidden, outputs]))
         routed = maps[:-1] if config.dense_last else maps
-        self.layers = nn.ModuleList()
+        layers: list[nn.Module] = []
         standing = places(construct(SCHEDULES, config.schedule), routed)
         for i, (place, sizes) in enumerate(zip(standing, routed, strict=True)):
             own = derive_seed(seed, "layer", i)
             layer = construct(LAYERS, config.layer, *sizes, experts, max_experts, own, place=place)
-            self.layers.append(layer)
+            layers.append(layer)
         if config.dense_last:
             with seeded(derive_seed(seed, "layer", len(routed))):
-                self.layers.append(nn.Linear(*maps[-1]))
-        self.activation = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = self.activation(layer(x))
-        y: Tensor = last(x)
-        return y
+                layers.append(nn.Linear(*maps[-1]))
+        self.fill(layers)

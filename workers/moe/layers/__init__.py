@@ -3,7 +3,7 @@
 from workers.moe.layers.base import LAYERS, Layer
 from workers.moe.layers.chain import ChainLayer
 from workers.moe.layers.linear import LinearLayer
-from workers.moe.layers.moe import MoELayer, moe_configs
+from workers.moe.layers.moe import MoELayer
 from workers.moe.layers.residual import ResidualLayer
 
 LAYERS |= {
@@ -20,5 +20,4 @@ __all__ = [
     "LinearLayer",
     "MoELayer",
     "ResidualLayer",
-    "moe_configs",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -387,12 +387,3 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         return other if one is None else one
     return one & other
-
-
-def moe_configs(config: Any) -> Iterator[MoELayer.Config]:
-    """Every layer of experts that a config speaks of, at any depth, in the order of its fields."""
-    if isinstance(config, MoELayer.Config):
-        yield config
-    if is_dataclass(config):
-        for item in fields(config):
-            yield from moe_configs(getattr(config, item.name))
