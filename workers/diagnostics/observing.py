@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
-from workers.diagnostics import Diagnostic, Gates, Probe, made
+from workers.diagnostics import Gates, Probe, made
 from workers.moe.routed import Routed, observing, routed_layers
 
 PROBE_SAMPLES = 256

@@ -202,7 +202,9 @@ def _by_domain(
 ) -> dict[str, float]:
     """Score, and what else the objective tells by domain, of each domain that has samples."""
     figures: dict[str, float] = {}
-    for place, label in enumerate(task.domains if domain is not None else ()):
+    if domain is None:
+        return figures
+    for place, label in enumerate(task.domains):
         inside = domain == place
         if not inside.any():
             continue
