@@ -149,7 +149,8 @@ class TaskData:
         Inputs: numbers [N, ...]; in memory, floats become float32; a memory-mapped array
         (``np.memmap``, ``np.load(..., mmap_mode="r")``, ``torch.from_file(..., shared=True)``)
         stays on disk. Targets: integers become int64, floats float32; ``Rows`` stay on disk.
-        Raises InputError naming ``source`` and part where shapes do not fit, a part is empty, or a value is not finite.
+        Raises InputError naming ``source`` and part where shapes do not fit, a part is empty, or
+        a value is not finite.
         """
         train = _checked(f"{source}: training part", train)
         test = _checked(f"{source}: test part", test)
