@@ -15,12 +15,10 @@ from workers.contract import Evaluator, InputError, LaneSpec, Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerKind:
-    """One way to train a stage: import paths of its parts and what it needs of a model."""
+    """One way to train a stage: import paths of its parts and what they can do."""
 
     trainer: str
     evaluator: str
-    needs: str
-    """Capability that its lanes' models must have (``workers.models.Model``)."""
     exact: bool
     """Whether a rerun from the same checkpoint gives the same bits (on CPU)."""
     replicas: bool
@@ -36,14 +34,12 @@ TRAINERS: dict[str, TrainerKind] = {
     "supervised": TrainerKind(
         trainer="workers.supervised.trainer:SupervisedTrainer",
         evaluator="workers.supervised.evaluator:SupervisedEvaluator",
-        needs="labels",
         exact=True,
         replicas=True,
     ),
     "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",
         evaluator="workers.rl.evaluator:RLEvaluator",
-        needs="acts",
         exact=False,
         replicas=False,
         instead="training.num_learners",

@@ -59,7 +59,7 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
     """What the stream's trainer needs of the other sections."""
     from workers.models import capability_problem
 
-    kind, stream = trainers.TRAINERS[lane.trainer], lane.sections["stream"].kind
+    stream = lane.sections["stream"].kind
     problems = []
     training = _class("training", lane)
     if training.trainer != lane.trainer:
@@ -71,7 +71,8 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
                 f"give a training or a stream for the other",
             )
         )
-    unable = capability_problem(lane.sections["model"].kind, kind.needs, "model.kind")
+    needed = lane.stream().needs
+    unable = capability_problem(lane.sections["model"].kind, needed, "model.kind")
     problems += [unable] if unable is not None else []
     method = _class("method", lane)
     if lane.trainer not in method.works_with:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
-from workers.diagnostics import Diagnostic, Gates, Probe, made
+from workers.diagnostics import Gates, Probe, made
 from workers.moe.routed import Routed, observing, routed_layers
 
 PROBE_SAMPLES = 256
@@ -220,13 +220,15 @@ def pooled(
     probes: Sequence[Probe],
     domains: tuple[str, ...],
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    samples: int = PROBE_SAMPLES,
 ) -> Probe:
     """The probe of all tasks: every token's routing, and a few samples of each.
 
-    ``domains``: those of all tasks; ``loss`` of (outputs, targets): take its gradients too.
-    Features are left out; they are compared task by task.
+    ``domains``: those of all tasks; ``loss`` of (outputs, targets): take its gradients too;
+    ``samples``: of all tasks together, but at least one of each. Features are left out; they are
+    compared task by task.
     """
-    few = max(1, PROBE_SAMPLES // len(probes))
+    few = max(1, samples // len(probes))
     model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
     given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
@@ -263,53 +265,65 @@ def gradients(
 def at_start(
     entries: Iterable[Any],
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    domain: Tensor | None,
+    part: Any,
     domains: tuple[str, ...],
     seed: int,
+    *,
+    most: int | None = None,
+    kept: Callable[[int], int] = lambda samples: samples,
+    batch: int = PROBE_SAMPLES,
 ) -> dict[str, Json]:
     """What policies asked for at the start of a stage: name -> ``Diagnostic.told``.
 
-    ``x`` [N, ...], ``y`` [N, ...] and ``domain`` (int64 [N], place in ``domains``; None = one) are
-    the stage's training data; each diagnostic sees ``samples`` of each domain, drawn by ``seed``.
+    ``part``: the stage's training data, x [N, ...], y [N, ...] and ``domain`` (int64 [N], place in
+    ``domains``; None = one). Each diagnostic sees ``samples`` of each domain, at most ``most``,
+    drawn by ``seed``. ``kept``: how many of so many samples may have their outputs and features
+    kept; where these are not all, the others pass ``batch`` at a time, for their routing alone.
     """
-    domain_N = torch.zeros(len(x), dtype=torch.long) if domain is None else domain.cpu()
-    return {
-        name: diagnostic.told(_sampled(diagnostic, model, x, y, domain_N, domains, seed))
-        for name, diagnostic in made(entries).items()
-    }
+    domain_N = torch.zeros(len(part), dtype=torch.long) if part.domain is None else part.domain
+    domain_N = domain_N.cpu()
+    told: dict[str, Json] = {}
+    for name, diagnostic in made(entries).items():
+        wanted = diagnostic.samples if most is None else min(most, diagnostic.samples)
+        index = _drawn(domain_N, len(domains), wanted, seed)
+        probe = _looked_at(model, part, index, domain_N[index], domains, kept(len(index)), batch)
+        told[name] = diagnostic.told(probe)
+    return told
 
 
 @torch.no_grad()
-def _sampled(
-    diagnostic: Diagnostic,
+def _looked_at(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    domain_N: Tensor,
+    part: Any,
+    index: Tensor,
+    domain: Tensor,
     domains: tuple[str, ...],
-    seed: int,
+    few: int,
+    batch: int,
 ) -> Probe:
-    """The probe of one diagnostic: the model's answers to the samples drawn for it."""
-    index = _drawn(domain_N, len(domains), diagnostic.samples, seed)
+    """The model's routing on all samples of ``index``, its answers to ``few`` of them."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    inputs = x[index].to(device)
     with observe(model) as take, seeing(model) as seen:
+        routed = None
+        if few < len(index):
+            for places in index.split(batch):
+                model(part.x[places].to(device))
+            routed, index = take(), _thinned(index, few)
+        inputs = part.x[index].to(device)
         with seen:
             outputs = model(inputs)
-        activations, routed_layers = seen.activations, take()
+        activations, routed = seen.activations, take() if routed is None else routed
     model.train(training)
     return Probe(
         model=model,
         inputs=inputs,
         outputs=outputs,
-        targets=y[index].to(device),
+        targets=part.y[index].to(device),
         activations=activations,
-        routed=routed_layers,
+        routed=routed,
         domains=domains,
-        domain=domain_N[index].to(device),
+        domain=domain.to(device),
     )
 
 

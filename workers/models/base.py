@@ -28,7 +28,8 @@ class Model(nn.Module):
     """Base of models; a subclass names its capabilities and has a nested frozen ``Config``.
 
     Capabilities: ``labels`` (built from ``(config, input_shape, outputs, seed)``, ``forward(x)`` ->
-    [B, outputs]), ``tokens`` (a language model), ``acts`` (an ``ActingModel``). Parameters must
+    [B, outputs]), ``tokens`` (built from ``(config, (S,), V, seed)``, ``forward(x)`` of int64
+    [B, S] -> logits [B, S, V] of the next tokens), ``acts`` (an ``ActingModel``). Parameters must
     depend on the constructor's arguments only. The Config of one that grows has ``experts`` (at
     the start) and ``max_experts`` (in the end, None = not settled).
     """

@@ -69,6 +69,11 @@ class Stream:
         self.objective: Objective = construct(OBJECTIVES, config.objective)
         self._cache: OrderedDict[int, TaskData] = OrderedDict()
 
+    @property
+    def needs(self) -> str:
+        """Capability that its lanes' models must have (``workers.models.Model``)."""
+        return self.objective.needs
+
     def tasks(self) -> tuple[TaskSpec, ...]:
         """The tasks in order, named without loading data; names must differ."""
         raise NotImplementedError

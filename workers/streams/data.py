@@ -98,7 +98,8 @@ class Part:
     x: Any
     """[N, ...], inputs: float32 or int64 where it comes from ``Stream.data``."""
     y: Any
-    """What the stream's objective compares outputs with: int64 [N] labels, float32 [N, K] ..."""
+    """What the stream's objective compares outputs with: int64 [N] labels, float32 [N, K] ...; on
+    disk (``Rows``) where there is one for each token."""
     domain: Tensor | None = None
     """int64 [N], place of each sample's domain in the task's ``domains``; None where all are of
     the task's one domain."""
@@ -108,8 +109,12 @@ class Part:
 
     def take(self, index: Tensor) -> Part:
         """The samples at these places (int64 [n]), in their order."""
-        x = self.x.take(index) if isinstance(self.x, Rows) else self.x[index]
-        return Part(x, self.y[index], None if self.domain is None else self.domain[index])
+        domain = None if self.domain is None else self.domain[index]
+        return Part(_taken(self.x, index), _taken(self.y, index), domain)
+
+    def in_memory(self) -> Part:
+        """The same samples, read from disk where they lie there."""
+        return Part(self.x[:], self.y[:], self.domain)
 
     def head(self, samples: int) -> Part:
         """The first samples."""
@@ -143,8 +148,9 @@ class TaskData:
 
         Inputs: numbers [N, ...]; in memory, floats become float32; a memory-mapped array
         (``np.memmap``, ``np.load(..., mmap_mode="r")``, ``torch.from_file(..., shared=True)``)
-        stays on disk. Targets: integers become int64, floats float32. Raises InputError naming
-        ``source`` and part where shapes do not fit, a part is empty, or a value is not finite.
+        stays on disk. Targets: integers become int64, floats float32; ``Rows`` stay on disk.
+        Raises InputError naming ``source`` and part where shapes do not fit, a part is empty, or
+        a value is not finite.
         """
         train = _checked(f"{source}: training part", train)
         test = _checked(f"{source}: test part", test)
@@ -190,17 +196,22 @@ def of_type(part: Part, dtype: torch.dtype) -> Part:
 
 def concatenated(parts: Sequence[Part]) -> Part:
     """Parts one behind the other, without their domains; what lies on disk stays there."""
-    targets = torch.cat([part.y for part in parts])
-    if not any(isinstance(part.x, Rows) for part in parts):
-        return Part(torch.cat([part.x for part in parts]), targets)
-    pieces = [part.x if isinstance(part.x, Rows) else Rows(part.x.numpy()) for part in parts]
+    return Part(joined([part.x for part in parts]), joined([part.y for part in parts]))
+
+
+def joined(several: Sequence[Array]) -> Array:
+    """Arrays [N_i, ...] one behind the other: on disk, nothing read, where one of them is."""
+    tensors = [array for array in several if isinstance(array, Tensor)]
+    if len(tensors) == len(several):
+        return torch.cat(tensors)
+    pieces = [array if isinstance(array, Rows) else Rows(array.numpy()) for array in several]
     starts = np.cumsum([0, *(sum(len(a) for a in piece.arrays) for piece in pieces)])
     index = [
         (torch.arange(len(piece)) if piece.index is None else piece.index) + int(start)
         for piece, start in zip(pieces, starts, strict=False)
     ]
     arrays = [array for piece in pieces for array in piece.arrays]
-    return Part(Rows(*arrays, index=torch.cat(index), dtype=pieces[0].dtype), targets)
+    return Rows(*arrays, index=torch.cat(index), dtype=pieces[0].dtype)
 
 
 def arrays_digest(arrays: Iterable[Array]) -> str:
@@ -219,6 +230,10 @@ def chunks(array: Array) -> Iterable[Tensor]:
         return (array,)
     sample = math.prod(array.shape[1:]) * array.dtype.itemsize
     return array.split(max(1, CHUNK_BYTES // max(1, sample)))
+
+
+def _taken(array: Array, index: Tensor) -> Array:
+    return array.take(index) if isinstance(array, Rows) else array[index]
 
 
 def _checked(where: str, part: Part) -> Part:
@@ -259,7 +274,9 @@ def _in_memory(where: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(native, requirements="W"))
 
 
-def _targets(where: str, y: Any) -> Tensor:
+def _targets(where: str, y: Any) -> Array:
+    if isinstance(y, Rows):
+        return y.to(torch.float32 if y.dtype.is_floating_point else torch.int64)
     found = _numbers(where, np.asarray(y))
     kind = np.float32 if found.dtype.kind == "f" else np.int64
     return torch.from_numpy(np.array(found, dtype=kind))

@@ -15,6 +15,8 @@ class Batches:
         """``size``: samples of a batch. ``domain``: int64 [samples], domain of each; ``pure``:
         a batch holds samples of one domain only, if the domains are known."""
         self.samples, self.size, self.domain = samples, size, domain
+        self.position = 0
+        """Samples of the epoch that were given out."""
         self._pure = pure and domain is not None
         self._generator = torch.Generator().manual_seed(seed)
         self._shuffle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ from workers.moe.growth import surgery
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
-from workers.supervised.objectives import measured
+from workers.supervised.objectives import Objective, measured, sums
 
 
 class _Draws(NamedTuple):
@@ -132,12 +132,12 @@ def _measure_task(
         assert validating is not None
         validated = _validated(known, model, validation.take(validating))
     take()
-    batch = known.training.eval_batch
+    batch = known.training.evaluated(objective)
     whole = len(index) == len(test.y) <= batch
     with seen if whole else nullcontext():
         values = measured(model, objective, test.x, test.y, batch)
-    routed, few = take(), test if whole else test.take(index)
-    few = replace(few, x=few.x[:])  # in memory
+    routed = take()
+    few = (test if whole else test.take(index)).in_memory()
     if not whole:
         with seen:
             measured(model, objective, few.x, few.y, len(index), figures=False)
@@ -156,11 +156,11 @@ def _measure_task(
         domain=domain.to(device),
         start=known.start,
     )
-    score = values.pop("score")
-    figures = {name: float(value.mean()) for name, value in values.items()}
-    figures |= _by_domain(objective.score_name, score, task, test.domain)
+    figures = objective.summary(sums(values), len(test.y))
+    score = figures.pop("score")
+    figures |= _by_domain(objective, values, task, test.domain)
     return Measured(
-        score=float(score.mean()),
+        score=score,
         validation=validated,
         figures=figures | measure(probe, known.diagnostics, ("task", "layer")),
         gate_weights=mean_weights(routed),
@@ -175,7 +175,15 @@ def _measure_model(
     """Figures of the model over all tasks."""
     wanted = any(diagnostic.needs_gradients for diagnostic in known.diagnostics.values())
     loss = known.stream.objective.loss if wanted else None
-    return measure(pooled(probes, domains_of(tasks), loss), known.diagnostics, ("model",))
+    probe = pooled(probes, domains_of(tasks), loss, _probed(known))
+    return measure(probe, known.diagnostics, ("model",))
+
+
+def _probed(known: _Lane) -> int:
+    """Samples of a probe: outputs to all of them are kept."""
+    stream = known.stream
+    samples: int = stream.objective.kept(PROBE_SAMPLES, stream.input_shape, stream.outputs)
+    return samples
 
 
 def _drawn(known: _Lane, task: TaskSpec, test: Part, validation: Part | None) -> _Draws:
@@ -184,7 +192,7 @@ def _drawn(known: _Lane, task: TaskSpec, test: Part, validation: Part | None) ->
         objective, lane_seed = known.stream.objective, known.spec.seed
         seed = derive_seed(lane_seed, "probe", task.name)
         stratum = strata(len(test), test.domain, objective.classes(test.y))
-        probe, drift = (spread(stratum, few, seed) for few in (PROBE_SAMPLES, DRIFT_SAMPLES))
+        probe, drift = (spread(stratum, few, seed) for few in (_probed(known), DRIFT_SAMPLES))
         validating = None
         if validation is not None:
             seed = derive_seed(lane_seed, "validation", task.name)
@@ -195,18 +203,27 @@ def _drawn(known: _Lane, task: TaskSpec, test: Part, validation: Part | None) ->
 
 
 def _validated(known: _Lane, model: nn.Module, part: Part) -> float:
-    """Mean score on the validation part, or on samples of a large one that stand for it."""
-    objective, batch = known.stream.objective, known.training.eval_batch
-    found = measured(model, objective, part.x, part.y, batch, figures=False)
-    return float(found["score"].mean())
+    """Score on the validation part, or on samples of a large one that stand for it."""
+    objective = known.stream.objective
+    batch = known.training.evaluated(objective)
+    found = sums(measured(model, objective, part.x, part.y, batch, figures=False))
+    score: float = objective.summary(found, len(part))["score"]
+    return score
 
 
-def _by_domain(name: str, score: Tensor, task: TaskSpec, domain: Tensor | None) -> dict[str, float]:
-    """Score on each domain that has samples, of a task that mixes several."""
+def _by_domain(
+    objective: Objective, values: dict[str, Tensor], task: TaskSpec, domain: Tensor | None
+) -> dict[str, float]:
+    """Score, and what else the objective tells by domain, of each domain that has samples."""
+    figures: dict[str, float] = {}
     if domain is None:
-        return {}
-    return {
-        f"{name}/{label}": float(score[domain == place].mean())
-        for place, label in enumerate(task.domains)
-        if (domain == place).any()
-    }
+        return figures
+    for place, label in enumerate(task.domains):
+        inside = domain == place
+        if not inside.any():
+            continue
+        of_domain = sums({name: value[inside] for name, value in values.items()})
+        told = objective.summary(of_domain, int(inside.sum()))
+        figures[f"{objective.score_name}/{label}"] = told["score"]
+        figures |= {f"{name}/{label}": told[name] for name in objective.domain_figures}
+    return figures

@@ -1,11 +1,16 @@
 """Objectives by name: what a stream's outputs are compared with, as a loss and as a score.
 
 An objective belongs to a stream. Loop, methods and evaluator ask it and know no loss of their own.
-Letters: B samples of a batch, N of a part, C classes, K numbers of one target.
+What is reported of a part follows from sums over its samples, so that shares of a part, of several
+workers or of one domain, only have to be added up.
+Letters: B samples of a batch, N of a part, C classes, K numbers of one target, S tokens of a
+window, V of the vocabulary.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +34,15 @@ class Objective:
     """What ``score`` is called in metrics (``train_<score_name>``)."""
     labels: ClassVar[bool] = False
     """Whether targets are class labels, as data sets of labelled samples give them."""
+    needs: ClassVar[str] = "labels"
+    """Capability that a model must have to be trained on it (``workers.models.Model``)."""
+    eval_batch: ClassVar[int] = 2048
+    """Samples that an evaluation passes through a model at once, where training says nothing."""
+    most_looked_at: ClassVar[int | None] = None
+    """Samples at most that stand for a stage or a domain where only a few are looked at; None = as
+    many as whoever looks wants. One sample of tokens tells as much as many labelled ones."""
+    domain_figures: ClassVar[tuple[str, ...]] = ()
+    """What is told of each domain of a task beside the score, of what ``summary`` gives."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -52,9 +66,28 @@ class Objective:
         """Further figures of each sample, name -> float [B]; their means are reported."""
         return {}
 
+    def summed(self, outputs: Tensor, y: Tensor, figures: bool = True) -> dict[str, Tensor]:
+        """What is added up over samples: name -> float [B]; here the score and the figures.
+
+        ``figures`` false: only what the score follows from.
+        """
+        more = self.figures(outputs, y) if figures else {}
+        return {"score": self.score(outputs, y), **more}
+
+    def summary(self, sums: Mapping[str, float], samples: int) -> dict[str, float]:
+        """What is reported of so many samples (at least one), from the sums over them.
+
+        ``score`` and the figures; here the means of what was added up.
+        """
+        return {name: total / samples for name, total in sums.items()}
+
     def classes(self, y: Tensor) -> Tensor | None:
         """int64 [N], the class of each target, for draws that represent all; None = no classes."""
         return None
+
+    def kept(self, samples: int, input_shape: tuple[int, ...], outputs: int) -> int:
+        """How many of so many samples a probe holds, which keeps all outputs to them in memory."""
+        return samples
 
 
 class Classification(Objective):
@@ -146,17 +179,127 @@ class Regression(Objective):
         }
 
 
-OBJECTIVES: dict[str, type] = {"classification": Classification, "regression": Regression}
+NO_TARGET = -100
+"""Target of a position at which nothing is to be predicted."""
+
+
+class LanguageModelling(Objective):
+    """The next token at each position of a window; score = 1 - bits per byte / 8, clipped to 0..1.
+
+    Outputs: logits [B, S, V]; targets: int64 [B, S], the next token of each position, -100 where
+    there is none. Loss: the sum of the cross entropies of all targets in nats, divided by B * S.
+    Windows with fewer targets weigh less, and the loss of a batch is the mean of the losses of its
+    samples, however the batch is split over workers. A part is scored by ratios of its totals:
+    ``bits_per_byte = (nats / ln 2) / bytes``, with the bytes of the text that the targets stand
+    for, so that tokenizers can be compared. Figures: ``loss`` (nats per token), ``perplexity``
+    (its exponential), ``bits_per_byte`` and ``token_accuracy`` (share of targets that have the
+    largest logit).
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Objective.Config):
+        """No settings."""
+
+        kind: str = "language_modelling"
+
+    needs = "tokens"
+    eval_batch = 32
+    most_looked_at = 64
+    domain_figures = ("bits_per_byte",)
+    most_kept: ClassVar[int] = 16
+    """Windows of a probe at most, fewer where their outputs have more than KEPT_OUTPUTS numbers."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._bytes_V: Tensor | None = None
+
+    def measure_in(self, bytes_V: Tensor) -> None:
+        """Set how many bytes of text each token stands for, int64 [V]; the stream knows it."""
+        self._bytes_V = bytes_V
+
+    def check(self, y: Tensor, outputs: int, where: str) -> None:
+        if y.dtype.is_floating_point or y.dim() != 2:
+            raise InputError(
+                f"{where}: targets {y.dtype} {tuple(y.shape)}, language modelling needs the next "
+                "tokens int64 [N, S]; give such targets, or set stream.objective"
+            )
+        if self._bytes_V is None:
+            raise InputError(
+                f"{where}: nobody said how many bytes a token stands for; use a stream of texts, "
+                "or call objective.measure_in in the stream"
+            )
+        for targets in y.split(CHECKED):
+            least, largest = int(targets.min()), int(targets.max())
+            if least < NO_TARGET or NO_TARGET < least < 0 or largest >= outputs:
+                raise InputError(
+                    f"{where}: targets {least} to {largest}; allowed: {NO_TARGET} (none), and "
+                    f"tokens 0 to {outputs - 1}"
+                )
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        nats = functional.cross_entropy(
+            outputs.flatten(0, 1), y.flatten(), ignore_index=NO_TARGET, reduction="sum"
+        )
+        return nats / y.numel()
+
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        sums = self.summed(outputs, y)
+        return (1.0 - _bits_per_byte(sums["nats"], sums["bytes"]) / 8.0).clamp(0.0, 1.0)
+
+    def summed(self, outputs: Tensor, y: Tensor, figures: bool = True) -> dict[str, Tensor]:
+        assert self._bytes_V is not None, "checked with the data"
+        nats = functional.cross_entropy(
+            outputs.flatten(0, 1), y.flatten(), ignore_index=NO_TARGET, reduction="none"
+        )
+        asked = y != NO_TARGET
+        bytes_BS = self._bytes_V.to(y.device)[y.clamp_min(0)] * asked
+        return {
+            "nats": nats.view(y.shape).double().sum(-1),
+            "tokens": asked.sum(-1).double(),
+            "bytes": bytes_BS.sum(-1).double(),
+            "correct": ((outputs.argmax(-1) == y) & asked).sum(-1).double(),
+        }
+
+    def summary(self, sums: Mapping[str, float], samples: int) -> dict[str, float]:
+        """``score``, ``loss``, ``perplexity``, ``bits_per_byte``, ``token_accuracy``."""
+        nats, tokens = sums["nats"], sums["tokens"]
+        bits = float(_bits_per_byte(torch.tensor(nats), torch.tensor(sums["bytes"])))
+        loss = nats / max(1.0, tokens)
+        return {
+            "score": min(1.0, max(0.0, 1.0 - bits / 8.0)),
+            "loss": loss,
+            "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
+            "bits_per_byte": bits,
+            "token_accuracy": sums["correct"] / max(1.0, tokens),
+        }
+
+    def kept(self, samples: int, input_shape: tuple[int, ...], outputs: int) -> int:
+        fits = KEPT_OUTPUTS // (math.prod(input_shape) * outputs)
+        return min(samples, max(1, min(self.most_kept, fits)))
+
+
+CHECKED = 4096
+"""Samples whose targets are checked at once."""
+KEPT_OUTPUTS = 1 << 24
+"""Numbers that a probe of tokens may keep as outputs (64 MiB of float32)."""
+LARGEST_EXPONENT = 700.0
+"""Keeps the perplexity of a model that knows nothing a finite number."""
+
+OBJECTIVES: dict[str, type] = {
+    "classification": Classification,
+    "regression": Regression,
+    "language_modelling": LanguageModelling,
+}
 """Objectives by name."""
 
 
 def measured(
-    model: nn.Module, objective: Objective, x: Any, y: Tensor, batch: int, figures: bool = True
+    model: nn.Module, objective: Objective, x: Any, y: Any, batch: int, figures: bool = True
 ) -> dict[str, Tensor]:
-    """``score`` and (if wanted) the objective's figures of each sample: name -> float64 [N], CPU.
+    """What the objective adds up, of each sample: name -> float64 [N] on the CPU.
 
-    x [N, ...] (a tensor, or ``Rows`` on disk) and y, ``batch`` samples at a time, in evaluation
-    mode.
+    x [N, ...] and y (tensors, or ``Rows`` on disk), ``batch`` samples at a time, in evaluation
+    mode. ``figures`` false: only what the score follows from.
     """
     device = next(model.parameters()).device
     found: dict[str, list[Tensor]] = {}
@@ -166,10 +309,19 @@ def measured(
     with torch.inference_mode():
         for inputs, targets in zip(x.split(batch), y.split(batch), strict=True):
             outputs, targets = model(inputs.to(device)), targets.to(device)
-            found.setdefault("score", []).append(objective.score(outputs, targets))
-            more = objective.figures(outputs, targets) if figures else {}
-            for name, values in more.items():
+            for name, values in objective.summed(outputs, targets, figures).items():
                 found.setdefault(name, []).append(values)
     if training:
         model.train()
     return {name: torch.cat(values).double().cpu() for name, values in found.items()}
+
+
+def sums(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Values of samples by name, float64 [N] -> their sums."""
+    return {name: float(values_N.sum()) for name, values_N in values.items()}
+
+
+def _bits_per_byte(nats: Tensor, length: Tensor) -> Tensor:
+    """``(nats / ln 2) / bytes``, float64; 0 where there is no text to predict."""
+    bits = nats.double() / math.log(2.0) / length.double().clamp_min(1.0)
+    return torch.where(length > 0, bits, 0.0)

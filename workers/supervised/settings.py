@@ -43,9 +43,11 @@ class SupervisedTraining:
         augment: Any = choice(AUGMENTATIONS, "none")
         """What is done to each batch before the model sees it, remembered samples included."""
         probe: int = 256
-        """Training samples on which an edit's output change is measured."""
-        eval_batch: int = 2048
-        """Samples that an evaluation passes through the model at once."""
+        """Training samples on which an edit's output change is measured; of tokens at most as many
+        windows as a probe of the objective holds."""
+        eval_batch: int | None = None
+        """Samples that an evaluation passes through the model at once; None = as many as the
+        stream's objective says: 2048, of tokens 32 windows."""
         validation_scored: int | None = None
         """Validation samples of each task that an evaluation scores, drawn by the seed, of each
         class and domain its share; None = a quarter as many as there are test samples, but at
@@ -59,9 +61,11 @@ class SupervisedTraining:
         def __post_init__(self) -> None:
             if self.epochs is not None and self.steps is not None:
                 raise ValueError("give epochs or steps, not both")
-            for name in ("intervals", "batch", "eval_batch", "probe"):
+            for name in ("intervals", "batch", "probe"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"{name} must be at least 1")
+            if self.eval_batch is not None and self.eval_batch < 1:
+                raise ValueError("eval_batch must be at least 1")
             if not 0.0 <= self.warmup <= 1.0:
                 raise ValueError("warmup must lie between 0 and 1")
             for name in ("epochs", "steps", "clip", "validation_scored"):
@@ -69,6 +73,11 @@ class SupervisedTraining:
                 if value is not None and value <= 0:
                     raise ValueError(f"{name} must be positive")
             refuse_unknown(self.diagnostics)
+
+        def evaluated(self, objective: Any) -> int:
+            """Samples that an evaluation of this objective passes through the model at once."""
+            chosen: int = self.eval_batch or objective.eval_batch
+            return chosen
 
         def validated(self, tested: int) -> int:
             """Validation samples to score at most, beside so many test samples."""

@@ -19,8 +19,8 @@ from workers.supervised.batches import Batches
 
 SCORE_SAMPLES = 512
 """Training samples on which an interval's training score is measured: drawn by the stage's seed
-over the whole stage, of each class and domain its share. Of an accuracy, the standard error is at
-most 2.2 points."""
+over the whole stage, of each class and domain its share; fewer where the objective says so. Of an
+accuracy, the standard error is at most 2.2 points."""
 
 
 @dataclass(slots=True)
@@ -76,14 +76,16 @@ def prepare(
     part = _placed(part, _domains_of(spec, method, data, part, domains), device)
     order = derive_seed(spec.seed, "order")
     batches = Batches(len(part), training.batch, order, part.domain, training.batches == "domain")
+    scored = min(SCORE_SAMPLES, stream.objective.most_looked_at or SCORE_SAMPLES)
+    probed = stream.objective.kept(training.probe, stream.input_shape, stream.outputs)
     return Stage(
         spec=spec,
         data=data,
         part=part,
         batches=batches,
         steps=_steps(spec, training, batches),
-        scored=_sample(part, groups, SCORE_SAMPLES, derive_seed(spec.seed, "scored")),
-        probe=_sample(part, groups, training.probe, derive_seed(spec.seed, "probe")),
+        scored=_sample(part, groups, scored, derive_seed(spec.seed, "scored"), device),
+        probe=_sample(part, groups, probed, derive_seed(spec.seed, "probe"), device),
     )
 
 
@@ -125,10 +127,11 @@ def mixing(method: Method, told: str) -> InputError:
 def _placed(part: Part, domain: Tensor | None, device: torch.device) -> Part:
     """The samples on the device, or on disk where they lie there."""
     x = part.x.to(device) if isinstance(part.x, Tensor) else part.x
-    return Part(x, part.y.to(device), domain)
+    y = part.y.to(device) if isinstance(part.y, Tensor) else part.y
+    return Part(x, y, domain)
 
 
-def _sample(part: Part, groups: Tensor, samples: int, seed: int) -> Part:
+def _sample(part: Part, groups: Tensor, samples: int, seed: int, device: torch.device) -> Part:
     """At most so many samples, drawn over all groups (int64 [N]), in memory on the device."""
-    drawn = part.take(spread(groups, samples, seed))
-    return replace(drawn, x=drawn.x[:].to(drawn.y.device))
+    drawn = part.take(spread(groups, samples, seed)).in_memory()
+    return replace(drawn, x=drawn.x.to(device), y=drawn.y.to(device))

@@ -46,7 +46,7 @@ from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.data_parallel import ALONE, Replicas
-from workers.supervised.objectives import measured
+from workers.supervised.objectives import measured, sums
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
@@ -213,7 +213,8 @@ class SupervisedTrainer:
     def _step(self, stage: Stage, context: MethodContext, interval: Interval) -> None:
         """One gradient step. Every worker forms the same batch, then learns from its part of it."""
         index = stage.batches.next()
-        x, y = self.method.extend_batch(stage.part.x[index].to(self.device), stage.part.y[index])
+        x, y = stage.part.x[index].to(self.device), stage.part.y[index].to(self.device)
+        x, y = self.method.extend_batch(x, y)
         if stage.part.domain is not None and len(y) != len(index):
             raise mixing(self.method, f"extend_batch makes {len(y)} samples of {len(index)}")
         x, samples = self.augment(x), len(y)
@@ -279,22 +280,28 @@ class SupervisedTrainer:
     # ------------------------------------------------------------ inside
 
     def _train_score(self, stage: Stage) -> float:
-        """Mean score on samples that stand for the stage, each worker measuring its part."""
-        x, y = stage.scored.x, stage.scored.y
+        """Score on samples that stand for the stage, each worker measuring its part."""
+        objective, x, y = self.stream.objective, stage.scored.x, stage.scored.y
         mine = self.replicas.part(len(y))
-        found = measured(
-            self.model, self.stream.objective, x[mine], y[mine], self.config.eval_batch, False
-        )
-        return float(self.replicas.sum_counts(found["score"].sum())) / len(y)
+        batch = self.config.evaluated(objective)
+        found = sums(measured(self.model, objective, x[mine], y[mine], batch, figures=False))
+        total = self.replicas.sum_counts(torch.tensor(list(found.values()), dtype=torch.float64))
+        return objective.summary(dict(zip(found, total.tolist(), strict=True)), len(y))["score"]
 
     def _measured(self, stage: Stage) -> dict[str, Json]:
         """What the lane's policies want to know of the model at a stage's start."""
         if not self.lane.start_diagnostics:
             return {}
-        part = stage.part
-        seed = derive_seed(stage.spec.seed, "start")
+        objective, shape = self.stream.objective, self.stream.input_shape
         return at_start(
-            self.lane.start_diagnostics, self.model, part.x, part.y, part.domain, self.domains, seed
+            self.lane.start_diagnostics,
+            self.model,
+            stage.part,
+            self.domains,
+            derive_seed(stage.spec.seed, "start"),
+            most=objective.most_looked_at,
+            kept=lambda samples: objective.kept(samples, shape, self.stream.outputs),
+            batch=self.config.evaluated(objective),
         )
 
     def _prepared(self, spec: StageSpec) -> Stage:

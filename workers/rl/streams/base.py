@@ -28,6 +28,8 @@ class EnvironmentStream(ABC):
     """
 
     trainer: ClassVar[str] = "rl"
+    needs: ClassVar[str] = "acts"
+    """Capability that its lanes' models must have (``workers.models.Model``)."""
 
     @abstractmethod
     def tasks(self) -> tuple[TaskSpec, ...]:

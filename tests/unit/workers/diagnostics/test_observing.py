@@ -23,6 +23,7 @@ from workers.models.actor_critic import ActorCritic
 from workers.models.classifier import Classifier
 from workers.models.cores import GRU
 from workers.moe.layers import LAYERS, ChainLayer
+from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.tables import construct
 
@@ -160,9 +161,10 @@ def test_relevance_at_the_start_of_a_stage_sees_samples_of_every_domain() -> Non
     x, y = torch.rand(40, 1, 4, 4), torch.zeros(40, dtype=torch.long)
     domain = torch.tensor([0, 1]).repeat_interleave(20)
     entries = [{"kind": "expert_relevance", "samples": 8}]
-    told = at_start(entries, model, x, y, domain, ("a", "b"), 3)["expert_relevance"]
+    part = Part(x, y, domain)
+    told = at_start(entries, model, part, ("a", "b"), 3)["expert_relevance"]
     assert model.training
-    assert told == at_start(entries, model, x, y, domain, ("a", "b"), 3)["expert_relevance"]
+    assert told == at_start(entries, model, part, ("a", "b"), 3)["expert_relevance"]
     layer = told["head.layers.0"]
     assert set(layer) == {"a", "b"}
     assert len(layer["a"]["gates"]) == 3

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from tests.families import VOCABULARY, WINDOW, settings
 from workers import models, moe
 from workers.contract import InputError
 from workers.models.classifier import Classifier
@@ -39,15 +40,20 @@ ARGUMENTS = {
     "initialisers": (),
     "models": ((32, 32, 3), 5, 0),
 }
+TOKENS = ((WINDOW,), VOCABULARY, 0)
+"""Arguments of models that read tokens."""
+NEEDED = {"huggingface": {"settings": settings("olmoe")}}
+"""What a kind cannot do without."""
 
 
 @pytest.mark.parametrize(("table", "kind"), ENTRIES)
 def test_entry_builds_from_its_default_config(table: str, kind: str) -> None:
     cls = TABLES[table][kind]
-    config = cls.Config()
+    config = cls.Config(**NEEDED.get(kind, {}))
     assert config.kind == kind
     assert first_line(cls).endswith(".")
-    built = construct(TABLES[table], config, *ARGUMENTS[table])
+    reads_tokens = "tokens" in getattr(cls, "capabilities", ())
+    built = construct(TABLES[table], config, *(TOKENS if reads_tokens else ARGUMENTS[table]))
     assert isinstance(built, cls)
     found, again = checked(TABLES[table], asdict(config))
     assert (found, again) == (cls, config)
