@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from workers.contract import LaneSettings, TaskSpec, domains_of
+from workers.contract import LaneSettings, TaskSpec, WithRoutedLayers, domains_of
 from workers.tables import Problem
 
 
-def routed(lane: LaneSettings) -> list[Any]:
-    """The Configs of the model's layers that have experts under a router."""
-    from workers.moe.layers.moe import MoELayer
-
-    return [part for part in lane.parts("model") if isinstance(part, MoELayer.Config)]
+def routed(lane: LaneSettings) -> list[WithRoutedLayers]:
+    """The Configs in the model that stand for layers with experts under a router."""
+    return [part for part in lane.parts("model") if isinstance(part, WithRoutedLayers)]
 
 
 def unable(lane: LaneSettings) -> list[Problem]:
     """Why this lane cannot train under masks or phases at all."""
     if not routed(lane):
-        allowed = "use routed layers in the model (head moe or big_moe), or take this policy out"
+        allowed = (
+            "use routed layers in the model (head moe or big_moe, layer moe of a decoder), or "
+            "take this policy out"
+        )
         return [Problem("kind", "the model has no experts under a router", allowed)]
     if lane.mixes:
         method = lane.sections["method"].kind

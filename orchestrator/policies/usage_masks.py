@@ -81,7 +81,7 @@ class UsageMasks(Policy):
             return found or [*self._unequal(lane), *self._short(lane), *self._acting(lane)]
 
         def _unequal(self, lane: LaneSettings) -> list[Problem]:
-            if not any(layer.selector.chooses_all for layer in routed(lane)):
+            if not any(layer.routes_to_all for layer in routed(lane)):
                 return []
             allowed = 'use a selector that chooses, such as selector = { kind = "topk", k = 2 }'
             return [Problem("kind", "every token chooses every expert, so usage is equal", allowed)]

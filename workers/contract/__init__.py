@@ -5,7 +5,13 @@ Knows no torch, no Ray and no file system: any process may import it in millisec
 
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
-from workers.contract.lane_settings import Checked, LaneSettings, WithExperts, nested
+from workers.contract.lane_settings import (
+    Checked,
+    LaneSettings,
+    WithExperts,
+    WithRoutedLayers,
+    nested,
+)
 from workers.contract.model_state import ModelState
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
@@ -45,6 +51,7 @@ __all__ = [
     "TaskSpec",
     "Trainer",
     "WithExperts",
+    "WithRoutedLayers",
     "derive_seed",
     "digest",
     "domains_of",

@@ -28,6 +28,15 @@ class WithExperts(Protocol):
     """The final number, which sets widths; None = those at the start, or not known yet."""
 
 
+@runtime_checkable
+class WithRoutedLayers(Protocol):
+    """Config of a layer, or of a whole model, whose tokens a router sends to experts."""
+
+    @property
+    def routes_to_all(self) -> bool:
+        """Whether every token runs through every expert, so that counts of choices say nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSettings:
     """What ``Config.problems(lane)`` may look at. Every config in it was checked by itself."""

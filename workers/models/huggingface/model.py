@@ -76,6 +76,11 @@ class HuggingFace(Model):
                 raise ValueError(f"experts must be at least the model's {has}: {self.experts}")
             check_experts(self.experts, self.max_experts)
 
+        @property
+        def routes_to_all(self) -> bool:
+            """See ``workers.contract.WithRoutedLayers``."""
+            return False
+
         def _mixture_of(self) -> Upcycle:
             made: Upcycle = construct(UPCYCLES, self.upcycle)
             return made

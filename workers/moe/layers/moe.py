@@ -84,6 +84,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
             if self.shared < 0:
                 raise ValueError(f"shared must not be negative, got {self.shared}")
 
+        @property
+        def routes_to_all(self) -> bool:
+            """See ``workers.contract.WithRoutedLayers``."""
+            found: bool = self.selector.chooses_all
+            return found
+
     def __init__(
         self,
         config: Any,
