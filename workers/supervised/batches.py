@@ -17,6 +17,7 @@ class Batches:
         self.samples, self.size, self.domain = samples, size, domain
         self._pure = pure and domain is not None
         self._generator = torch.Generator().manual_seed(seed)
+        self.position = 0
         self._shuffle()
 
     @property
