@@ -31,10 +31,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import Tensor
 
-from workers.contract import CheckpointRef, LaneSpec, StageSpec, TaskSpec
+from benchmarks.lm_data import TASK, windows
+from workers.contract import CheckpointRef, LaneSpec, StageSpec
 from workers.methods import Finetune
 
-STEPS, EVERY, BATCH, SAMPLES, WINDOW, VOCABULARY, RATE = 24, 4, 8, 96, 32, 96, 1e-3
+STEPS, EVERY, BATCH, RATE = 24, 4, 8, 1e-3
+SIZES = {"samples": 96, "window": 32, "vocabulary": 96}
+DATA = windows(**SIZES)
 DIED = -signal.SIGKILL
 
 
@@ -51,14 +54,6 @@ def base_model(family: str, folder: Path) -> None:
     config = transformers.AutoConfig.for_model(given.pop("model_type"), **given)
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-
-
-def windows() -> Tensor:
-    """Token windows int64 [N, S + 1]; a sawtooth with noise, so that there is something to learn."""
-    generator = torch.Generator().manual_seed(7)
-    start = torch.randint(0, VOCABULARY, (SAMPLES, 1), generator=generator)
-    noise = torch.randint(0, 3, (SAMPLES, WINDOW + 1), generator=generator)
-    return (start + 5 * torch.arange(WINDOW + 1) + noise) % VOCABULARY
 
 
 def seen(folder: Path, step: int, x: Tensor) -> None:
@@ -96,10 +91,10 @@ def train_stock(base: Path, folder: Path, resume: bool) -> None:
 
     class Windows(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
-            return SAMPLES
+            return len(DATA)
 
         def __getitem__(self, index: int) -> dict[str, Tensor]:
-            x = windows()[index, :-1]
+            x = DATA[index, :-1]
             return {"input_ids": x, "labels": x}
 
     class Noting(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -194,7 +189,7 @@ def lane_of(base: Path) -> LaneSpec:
 
     raw = {
         "name": "resume",
-        "stream": {"kind": "benchmarks.resume:Sawtooth", "validation": 0.0},
+        "stream": {"kind": "benchmarks.lm_data:Sawtooth", **SIZES},
         "model": {"kind": "huggingface", "path": str(base)},
         "training": {
             "steps": STEPS,
@@ -209,9 +204,8 @@ def lane_of(base: Path) -> LaneSpec:
 
 
 def stage_of() -> StageSpec:
-    task = TaskSpec(index=0, name="sawtooth", domain="sawtooth")
     return StageSpec(
-        index=0, task=task, intervals=STEPS // EVERY, seed=1, parent=None, settings_digest="x"
+        index=0, task=TASK, intervals=STEPS // EVERY, seed=1, parent=None, settings_digest="x"
     )
 
 
@@ -227,42 +221,6 @@ def ours_result(folder: Path) -> Result:
         moments={n: t for n, t in groups["optimizer"].items() if "exp_avg" in n},
         batches=batches_of(folder),
     )
-
-
-def _stream() -> type:
-    from workers.streams.base import Stream
-    from workers.streams.data import Part, TaskData
-    from workers.supervised.objectives import LanguageModelling
-    from workers.tables import choice
-
-    class Sawtooth(Stream):
-        """One task of the windows."""
-
-        @dataclass(frozen=True, slots=True, kw_only=True)
-        class Config(Stream.Config):
-            kind: str = "benchmarks.resume:Sawtooth"
-            objective: Any = choice({"language_modelling": LanguageModelling}, "language_modelling")
-
-        input_type = "integer"
-        input_shape = (WINDOW,)
-        outputs = VOCABULARY
-
-        def __init__(self, config: Any, seed: int) -> None:
-            super().__init__(config, seed)
-            self.objective.measure_in(torch.ones(VOCABULARY, dtype=torch.int64))
-
-        def tasks(self) -> tuple[TaskSpec, ...]:
-            return (stage_of().task,)
-
-        def load(self, task: TaskSpec) -> TaskData:
-            whole = windows()
-            part = Part(whole[:, :-1], whole[:, 1:])
-            return TaskData.of(train=part, test=part, source="sawtooth")
-
-    return Sawtooth
-
-
-Sawtooth = _stream()
 
 
 # ---------------------------------------------------------------- comparison

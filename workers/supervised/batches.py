@@ -19,7 +19,6 @@ class Batches:
         """Samples of the epoch that were given out."""
         self._pure = pure and domain is not None
         self._generator = torch.Generator().manual_seed(seed)
-        self.position = 0
         self._shuffle()
 
     @property
