@@ -50,7 +50,7 @@ inline CombineSizes check_combine(const Tensor& rows, const Tensor& position,
 
 struct ExpertSizes {
   int64_t rows, inputs, outputs, experts, stride;
-  std::vector<int64_t> hidden;
+  std::vector<int64_t> hidden;  // rows of up; of gated experts twice the hidden units
 };
 
 inline void check_weight(const Tensor& w, int64_t rows, int64_t columns, const Tensor& like,
@@ -62,7 +62,7 @@ inline void check_weight(const Tensor& w, int64_t rows, int64_t columns, const T
 
 inline ExpertSizes check_experts(const Tensor& rows, const Tensor& offsets,
                                  const std::vector<Tensor>& up, const std::vector<Tensor>& down,
-                                 int64_t activation) {
+                                 int64_t activation, bool gated) {
   check_floating(rows, "rows");
   const auto experts = static_cast<int64_t>(up.size());
   STD_TORCH_CHECK(rows.dim() == 2 && experts >= 1 && (down.empty() || down.size() == up.size()),
@@ -72,13 +72,16 @@ inline ExpertSizes check_experts(const Tensor& rows, const Tensor& offsets,
   STD_TORCH_CHECK(rows.size(0) <= kMaxSlots, "expert_mlp: at most 2^31 - 1 rows are supported");
   STD_TORCH_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::kSilu),
                   "activation out of range");
+  STD_TORCH_CHECK(!gated || !down.empty(), "gated experts need a down for each up");
   ExpertSizes n{rows.size(0), rows.size(1), down.empty() ? up[0].size(0) : down[0].size(0),
                 experts, 0, {}};
   for (int64_t e = 0; e < experts; ++e) {
     n.hidden.push_back(up[e].size(0));
     check_weight(up[e], down.empty() ? n.outputs : n.hidden[e], n.inputs, rows, "up");
     if (!down.empty()) {
-      check_weight(down[e], n.outputs, n.hidden[e], rows, "down");
+      const int64_t maps = gated ? 2 : 1;
+      STD_TORCH_CHECK(n.hidden[e] % maps == 0, "up of a gated expert needs an even number of rows");
+      check_weight(down[e], n.outputs, n.hidden[e] / maps, rows, "down");
       n.stride = std::max(n.stride, n.hidden[e]);
     }
   }
@@ -88,9 +91,10 @@ inline ExpertSizes check_experts(const Tensor& rows, const Tensor& offsets,
 inline void check_biases(const ExpertSizes& n, const std::vector<Tensor>& up_bias,
                          const std::vector<Tensor>& down, const std::vector<Tensor>& down_bias,
                          const Tensor& rows) {
+  if (up_bias.empty() && down_bias.empty()) return;
   STD_TORCH_CHECK(static_cast<int64_t>(up_bias.size()) == n.experts &&
                       down_bias.size() == down.size(),
-                  "expert_mlp needs one bias for each weight");
+                  "expert_mlp needs one bias for each weight, or none at all");
   for (int64_t e = 0; e < n.experts; ++e) {
     const bool fits = up_bias[e].numel() == n.hidden[e] &&
                       (down.empty() || down_bias[e].numel() == n.outputs) &&

@@ -38,8 +38,8 @@ void check_offsets(const Tensor& offsets, int64_t rows) {
 std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets, const Tensors& up,
                                       const Tensors& up_bias, const Tensors& down,
                                       const Tensors& down_bias, const OptionalTensor& /*learning*/,
-                                      int64_t activation, bool /*tf32*/) {
-  const auto n = check_experts(rows, offsets, up, down, activation);
+                                      int64_t activation, bool /*tf32*/, bool gated) {
+  const auto n = check_experts(rows, offsets, up, down, activation, gated);
   check_biases(n, up_bias, down, down_bias, rows);
   const auto type = compute_type(rows);
   const Tensor x = as(rows, type), bounds = torch::stable::contiguous(offsets);
@@ -52,20 +52,21 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
     const cpu::Experts<T> a{constants<T>(u),  constants<T>(ub), constants<T>(d),
                             constants<T>(db), n.hidden,         n.inputs,
                             n.outputs,        n.stride,         data<int64_t>(bounds),
-                            static_cast<Activation>(activation)};
+                            static_cast<Activation>(activation), gated};
     cpu::expert_mlp(Threads{}, a, data<T>(x), n.rows, data<T>(y), data<T>(hidden));
   });
   return {as(y, rows.scalar_type()), as(hidden, rows.scalar_type())};
 }
 
-// Uninitialised gradients of weights and of their biases; zero-sized where nothing is trained.
+// Uninitialised gradients of weights and of their biases, if they have some; zero-sized where
+// nothing is trained.
 std::tuple<Tensors, Tensors> gradients(const Tensor& like, const Tensors& weights,
-                                       const std::vector<bool>& trainable) {
+                                       const std::vector<bool>& trainable, bool biased) {
   Tensors first, second;
   for (size_t e = 0; e < weights.size(); ++e) {
     const int64_t rows = trainable[e] ? weights[e].size(0) : 0;
     first.push_back(buffer(like, {rows, trainable[e] ? weights[e].size(1) : 0}));
-    second.push_back(buffer(like, {rows}));
+    if (biased) second.push_back(buffer(like, {rows}));
   }
   return {first, second};
 }
@@ -73,8 +74,9 @@ std::tuple<Tensors, Tensors> gradients(const Tensor& like, const Tensors& weight
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
     const Tensor& grad, const Tensor& rows, const Tensor& hidden, const Tensor& offsets,
     const Tensors& up, const Tensors& down, const OptionalTensor& learning,
-    std::vector<bool> trainable, bool rows_wanted, int64_t activation, bool /*tf32*/) {
-  const auto n = check_experts(rows, offsets, up, down, activation);
+    std::vector<bool> trainable, bool rows_wanted, int64_t activation, bool /*tf32*/,
+    bool gated, bool biased) {
+  const auto n = check_experts(rows, offsets, up, down, activation, gated);
   STD_TORCH_CHECK(static_cast<int64_t>(trainable.size()) == n.experts &&
                       (!learning || learning->numel() == n.rows),
                   "trainable needs one flag for each expert, learning one for each row");
@@ -85,14 +87,15 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
   const OptionalTensor mask = as(learning, ScalarType::Bool);
   const Tensors u = as_all(up, type), d = as_all(down, type);
   const Tensor grad_rows = buffer(x, {rows_wanted ? n.rows : 0, n.inputs});
-  const auto [du, dub] = gradients(x, u, trainable);
-  const auto [dd, ddb] = gradients(x, d, trainable);
+  const auto [du, dub] = gradients(x, u, trainable, biased);
+  const auto [dd, ddb] = gradients(x, d, trainable, biased);
   const Tensors *gu = &du, *gub = &dub, *gd = &dd, *gdb = &ddb;
   on_real(type, [&](auto zero) {
     using T = decltype(zero);
     const cpu::Experts<T> a{constants<T>(u), {},        constants<T>(d), {},
                             n.hidden,        n.inputs,  n.outputs,       n.stride,
-                            data<int64_t>(bounds),      static_cast<Activation>(activation)};
+                            data<int64_t>(bounds),      static_cast<Activation>(activation),
+                            gated};
     const cpu::Gradients<T> out{rows_wanted ? data<T>(grad_rows) : nullptr,
                                 pointers<T>(*gu),
                                 pointers<T>(*gub),

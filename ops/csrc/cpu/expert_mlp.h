@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "../shared.h"
+#include "gated.h"
 #include "gemm.h"
 
 namespace growstage::cpu {
 
 // Weights as torch's Linear stores them: up[e] is [hidden[e], inputs], down[e] [outputs, hidden[e]].
-// No `down` = one linear layer (hidden[e] = outputs, no activation).
+// No `down` = one linear layer (hidden[e] = outputs, no activation). Gated experts have two rows of
+// `up` for each hidden unit, gates first: down[e] is [outputs, hidden[e] / 2]. Biases may be empty.
 template <class T>
 struct Experts {
   std::vector<const T*> up, up_bias, down, down_bias;
@@ -20,10 +22,17 @@ struct Experts {
   int64_t inputs, outputs, stride;  // stride: row length of the buffer of hidden units
   const int64_t* offsets;
   Activation activation;
+  bool gated;
 
   int64_t count() const { return static_cast<int64_t>(up.size()); }
   bool two_layers() const { return !down.empty(); }
+  int64_t units(int64_t e) const { return gated ? hidden[e] / 2 : hidden[e]; }
 };
+
+template <class T>
+const T* at(const std::vector<const T*>& biases, int64_t e) {
+  return biases.empty() ? nullptr : biases[e];
+}
 
 template <class T>
 struct Gradients {
@@ -36,10 +45,13 @@ struct Piece {
   int64_t expert, begin, end, part;  // part: number of the piece within its expert
 };
 
-// Rows of a tile: all that one tile touches, weights aside, fits in half a megabyte.
+// Rows of a tile: all that one tile touches, weights aside, fits in half a megabyte. Gated experts
+// take many at once: they are of the sizes of language models, for which the BLAS rearranges the
+// weights anew in every product, and a gradient is read and written once more for every tile.
 template <class T>
 int64_t tile_rows(const Experts<T>& a, int64_t hidden) {
   constexpr int64_t bytes = 512 * 1024, least = 64, most = 2048;
+  if (a.gated) return most;
   const int64_t row = static_cast<int64_t>(sizeof(T)) * (a.inputs + 2 * hidden + a.outputs);
   return std::clamp(bytes / row / 32 * 32, least, most);
 }
@@ -62,7 +74,7 @@ template <class T>
 struct Workspace {
   int64_t expert = -1;
   Right<T> up, down, inputs;
-  Buffer<T> slope, active, grad, masked;
+  Buffer<T> slope, active, inner, grad, masked;
 };
 
 template <class T>
@@ -71,16 +83,20 @@ void forward_tile(const Experts<T>& a, int64_t e, int64_t begin, int64_t rows, c
   const int64_t d = a.inputs, h = a.hidden[e], o = a.outputs;
   x += begin * d, y += begin * o;
   Product<T> first, second;
-  first.bias = a.up_bias[e];
+  first.bias = at(a.up_bias, e);
   if (!a.two_layers()) return first(rows, x, d, work.up, y, o);
   T* kept = hidden + begin * a.stride;
-  first.relu = a.activation == Activation::kRelu;
+  first.relu = a.activation == Activation::kRelu && !a.gated;
   first(rows, x, d, work.up, kept, a.stride);
   for (int64_t r = 0; r < rows && h < a.stride; ++r)
     std::fill(kept + r * a.stride + h, kept + (r + 1) * a.stride, T{0});
-  second.bias = a.down_bias[e];
+  second.bias = at(a.down_bias, e);
   if (first.relu) return second(rows, kept, a.stride, work.down, y, o);
-  T* active = work.active.get(rows * h);
+  T* active = work.active.get(rows * a.units(e));
+  if (a.gated) {
+    gate_units(kept, a.stride, rows, a.units(e), a.activation, active);
+    return second(rows, active, a.units(e), work.down, y, o);
+  }
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t j = 0; j < h; ++j)
       active[r * h + j] = activate(kept[r * a.stride + j], a.activation);
@@ -98,7 +114,8 @@ void expert_mlp(const Parallel& parallel, const Experts<T>& a, const T* x, int64
       const int64_t h = a.hidden[p.expert], tile = tile_rows(a, h);
       if (work.expert != p.expert) {
         work.up.set(true, a.inputs, h, a.up[p.expert], a.inputs);
-        if (a.two_layers()) work.down.set(true, h, a.outputs, a.down[p.expert], h);
+        const int64_t units = a.units(p.expert);
+        if (a.two_layers()) work.down.set(true, units, a.outputs, a.down[p.expert], units);
         work.expert = p.expert;
       }
       for (int64_t at = p.begin; at < p.end; at += tile)
@@ -110,7 +127,7 @@ void expert_mlp(const Parallel& parallel, const Experts<T>& a, const T* x, int64
   if (a.two_layers()) std::fill(hidden + used * a.stride, hidden + row_count * a.stride, T{0});
 }
 
-// Where one piece adds up the gradients of its expert's parameters.
+// Where one piece adds up the gradients of its expert's parameters; null = there is none.
 template <class T>
 struct Sums {
   T *up, *up_bias, *down, *down_bias;
@@ -147,7 +164,7 @@ void parameter_gradient(const T* grad, int64_t width, const T* x, int64_t stride
   product.transpose_a = true, product.add = !fresh;
   work.inputs.set(false, rows, inputs, x, stride);
   product(width, grad, width, work.inputs, weight, inputs);
-  column_sums(grad, rows, width, fresh, bias);
+  if (bias != nullptr) column_sums(grad, rows, width, fresh, bias);
 }
 
 // Gradient of the output layer's parameters, then of the hidden units before the activation.
@@ -155,12 +172,14 @@ template <class T>
 const T* hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T* kept,
                          const bool* learning, int64_t rows, bool train, bool fresh,
                          const Sums<T>& sums, Workspace<T>& work) {
-  const int64_t h = a.hidden[e], o = a.outputs;
-  const bool relu = a.activation == Activation::kRelu;
+  const int64_t h = a.units(e), o = a.outputs;
+  const bool relu = a.activation == Activation::kRelu && !a.gated;
   T* slopes = work.slope.get(rows * h);
   T* active = relu || !train ? nullptr : work.active.get(rows * h);
   Product<T>{}(rows, grad, o, work.down, slopes, h);
-  for (int64_t r = 0; r < rows; ++r) {
+  T* inner = a.gated ? work.inner.get(rows * 2 * h) : slopes;
+  if (a.gated) gate_gradient(kept, a.stride, rows, h, a.activation, slopes, inner, active);
+  for (int64_t r = 0; r < rows && !a.gated; ++r) {
     const T* row = kept + r * a.stride;
     T* out = slopes + r * h;
     if (relu) {
@@ -173,7 +192,7 @@ const T* hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T*
       out[j] *= slope(row[j], a.activation);
     }
   }
-  if (!train) return slopes;
+  if (!train) return inner;
   const T* inputs = relu ? kept : active;
   int64_t stride = relu ? a.stride : h;
   if (learning != nullptr) {  // 0 * NaN of a masked row must not reach the sums
@@ -182,7 +201,7 @@ const T* hidden_gradient(const Experts<T>& a, int64_t e, const T* grad, const T*
     stride = h;
   }
   parameter_gradient(grad, o, inputs, stride, h, rows, fresh, sums.down, sums.down_bias, work);
-  return slopes;
+  return inner;
 }
 
 template <class T>
@@ -207,16 +226,16 @@ void backward_tile(const Experts<T>& a, int64_t e, int64_t begin, int64_t rows, 
 
 // Sizes of the four gradients of one expert, in the order of Sums.
 template <class T>
-std::vector<int64_t> sizes(const Experts<T>& a, int64_t e) {
-  const int64_t down = a.two_layers() ? a.outputs : 0;
-  return {a.hidden[e] * a.inputs, a.hidden[e], down * a.hidden[e], down};
+std::vector<int64_t> sizes(const Experts<T>& a, const Gradients<T>& out, int64_t e) {
+  const int64_t down = a.two_layers() ? a.outputs : 0, biased = out.up_bias.empty() ? 0 : 1;
+  return {a.hidden[e] * a.inputs, biased * a.hidden[e], down * a.units(e), biased * down};
 }
 
 template <class T>
 Sums<T> own_sums(const Gradients<T>& out, int64_t e) {
   if (!out.trainable[e]) return {};
-  if (out.down.empty()) return {out.up[e], out.up_bias[e], nullptr, nullptr};
-  return {out.up[e], out.up_bias[e], out.down[e], out.down_bias[e]};
+  const auto of = [e](const std::vector<T*>& group) { return group.empty() ? nullptr : group[e]; };
+  return {out.up[e], of(out.up_bias), of(out.down), of(out.down_bias)};
 }
 
 // Sums of the later pieces of an expert, kept apart until they are added in the pieces' order.
@@ -229,10 +248,12 @@ class Partials {
       const int64_t e = pieces[i].expert;
       sums_[i] = own_sums(out, e);
       if (pieces[i].part == 0 || !out.trainable[e]) continue;
-      const auto n = sizes(a, e);
+      const auto n = sizes(a, out, e);
       buffers_[i].resize(n[0] + n[1] + n[2] + n[3]);
-      T* at = buffers_[i].data();
-      sums_[i] = {at, at + n[0], at + n[0] + n[1], at + n[0] + n[1] + n[2]};
+      T* next = buffers_[i].data();
+      T** parts[] = {&sums_[i].up, &sums_[i].up_bias, &sums_[i].down, &sums_[i].down_bias};
+      for (int g = 0; g < 4; next += n[g++])
+        if (*parts[g] != nullptr) *parts[g] = next;
     }
   }
 
@@ -241,7 +262,7 @@ class Partials {
   void add(const Experts<T>& a, const Gradients<T>& out, const std::vector<Piece>& pieces) const {
     for (size_t i = 0; i < pieces.size(); ++i) {
       if (buffers_[i].empty()) continue;
-      const auto n = sizes(a, pieces[i].expert);
+      const auto n = sizes(a, out, pieces[i].expert);
       const auto total = own_sums(out, pieces[i].expert);
       const T* from[] = {sums_[i].up, sums_[i].up_bias, sums_[i].down, sums_[i].down_bias};
       T* to[] = {total.up, total.up_bias, total.down, total.down_bias};
@@ -265,7 +286,7 @@ void expert_mlp_backward(const Parallel& parallel, const Experts<T>& a, const T*
   const Partials<T> partials(a, out, pieces);
   for (int64_t e = 0; e < a.count(); ++e) {
     if (!out.trainable[e] || a.offsets[e] != a.offsets[e + 1]) continue;
-    const auto n = sizes(a, e);
+    const auto n = sizes(a, out, e);
     const auto sums = own_sums(out, e);
     T* to[] = {sums.up, sums.up_bias, sums.down, sums.down_bias};
     for (int g = 0; g < 4; ++g) std::fill_n(to[g], n[g], T{0});
@@ -278,7 +299,8 @@ void expert_mlp_backward(const Parallel& parallel, const Experts<T>& a, const T*
       const int64_t h = a.hidden[p.expert], tile = tile_rows(a, h);
       if (work.expert != p.expert) {
         if (out.rows != nullptr) work.up.set(false, h, a.inputs, a.up[p.expert], a.inputs);
-        if (a.two_layers()) work.down.set(false, a.outputs, h, a.down[p.expert], h);
+        const int64_t units = a.units(p.expert);
+        if (a.two_layers()) work.down.set(false, a.outputs, units, a.down[p.expert], units);
         work.expert = p.expert;
       }
       for (int64_t at = p.begin; at < p.end; at += tile)

@@ -298,7 +298,8 @@ void multiply(cuda::RowsProduct call, const Tensors& weights, const Tensors* bia
               const auto first = static_cast<int>(weights[e].size(0));
               const auto second = static_cast<int>(weights[e].size(1));
               group.weight[i] = weights[e].data_ptr();
-              group.bias[i] = biases == nullptr ? nullptr : (*biases)[e].data_ptr();
+              const bool biased = biases != nullptr && !biases->empty();
+              group.bias[i] = biased ? (*biases)[e].data_ptr() : nullptr;
               group.n[i] = call.transposed ? first : second;
               group.k[i] = call.transposed ? second : first;
             },
@@ -313,13 +314,13 @@ bool ragged(const ExpertSizes& n) {
 std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets, const Tensors& up,
                                       const Tensors& up_bias, const Tensors& down,
                                       const Tensors& down_bias, const OptionalTensor& /*learning*/,
-                                      int64_t activation, bool tf32) {
-  const auto n = check_experts(rows, offsets, up, down, activation);
+                                      int64_t activation, bool tf32, bool gated) {
+  const auto n = check_experts(rows, offsets, up, down, activation, gated);
   check_biases(n, up_bias, down, down_bias, rows);
   const Tensor x = same(rows, rows), bounds = same(offsets, rows, ScalarType::Long);
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
   const auto kind = static_cast<Activation>(activation);
-  const bool relu = kind == Activation::kRelu, two = !down.empty();
+  const bool relu = kind == Activation::kRelu && !gated, two = !down.empty();
   const Tensors u = same_all(up, rows), ub = same_all(up_bias, rows);
   const Tensors d = same_all(down, rows), db = same_all(down_bias, rows);
   const Tensor y = buffer(x, {n.rows, n.outputs});
@@ -328,7 +329,7 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
   void* stream = stream_of(rows);
   cuda::RowsProduct call{x.data_ptr(), two ? hidden.data_ptr() : y.data_ptr(), nullptr,
                          data<int64_t>(bounds), n.rows, n.inputs, two ? n.stride : n.outputs, 0,
-                         true, Activation::kNone, two && relu ? kind : Activation::kNone,
+                         true, false, Activation::kNone, two && relu ? kind : Activation::kNone,
                          Activation::kNone, tf32, type_of(rows)};
   multiply(call, u, &ub, {}, stream);
   if (two) {
@@ -336,6 +337,7 @@ std::tuple<Tensor, Tensor> expert_mlp(const Tensor& rows, const Tensor& offsets,
     call.result = y.data_ptr();
     call.lda = n.stride;
     call.ldc = n.outputs;
+    call.gated = gated;
     call.on_load = relu ? Activation::kNone : kind;
     call.on_store = Activation::kNone;
     multiply(call, d, &db, {}, stream);
@@ -351,19 +353,21 @@ struct Gradients {
   Tensors weights, biases;
 };
 
-// out_e = a_e^T b_e and its bias for the trainable experts; zero-sized for the others.
+// out_e = a_e^T b_e and its bias, if there are biases, for the trainable experts; zero-sized for
+// the others.
 Gradients parameters(const cuda::ParameterProduct& call, const Tensors& like,
-                     const std::vector<bool>& trainable, const Tensor& rows, void* stream) {
+                     const std::vector<bool>& trainable, bool biased, const Tensor& rows,
+                     void* stream) {
   Gradients out;
   for (size_t e = 0; e < like.size(); ++e) {
     const int64_t height = trainable[e] ? like[e].size(0) : 0;
     out.weights.push_back(buffer(rows, {height, trainable[e] ? like[e].size(1) : 0}));
-    out.biases.push_back(buffer(rows, {height}));
+    if (biased) out.biases.push_back(buffer(rows, {height}));
   }
   in_groups(static_cast<int64_t>(like.size()), trainable,
             [&](int64_t e, int i, cuda::Group& group) {
               group.out[i] = out.weights[e].data_ptr();
-              group.out_bias[i] = out.biases[e].data_ptr();
+              group.out_bias[i] = biased ? out.biases[e].data_ptr() : nullptr;
               group.k[i] = static_cast<int>(like[e].size(0));
               group.n[i] = static_cast<int>(like[e].size(1));
             },
@@ -374,15 +378,16 @@ Gradients parameters(const cuda::ParameterProduct& call, const Tensors& like,
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
     const Tensor& grad, const Tensor& rows, const Tensor& hidden, const Tensor& offsets,
     const Tensors& up, const Tensors& down, const OptionalTensor& learning,
-    std::vector<bool> trainable, bool rows_wanted, int64_t activation, bool tf32) {
-  const auto n = check_experts(rows, offsets, up, down, activation);
+    std::vector<bool> trainable, bool rows_wanted, int64_t activation, bool tf32, bool gated,
+    bool biased) {
+  const auto n = check_experts(rows, offsets, up, down, activation, gated);
   STD_TORCH_CHECK(static_cast<int64_t>(trainable.size()) == n.experts &&
                       (!learning || learning->numel() == n.rows),
                   "trainable needs one flag for each expert, learning one for each row");
   const Tensor x = same(rows, rows), bounds = same(offsets, rows, ScalarType::Long);
   const torch::stable::accelerator::DeviceGuard guard(rows.get_device_index());
   const auto kind = static_cast<Activation>(activation);
-  const bool relu = kind == Activation::kRelu, two = !down.empty();
+  const bool relu = kind == Activation::kRelu && !gated, two = !down.empty();
   const Tensor g = same(grad, rows), kept = same(hidden, rows);
   const OptionalTensor mask = same(learning, rows, ScalarType::Bool);
   const Tensors u = same_all(up, rows), d = same_all(down, rows);
@@ -390,7 +395,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
   const Tensor grad_rows = buffer(x, {rows_wanted ? n.rows : 0, n.inputs});
   void* stream = stream_of(rows);
   cuda::RowsProduct call{g.data_ptr(), inner.data_ptr(), kept.data_ptr(), data<int64_t>(bounds),
-                         n.rows, n.outputs, n.stride, n.stride, false, Activation::kNone,
+                         n.rows, n.outputs, n.stride, n.stride, false, gated, Activation::kNone,
                          Activation::kNone, kind, tf32, type_of(rows)};
   // without a gradient of the rows, the hidden units of frozen experts need none either
   if (two) multiply(call, d, nullptr, rows_wanted ? std::vector<bool>{} : trainable, stream);
@@ -399,6 +404,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
     call.a = inner.data_ptr();
     call.result = grad_rows.data_ptr();
     call.kept = nullptr;
+    call.gated = false;
     call.lda = inner_width;
     call.ldc = n.inputs;
     multiply(call, u, nullptr, {}, stream);
@@ -406,14 +412,15 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> expert_mlp_backward(
                           n.inputs, stream));
   }
   cuda::ParameterProduct sums{inner.data_ptr(), x.data_ptr(), data<bool>(mask), call.offsets,
-                              inner_width, n.inputs, Activation::kNone, tf32, call.type};
-  const auto upper = parameters(sums, u, trainable, x, stream);
+                              inner_width, n.inputs, false, Activation::kNone, tf32, call.type};
+  const auto upper = parameters(sums, u, trainable, biased, x, stream);
   sums.a = g.data_ptr();
   sums.b = kept.data_ptr();
   sums.lda = n.outputs;
   sums.ldb = n.stride;
+  sums.gated = gated;
   sums.on_load_b = relu ? Activation::kNone : kind;
-  const auto lower = parameters(sums, d, trainable, x, stream);
+  const auto lower = parameters(sums, d, trainable, biased, x, stream);
   return {grad_rows, upper.weights, upper.biases, lower.weights, lower.biases};
 }
 

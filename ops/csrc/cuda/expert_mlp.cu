@@ -140,9 +140,11 @@ __device__ void fill(T* tile, int stride, const F& at) {
   }
 }
 
+// What a product reads at `from`; of gated experts the unit whose value is `units` further on.
 template <class T>
-__device__ T activated(T x, Activation kind) {
-  return kind == Activation::kNone ? x : store<T>(activate(load(x), kind));
+__device__ T activated(const T* from, Activation kind, bool gated, int64_t units) {
+  if (gated) return store<T>(activate(load(*from), kind) * load(from[units]));
+  return kind == Activation::kNone ? *from : store<T>(activate(load(*from), kind));
 }
 
 struct Segment {
@@ -164,6 +166,18 @@ __device__ Segment find_rows(const Group& group, const int64_t* offsets, int64_t
   return {-1, 0, 0};
 }
 
+// Turns the gradient of hidden unit `column` of a row into those of its gate and of its value.
+template <class T>
+__device__ void write_gated(const RowsProduct& call, int64_t row, int column, int units,
+                            Compute<T> grad) {
+  const T* kept = static_cast<const T*>(call.kept) + row * call.ld_kept + column;
+  T* result = static_cast<T*>(call.result) + row * call.ldc + column;
+  const Compute<T> gate = load(kept[0]), to_gate = grad * load(kept[units]);
+  const bool closed = call.slope == Activation::kRelu && gate <= Compute<T>{0};
+  result[0] = store<T>(closed ? Compute<T>{0} : to_gate * slope(gate, call.slope));
+  result[units] = store<T>(grad * activate(gate, call.slope));
+}
+
 template <class T, bool kTensor, bool kTransposed>
 __global__ void __launch_bounds__(kBlock) rows_kernel(RowsProduct call, Group group) {
   using P = Plan<T, kTensor>;
@@ -180,11 +194,12 @@ __global__ void __launch_bounds__(kBlock) rows_kernel(RowsProduct call, Group gr
   T* tile_a = reinterpret_cast<T*>(memory);
   T* tile_b = tile_a + kTile * P::ld_a;
   const T zero = store<T>(C{0});
+  const bool gated_input = call.gated && call.kept == nullptr;
   Accumulator<T, kTensor> sums;
   for (int p0 = 0; p0 < depth; p0 += P::depth) {
     fill<kTile, P::depth, false>(tile_a, P::ld_a, [&](int r, int p) {
       if (r >= rows || p0 + p >= depth) return zero;
-      return activated(a[r * call.lda + p0 + p], call.on_load);
+      return activated(a + r * call.lda + p0 + p, call.on_load, gated_input, depth);
     });
     fill<P::depth, kTile, kTransposed>(tile_b, P::ld_b, [&](int p, int j) {
       if (p0 + p >= depth || first_column + j >= n) return zero;
@@ -206,6 +221,10 @@ __global__ void __launch_bounds__(kBlock) rows_kernel(RowsProduct call, Group gr
     if (bias != nullptr) value += load(bias[column]);
     value = activate(value, call.on_store);
     const int64_t row = here.begin + r;
+    if (call.gated && call.kept != nullptr) {
+      write_gated<T>(call, row, column, n, value);
+      continue;
+    }
     if (call.kept != nullptr) {
       const C kept = load(static_cast<const T*>(call.kept)[row * call.ld_kept + column]);
       // not a product with 0 for ReLU: the gradient of a closed unit is 0 whatever came in
@@ -228,7 +247,8 @@ __global__ void __launch_bounds__(kBlock) parameter_kernel(ParameterProduct call
   const int m = group.k[member], n = group.n[member];
   const int first_row = static_cast<int>(blockIdx.x) * kTile;
   const int first_column = static_cast<int>(blockIdx.y) * kTile;
-  const bool bias = blockIdx.y == 0;  // also where there is no column
+  // also where there is no column
+  const bool bias = blockIdx.y == 0 && group.out_bias[member] != nullptr;
   if (first_row >= m || (first_column >= n && !bias)) return;
   const int64_t begin = call.offsets[group.expert[member]];
   const int64_t end = call.offsets[group.expert[member] + 1];
@@ -248,7 +268,7 @@ __global__ void __launch_bounds__(kBlock) parameter_kernel(ParameterProduct call
     });
     fill<P::depth, kTile, false>(tile_b, P::ld_b, [&](int p, int j) {
       if (first_column + j >= n || !counts(row + p)) return zero;
-      return activated(b[(row + p) * call.ldb + first_column + j], call.on_load_b);
+      return activated(b + (row + p) * call.ldb + first_column + j, call.on_load_b, call.gated, n);
     });
     __syncthreads();
     if (bias && threadIdx.x < kTile)

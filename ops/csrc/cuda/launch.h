@@ -93,17 +93,21 @@ struct Group {
   const void* weight[kGroup];
   const void* bias[kGroup];  // may be null
   void* out[kGroup];         // parameter gradients only
-  void* out_bias[kGroup];
+  void* out_bias[kGroup];    // may be null
   int n[kGroup], k[kGroup];  // columns of the result; depth (rows product) or rows (gradients)
 };
 
+// `gated`: a row of hidden units holds as many gates and then as many values as the expert has
+// units, and unit j is act(gate j) * value j.
 struct RowsProduct {  // result[r, :n] = f(a[r, :k] op(weight)) for the rows of each expert
-  const void* a;
+  const void* a;      // gated and no `kept`: [gates | values] of the k units
   void* result;
-  const void* kept;  // hidden units, for the activation's slope; null = none
+  const void* kept;  // hidden units, for the activation's slope; null = none. Gated: [gates |
+                     // values] of the n units, and the result becomes the gradients of both
   const int64_t* offsets;
   int64_t rows, lda, ldc, ld_kept;
   bool transposed;  // weight is [n, k], else [k, n]
+  bool gated;
   Activation on_load, on_store, slope;
   bool tf32;
   Type type;
@@ -111,10 +115,11 @@ struct RowsProduct {  // result[r, :n] = f(a[r, :k] op(weight)) for the rows of 
 int rows_product(const RowsProduct& call, const Group& group, void* stream);
 
 struct ParameterProduct {  // out[m, n] = sum over rows of a[r, m] b[r, n]; out_bias[m] = sum a[r, m]
-  const void *a, *b;
+  const void *a, *b;       // gated: b holds [gates | values] of n units
   const bool* learning;  // null = all rows
   const int64_t* offsets;
   int64_t lda, ldb;
+  bool gated;
   Activation on_load_b;
   bool tf32;
   Type type;

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ops.expert_mlp import ACTIVATIONS
 from workers.moe.experts.base import Expert
 from workers.moe.experts.mixture import Packed
+from workers.moe.experts.narrowing import ridge, strongest
 from workers.moe.growth.budget import Size, shared_width
 
 
@@ -77,20 +78,10 @@ class Bottleneck(Expert):
         """
         hidden_TH = self._hidden(x_TD)
         size_H = self.up.weight.norm(dim=1) * self.down.weight.norm(dim=0)
-        order_H = torch.sort(size_H * hidden_TH.abs().mean(0), descending=True, stable=True).indices
-        kept = order_H[:width].sort().values
+        kept = strongest(size_H, hidden_TH, width)
         wanted_TO = hidden_TH @ self.down.weight.t()
-        self.down.weight = nn.Parameter(_ridge(hidden_TH[:, kept], wanted_TO))
+        self.down.weight = nn.Parameter(ridge(hidden_TH[:, kept], wanted_TO))
         self.up.weight = nn.Parameter(self.up.weight[kept].clone())
         self.up.bias = nn.Parameter(self.up.bias[kept].clone())
         self.up.out_features = self.down.in_features = self.width = width
         return {"up.weight": (0, kept), "up.bias": (0, kept), "down.weight": (1, kept)}
-
-
-def _ridge(hidden_TH: Tensor, wanted_TO: Tensor, strength: float = 1e-4) -> Tensor:
-    """``argmin_V |hidden V^T - wanted|^2 + lam |V|^2`` as [O, H], lam relative to the mean unit."""
-    hidden, wanted = hidden_TH.double(), wanted_TO.double()
-    gram = hidden.t() @ hidden
-    lam = strength * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
-    gram.diagonal().add_(lam)
-    return torch.linalg.solve(gram, hidden.t() @ wanted).t().to(hidden_TH.dtype).contiguous()

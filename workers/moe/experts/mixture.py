@@ -1,4 +1,4 @@
-"""Experts of one or two linear maps, packed: as few matrix products as can be.
+"""Experts of one, two or three linear maps, packed: as few matrix products as can be.
 
 Letters: T tokens, E experts, D inputs, H hidden units of all experts together, O outputs, S rows.
 """
@@ -39,6 +39,40 @@ class Packed:
         """See ``Kernel.on_rows``."""
         return ops.expert_mlp(
             rows_SD, offsets, *self._weights, activation=self._activation, learning_S=trainable_S
+        )
+
+
+class PackedGated:
+    """Experts V (act(G x) * (U x)), as one kernel (``experts.base.Kernel``)."""
+
+    def __init__(self, gate_up: list[Tensor], down: list[Tensor], activation: str) -> None:
+        """``gate_up``: of each expert, G above U; ``down``: V. Widths may differ."""
+        self._gate_up, self._down, self._activation = gate_up, down, activation
+
+    def mixture(self, x_TD: Tensor, weights_TE: Tensor, frozen: bool = False) -> Tensor:
+        """See ``Kernel.mixture``."""
+        gate_up, down = self._gate_up, self._down
+        if frozen:
+            gate_up, down = [w.detach() for w in gate_up], [w.detach() for w in down]
+        halves = [w.chunk(2) for w in gate_up]
+        gate_TH = functional.linear(x_TD, torch.cat([gate for gate, _ in halves]))
+        value_TH = functional.linear(x_TD, torch.cat([value for _, value in halves]))
+        hidden_TH = ACTIVATIONS[self._activation][0](gate_TH) * value_TH
+        hidden_TH = _gate(hidden_TH, weights_TE, [w.shape[1] for w in down])
+        return hidden_TH @ torch.cat(down, 1).t()
+
+    def on_rows(
+        self, rows_SD: Tensor, offsets: Tensor, trainable_S: Tensor | None = None
+    ) -> Tensor:
+        """See ``Kernel.on_rows``."""
+        return ops.expert_mlp(
+            rows_SD,
+            offsets,
+            self._gate_up,
+            down=self._down,
+            activation=self._activation,
+            gated=True,
+            learning_S=trainable_S,
         )
 
 

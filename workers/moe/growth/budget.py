@@ -1,4 +1,4 @@
-"""How wide a bottleneck expert may be, so that all experts together cost dense layers only."""
+"""How wide experts may be, so that all of them together cost dense layers only."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ class Size(NamedTuple):
     experts: int
 
 
-def shared_width(sizes: Sequence[Size]) -> int:
+def shared_width(sizes: Sequence[Size], input_maps: int = 1) -> int:
     """The one hidden width with which the experts of all these layers fit as many dense layers.
 
-    The largest ``h_b`` with ``sum_l N_l ((h_in + h_out) h_b + h_in) <= sum_l h_in h_out``: experts
-    and their router rows, biases left out on both sides. Of a single layer it is
+    The largest ``h_b`` with ``sum_l N_l ((m h_in + h_out) h_b + h_in) <= sum_l h_in h_out``:
+    experts and their router rows, biases left out on both sides; ``input_maps`` is m, the rows of
+    length h_in that one hidden unit has (2 in a gated expert). Of a single layer with m = 1 it is
     ``floor(h_in (h_out - N) / ((h_in + h_out) N))`` (DynamicMoE, arXiv 2511.18987). Raises
     InputError where no width of at least 1 fits.
     """
     rest = sum(inputs * (outputs - experts) for inputs, outputs, experts in sizes)
-    width = rest // sum((inputs + outputs) * experts for inputs, outputs, experts in sizes)
+    width = rest // sum(
+        (input_maps * inputs + outputs) * experts for inputs, outputs, experts in sizes
+    )
     if width < 1:
         listed = ", ".join(
             f"{experts} experts in a layer of {inputs} inputs and {outputs} outputs"
