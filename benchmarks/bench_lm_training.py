@@ -26,12 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from benchmarks.lm_data import TASK, windows
+from benchmarks.lm_data import TASK, windows  # noqa: E402
 
-WARM, STEPS, BATCH, RATE, CLIP = 5, 45, 16, 1e-3, 1.0
+WARM, STEPS, BATCH, RATE, CLIP = 20, 80, 16, 1e-3, 1.0
+
 SIZES = {"samples": 2048, "window": 128, "vocabulary": 4096}
 MODEL = {
     "model_type": "olmoe",

@@ -18,7 +18,7 @@ TASK = TaskSpec(index=0, name="sawtooth", domain="sawtooth")
 
 
 def windows(samples: int, window: int, vocabulary: int) -> Tensor:
-    """Token windows int64 [N, S + 1]: a sawtooth with noise, so that there is something to learn."""
+    """Token windows int64 [N, S + 1]: a sawtooth with noise, which can be learnt."""
     generator = torch.Generator().manual_seed(7)
     start = torch.randint(0, vocabulary, (samples, 1), generator=generator)
     noise = torch.randint(0, 3, (samples, window + 1), generator=generator)

@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from benchmarks.lm_data import TASK, windows
-from workers.contract import CheckpointRef, LaneSpec, StageSpec
-from workers.methods import Finetune
+from benchmarks.lm_data import TASK, windows  # noqa: E402
+from workers.contract import CheckpointRef, LaneSpec, StageSpec  # noqa: E402
+from workers.methods import Finetune  # noqa: E402
 
 STEPS, EVERY, BATCH, RATE = 24, 4, 8, 1e-3
 SIZES = {"samples": 96, "window": 32, "vocabulary": 96}

@@ -32,6 +32,9 @@ class WithExperts(Protocol):
 class WithRoutedLayers(Protocol):
     """Config of a layer, or of a whole model, whose tokens a router sends to experts."""
 
+    router: Any
+    """Config of what scores the experts."""
+
     @property
     def routes_to_all(self) -> bool:
         """Whether every token runs through every expert, so that counts of choices say nothing."""

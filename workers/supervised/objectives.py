@@ -204,7 +204,7 @@ class LanguageModelling(Objective):
 
     needs = "tokens"
     eval_batch = 32
-    most_looked_at = 64
+    most_looked_at = 32
     domain_figures = ("bits_per_byte",)
     most_kept: ClassVar[int] = 16
     """Windows of a probe at most, fewer where their outputs have more than KEPT_OUTPUTS numbers."""
@@ -253,25 +253,30 @@ class LanguageModelling(Objective):
         )
         asked = y != NO_TARGET
         bytes_BS = self._bytes_V.to(y.device)[y.clamp_min(0)] * asked
-        return {
+        found = {
             "nats": nats.view(y.shape).double().sum(-1),
             "tokens": asked.sum(-1).double(),
             "bytes": bytes_BS.sum(-1).double(),
-            "correct": ((outputs.argmax(-1) == y) & asked).sum(-1).double(),
         }
+        if figures:  # another pass over all logits
+            found["correct"] = ((outputs.argmax(-1) == y) & asked).sum(-1).double()
+        return found
 
     def summary(self, sums: Mapping[str, float], samples: int) -> dict[str, float]:
-        """``score``, ``loss``, ``perplexity``, ``bits_per_byte``, ``token_accuracy``."""
+        """``score``, ``loss``, ``perplexity``, ``bits_per_byte``, and ``token_accuracy`` where it
+        was summed."""
         nats, tokens = sums["nats"], sums["tokens"]
         bits = float(_bits_per_byte(torch.tensor(nats), torch.tensor(sums["bytes"])))
         loss = nats / max(1.0, tokens)
-        return {
+        found = {
             "score": min(1.0, max(0.0, 1.0 - bits / 8.0)),
             "loss": loss,
             "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
             "bits_per_byte": bits,
-            "token_accuracy": sums["correct"] / max(1.0, tokens),
         }
+        if "correct" in sums:
+            found["token_accuracy"] = sums["correct"] / max(1.0, tokens)
+        return found
 
     def kept(self, samples: int, input_shape: tuple[int, ...], outputs: int) -> int:
         fits = KEPT_OUTPUTS // (math.prod(input_shape) * outputs)
