@@ -53,8 +53,10 @@ def _classes(file: Path) -> Iterator[str]:
 COMMENT = re.compile(r"\$\((.*?)\$\)", re.DOTALL)
 RULER = re.compile(r"[-=#*._~+\s]*")
 """Lines that only decorate."""
-SHORTEST = 20
-"""Characters below which a comment says nothing."""
+SHORTEST, LONGEST = 20, 40_000
+"""Characters of a comment: shorter ones say nothing, longer ones list changes of labels."""
+NO_PROSE = ("@(", "$t")
+"""What marks statements that are switched off, and rules of typesetting."""
 
 
 def maths(root: Path) -> Iterator[str]:
@@ -63,7 +65,8 @@ def maths(root: Path) -> Iterator[str]:
         for comment in COMMENT.findall(file.read_text("utf-8", "replace")):
             lines = [line for line in comment.splitlines() if not RULER.fullmatch(line)]
             text = SPACE.sub(" ", " ".join(lines)).strip()
-            if len(text) >= SHORTEST:
+            prose = not any(mark in text for mark in NO_PROSE)
+            if prose and SHORTEST <= len(text) <= LONGEST:
                 yield text
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
-"""Folders that are no part of the library, or test it."""
+LEFT_OUT = frozenset(
+    {"test", "tests", "idle_test", "pydoc_data", "site-packages", "dist-packages"}
+)
+"""Folders that are no part of the library, test it, or hold its documentation as strings."""
 
 
 def stdlib() -> Path:
