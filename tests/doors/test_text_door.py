@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.core.events import StageStarted
 from tests.doors.lane import Outcome, run_killed, run_lane
 from tests.tokens import WORDS, text_lane, write_texts
 from workers.streams import places
+from workers.streams.text import Encoder, Tokenizer
 
 
 @pytest.fixture
@@ -54,6 +56,34 @@ def test_domains_together_after_a_base_are_told_apart(tmp_path: Path, texts: Pat
         assert told[f"score/{name}"] == pytest.approx(1 - told[f"bits_per_byte/{name}"] / 8)
     counts = next(iter(whole.intervals.values()))["counts"]
     assert "base" in next(iter(counts.values()))
+    assert run_killed(tmp_path / "killed", config).essence == whole.essence
+
+
+class Bytes(Tokenizer):
+    """Every byte is a token."""
+
+    outputs = 257
+
+    def encoder(self, texts, folder):
+        return ByteEncoder()
+
+
+class ByteEncoder(Encoder):
+    """Id 0 ends a document, byte b is id b + 1."""
+
+    end, identity = 0, "bytes"
+    bytes_V = np.array([0] + [1] * 256)
+
+    def encode(self, texts):
+        for text in texts:
+            yield np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 1
+
+
+def test_a_tokenizer_from_outside_goes_through_kills(tmp_path: Path, texts: Path) -> None:
+    config = text_lane(texts, stream={"tokenizer": f"{__name__}:Bytes"})
+    whole = run_lane(tmp_path / "whole", config)
+    told = figures(whole, 0, "cooking")
+    assert told["bits_per_byte"] == pytest.approx(told["loss"] / math.log(2), rel=0.02)
     assert run_killed(tmp_path / "killed", config).essence == whole.essence
 
 

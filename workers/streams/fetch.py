@@ -184,6 +184,7 @@ def _fetch_text(one: Known) -> Path:
 def _bring_text(one: Known, folder: Path, target: Path) -> None:
     """Fetch every package of a text and put the whole where it is looked for."""
     ready = folder / "ready"
+    ready.mkdir()
     cure = f"fetch {', '.join(package.name for package in one.packages)} where there is one, and "
     cure += f"copy {target} from there"
     packages = [_from(package, folder / package.name, ready, cure) for package in one.packages]

@@ -2,6 +2,6 @@
 
 from workers.streams.text.known import KNOWN
 from workers.streams.text.stream import Text
-from workers.streams.text.tokenizers import TOKENIZERS
+from workers.streams.text.tokenizers import TOKENIZERS, Encoder, Tokenizer
 
-__all__ = ["KNOWN", "TOKENIZERS", "Text"]
+__all__ = ["KNOWN", "TOKENIZERS", "Encoder", "Text", "Tokenizer"]

@@ -6,8 +6,10 @@ Letters: N windows, S tokens of a window, V tokens of the vocabulary.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -86,28 +88,27 @@ def token_arrays(
 ) -> TokenArrays:
     """The arrays of a text, made in ``folder`` if they are not there.
 
-    ``outputs``: V. While they are made, the text and 8 bytes a token are in memory. Raises
-    InputError where a part that is to have text gets none.
+    ``outputs``: V. While they are made, the text is in memory, and of a small vocabulary about 16
+    bytes a token. Raises InputError where a part that is to have text gets none.
     """
     settings = [asdict(split), asdict(cut), corpus.name, corpus.glossary, outputs, REVISION]
     key = digest([corpus.digest, encoder.identity, settings])
     name = f"{corpus.name.replace('/', '-')}-{key}"
+    types = (
+        np.uint16 if outputs <= 1 << 16 else np.int32,
+        np.int16 if outputs <= 1 << 15 else np.int32,
+    )
 
     def make(new: Path) -> None:
-        parts = dealt(corpus.documents(), split, corpus.name)
         told = {}
-        for part, documents in parts.items():
-            x, y = windows(
-                _encoded(documents, corpus.glossary, encoder), cut.window, encoder.end, _most(part)
-            )
+        for part, documents in dealt(corpus.documents(), split, corpus.name).items():
+            ids = _encoded(documents, corpus.glossary, encoder)
+            x, y = windows(ids, cut.window, encoder.end, cut.most(part), types)
             _refuse_empty(corpus.name, part, len(x), split)
-            np.save(new / f"{part}_x.npy", x.astype(np.uint16 if outputs <= 1 << 16 else np.int32))
-            np.save(new / f"{part}_y.npy", y.astype(np.int16 if outputs <= 1 << 15 else np.int32))
+            np.save(new / f"{part}_x.npy", x)
+            np.save(new / f"{part}_y.npy", y)
             told[part] = asdict(_facts(y, encoder.bytes_V))
         (new / FACTS).write_text(json.dumps(told, indent=1))
-
-    def _most(part: PartName) -> int | None:
-        return cut.most(part)
 
     return TokenArrays(made_once(folder / name, make))
 
@@ -126,18 +127,25 @@ def training_pieces(corpus: Corpus, split: Split, characters: int) -> Iterator[s
 def _encoded(documents: Sequence[str], glossary: bool, encoder: Encoder) -> Iterator[np.ndarray]:
     """Token ids of each document; entries of a glossary, a line end after each, are one."""
     if glossary:
-        entries = [piece for entry in documents for piece in pieces(f"{entry}\n")]
-        if entries:
-            yield np.concatenate(list(encoder.encode(entries)))
+        entries = (piece for entry in documents for piece in pieces(f"{entry}\n"))
+        found = list(encoder.encode(entries))
+        yield from [np.concatenate(found)] if found else []
         return
-    cut = [pieces(document) for document in documents]
-    ids = encoder.encode([piece for several in cut for piece in several])
-    for several in cut:
-        yield np.concatenate([next(ids) for _ in several])
+    counts: deque[int] = deque()
+
+    def cut() -> Iterator[str]:
+        for document in documents:
+            several = pieces(document)
+            counts.append(len(several))
+            yield from several
+
+    ids = encoder.encode(cut())
+    for first in ids:  # by now its document has been cut
+        yield np.concatenate([first, *islice(ids, counts.popleft() - 1)])
 
 
 def _facts(y: np.ndarray, bytes_V: np.ndarray) -> Facts:
-    """``y``: int32 [N, S]."""
+    """``y``: integers [N, S]."""
     targets = y[y != NO_TARGET]
     return Facts(
         windows=len(y),

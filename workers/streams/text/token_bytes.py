@@ -34,8 +34,8 @@ def token_bytes(library: tokenizers.Tokenizer) -> np.ndarray:
     byte_level = "ByteLevel" in kinds
     if not byte_level and not {"Metaspace", "ByteFallback"} & kinds:
         raise InputError(
-            f"a tokenizer of parts {', '.join(sorted(kinds)) or 'unknown'}: nobody can tell the "
-            "bytes of its tokens; use a byte-level one, or one of the kind of SentencePiece"
+            f"nobody can tell the bytes of tokens of {', '.join(sorted(kinds)) or 'no kind'}; use "
+            "a byte-level tokenizer, or one of the kind of SentencePiece"
         )
     vocabulary = library.get_vocab(with_added_tokens=True)
     found = np.zeros(max(vocabulary.values()) + 1, np.int64)

@@ -29,15 +29,32 @@ TrainingTexts = Callable[[Sequence[str], int], tuple[str, Iterable[str]]]
 """(names of texts, characters of each at most) -> (digest of what they are, the texts)."""
 
 END = "<|endoftext|>"
-TOGETHER = 1024
-"""Pieces of text that are encoded at once."""
+TOGETHER = 1 << 20
+"""Characters that are encoded at once: the library keeps some hundred bytes for each token."""
 
 
-class Encoder:
+class Encoder(ABC):
     """A tokenizer that is ready: text to ids, and the bytes of each id."""
 
+    end: int
+    """Id that begins and ends a document."""
+    identity: str
+    """Digest of all that decides the ids."""
+
+    @property
+    @abstractmethod
+    def bytes_V(self) -> np.ndarray:
+        """Bytes of text that each token stands for, int64 [V] or shorter; 0 for special ones."""
+
+    @abstractmethod
+    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Ids of each text, int32 [T_i], in order. No text may give ``end``."""
+
+
+class LibraryEncoder(Encoder):
+    """A tokenizer of the library ``tokenizers``."""
+
     def __init__(self, library: tokenizers.Tokenizer, end: int, identity: str) -> None:
-        """``end``: id that ends a document; ``identity``: digest of all that decides the ids."""
         self._library = library
         self._library.encode_special_tokens = True  # what looks like one in a text is text
         self._library.no_truncation()
@@ -46,13 +63,10 @@ class Encoder:
 
     @cached_property
     def bytes_V(self) -> np.ndarray:
-        """Bytes of text that each token stands for, int64 [V]; 0 for special ones."""
         return token_bytes(self._library)
 
-    def encode(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """Ids of each text, int32 [T_i]."""
-        for start in range(0, len(texts), TOGETHER):
-            some = list(texts[start : start + TOGETHER])
+    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        for some in _batches(texts):
             for encoded in self._library.encode_batch_fast(some, add_special_tokens=False):
                 yield np.array(encoded.ids, dtype=np.int32)
 
@@ -63,10 +77,16 @@ class Encoder:
 
 
 class Tokenizer(ABC):
-    """Base: an entry of TOKENIZERS, with a nested frozen ``Config``."""
+    """Base of the entries of TOKENIZERS."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings; ``kind`` is its name in the table or ``module:Class``."""
+
+        kind: str
 
     @property
     @abstractmethod
@@ -82,14 +102,12 @@ class Tokenizer(ABC):
     def encoder(self, texts: TrainingTexts, folder: Path) -> Encoder:
         """It, ready; trained on ``texts``, if it is, once: the result is kept in ``folder``."""
 
-    @abstractmethod
     def described(self, trained_on: Sequence[str]) -> str:
-        """What it is, in words, for lineage."""
+        """What it is, in words, for lineage; ``trained_on``: the texts it was trained on."""
+        return f"{self.config.kind} of {self.outputs:,} tokens"
 
     def problems(self, path: str) -> list[Problem]:
         """What a plan must know; ``path`` is its place in the config."""
-        if importlib.util.find_spec("tokenizers") is None:
-            return [Problem(path, "the library tokenizers is missing", CURE)]
         return []
 
 
@@ -100,7 +118,7 @@ class Bpe(Tokenizer):
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(Tokenizer.Config):
         """Settings of the training."""
 
         kind: str = "bpe"
@@ -134,11 +152,14 @@ class Bpe(Tokenizer):
         name = f"bpe-{config.vocabulary}-{key}"
         kept = made_once(folder / name, lambda new: _trained(config, pieces, new / FILE))
         digest = file_digest(kept / FILE)[:16]
-        return Encoder(_read(kept / FILE), 0, f"{digest}-{config.vocabulary}")
+        return LibraryEncoder(_read(kept / FILE), 0, f"{digest}-{config.vocabulary}")
 
     def described(self, trained_on: Sequence[str]) -> str:
         characters = f"{self.config.characters:,} characters each of {', '.join(trained_on)}"
         return f"bpe of {self.config.vocabulary:,} trained on at most {characters}"
+
+    def problems(self, path: str) -> list[Problem]:
+        return _missing_library(path)
 
 
 FILE = "tokenizer.json"
@@ -152,7 +173,7 @@ class HuggingFace(Tokenizer):
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(Tokenizer.Config):
         """Settings of the file."""
 
         kind: str = "huggingface"
@@ -169,21 +190,25 @@ class HuggingFace(Tokenizer):
         return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
 
     def encoder(self, texts: TrainingTexts, folder: Path) -> Encoder:
+        return self._encoder
+
+    @cached_property
+    def _encoder(self) -> LibraryEncoder:
         end = self._library.token_to_id(self._end)
         if end is None:
             raise InputError(f"{self._folder}: has no token {self._end!r}; set tokenizer.end")
         digests = [file_digest(path)[:16] for path in self._files]
-        return Encoder(self._library, end, "-".join([*digests, str(end)]))
+        return LibraryEncoder(self._library, end, "-".join([*digests, str(end)]))
 
     def described(self, trained_on: Sequence[str]) -> str:
         return f"tokenizer of {self._folder.name} with {self.outputs:,} tokens"
 
     def problems(self, path: str) -> list[Problem]:
-        found = super().problems(path)
-        if found:
-            return found
+        missing = _missing_library(path)
+        if missing:
+            return missing
         try:
-            self._library.token_to_id(self._end)
+            _ = self._encoder.bytes_V
         except InputError as error:
             what, _, remedy = str(error).rpartition("; ")
             return [Problem(f"{path}.path", what, remedy)]
@@ -233,6 +258,26 @@ TOKENIZERS: dict[str, type] = {"bpe": Bpe, "huggingface": HuggingFace}
 
 
 # ---------------------------------------------------------------- the library
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in groups of about TOGETHER characters."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= TOGETHER:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _missing_library(path: str) -> list[Problem]:
+    if importlib.util.find_spec("tokenizers") is not None:
+        return []
+    return [Problem(path, "the library tokenizers is missing", CURE)]
 
 
 def _library() -> Any:

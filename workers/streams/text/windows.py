@@ -13,23 +13,29 @@ from workers.supervised.objectives import NO_TARGET
 
 
 def windows(
-    documents: Iterable[np.ndarray], size: int, end: int, most: int | None = None
+    documents: Iterable[np.ndarray],
+    size: int,
+    end: int,
+    most: int | None = None,
+    types: tuple[type, type] = (np.int32, np.int32),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(x [N, S], y [N, S]): inputs and the next token of each, int32; -100 = none.
+    """(x [N, S], y [N, S]) of these ``types``: inputs and the next token of each; -100 = none.
 
     ``documents``: token ids [L - 1] of each. The token ``end`` begins a document as an input and
     ends it as a target, so every token of it is predicted once. The last window of a long document
     is moved back to be full, without the targets that the one before has; a document shorter than a
     window is filled up with ``end``. ``most``: stop at so many windows.
     """
-    xs, ys, count = [np.empty((0, size), np.int32)], [np.empty((0, size), np.int32)], 0
+    xs: list[np.ndarray] = [np.empty((0, size), types[0])]
+    ys: list[np.ndarray] = [np.empty((0, size), types[1])]
+    count = 0
     for ids in documents:
         if most is not None and count >= most:
             break
         if len(ids):
             x, y = _of_document(np.concatenate(([end], ids, [end])).astype(np.int32), size, end)
-            xs.append(x)
-            ys.append(y)
+            xs.append(x.astype(types[0]))
+            ys.append(y.astype(types[1]))
             count += len(x)
     return np.concatenate(xs)[:most], np.concatenate(ys)[:most]
 

@@ -83,7 +83,7 @@ def biology(root: Path) -> Iterator[str]:
         yield from (f"{term}: {definition}" for term, definition in found)
 
 
-MARK = re.compile(r"^\s*\[[^\]\n]*\]\s*$\n?", re.MULTILINE)
+MARK = re.compile(r"^[ \t]*\[[^\]\n]*\][ \t]*$\n?", re.MULTILINE)
 """Lines that only name the edition an entry is from."""
 ENTRY = re.compile(r"\n+(?=\S)")
 """Entries begin at the margin; what belongs to them is indented."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-LEFT_OUT = frozenset(
-    {"test", "tests", "idle_test", "pydoc_data", "site-packages", "dist-packages"}
-)
+LEFT_OUT = frozenset({"test", "tests", "idle_test", "pydoc_data", "site-packages", "dist-packages"})
 """Folders that are no part of the library, test it, or hold its documentation as strings."""
 
 
