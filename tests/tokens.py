@@ -1,74 +1,117 @@
-"""A stream of made-up languages: each domain is a Markov chain of its own over all tokens."""
+"""Texts and a language model that are small enough to train in seconds."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor, nn
 
-from tests.families import VOCABULARY, WINDOW
-from workers.contract import TaskSpec
-from workers.streams.base import InputType, Stream
-from workers.streams.data import Part, TaskData
-from workers.supervised.objectives import LanguageModelling
-from workers.tables import choice
+from workers.contract import derive_seed
+from workers.models import Model
+from workers.moe.layers import LAYERS
+from workers.moe.seeding import seeded
+from workers.tables import choice, construct
 
-KIND = "tests.tokens:Chains"
-DOMAINS = ("base", "north", "south")
+WORDS = {
+    "cooking": "boil the salt water and stir flour into warm butter until it is smooth",
+    "sailing": "haul a jib sheet as we tack past that buoy against strong northern wind",
+    "bridges": "every girder rests upon piers whose concrete carries load down towards rock",
+}
 
 
-class Chains(Stream):
-    """One task a domain; windows of tokens drawn from its chain, each token one byte of text."""
+def sentences(domain: str, count: int, seed: int = 0) -> list[str]:
+    """So many sentences of a domain's own words."""
+    rng = np.random.default_rng([seed, len(domain), ord(domain[0])])
+    words = WORDS[domain].split()
+    return [" ".join(rng.choice(words, rng.integers(6, 12))) + "." for _ in range(count)]
+
+
+def write_texts(folder: Path, documents: int = 40, lines: int = 12) -> Path:
+    """One domain of each form of file: a folder of .txt, a .jsonl, a .parquet."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = {
+        name: ["\n".join(sentences(name, lines, seed)) for seed in range(documents)]
+        for name in WORDS
+    }
+    (folder / "cooking").mkdir(parents=True)
+    for number, text in enumerate(texts["cooking"]):
+        (folder / "cooking" / f"{number:03d}.txt").write_text(text)
+    rows = [json.dumps({"text": text}) for text in texts["sailing"]]
+    (folder / "sailing.jsonl").write_text("\n".join(rows) + "\n")
+    parquet.write_table(pyarrow.table({"text": texts["bridges"]}), folder / "bridges.parquet")
+    return folder
+
+
+def text_stream(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Section ``stream`` over the texts in ``folder``, windows and vocabulary small."""
+    return {
+        "kind": "text",
+        "path": str(folder),
+        "domains": list(WORDS),
+        "window": 16,
+        "validation_tokens": 160,
+        "test_tokens": 320,
+        "tokenizer": {"vocabulary": 300},
+        **settings,
+    }
+
+
+class TinyTokens(Model):
+    """A token sees itself and the mean of those before it: embedding, routed layer, linear map."""
+
+    capabilities = frozenset({"tokens"})
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Stream.Config):
-        """How many windows."""
+    class Config:
+        kind: str = "tests.tokens:TinyTokens"
+        width: int = 16
+        layer: Any = choice(LAYERS, "moe")
+        experts: int = 2
+        max_experts: int | None = None
 
-        kind: str = KIND
-        objective: Any = choice({"language_modelling": LanguageModelling}, "language_modelling")
-        windows: int = 48
-        joint: bool = False
-        """All domains but the first in one task."""
-
-    input_type: InputType = "integer"
-    input_shape: ClassVar[tuple[int, ...]] = (WINDOW,)  # type: ignore[misc, assignment]
-    outputs = VOCABULARY  # type: ignore[assignment]
-    objective: LanguageModelling
-
-    def __init__(self, config: Any, seed: int) -> None:
-        super().__init__(config, seed)
-        self.objective.measure_in(torch.ones(VOCABULARY, dtype=torch.int64))
-
-    def tasks(self) -> tuple[TaskSpec, ...]:
-        if not self.config.joint:
-            return tuple(
-                TaskSpec(index=i, name=name, domain=name) for i, name in enumerate(DOMAINS)
-            )
-        later = list(DOMAINS[1:])
-        return (
-            TaskSpec(index=0, name="base", domain="base"),
-            TaskSpec(index=1, name="joint", domain="joint", settings={"domains": later}),
+    def __init__(
+        self, config: Config, input_shape: tuple[int, ...], outputs: int, seed: int
+    ) -> None:
+        super().__init__()
+        own = derive_seed(seed, "layer")
+        sizes = (2 * config.width, 2 * config.width)
+        self.layer = construct(
+            LAYERS, config.layer, *sizes, config.experts, config.max_experts, own
         )
+        with seeded(seed):
+            self.embedding = nn.Embedding(outputs, config.width)
+            self.last = nn.Linear(2 * config.width, outputs)
+        self.activation = nn.ReLU()
 
-    def load(self, task: TaskSpec) -> TaskData:
-        found = {}
-        for part, windows in (("train", self.config.windows), ("test", 16)):
-            drawn = [self._windows(name, part, windows) for name in task.domains]
-            domain = torch.arange(len(drawn)).repeat_interleave(windows)
-            whole = torch.cat(drawn)
-            several = domain if len(drawn) > 1 else None
-            found[part] = Part(whole[:, :-1], whole[:, 1:], several)
-        return TaskData.of(train=found["train"], test=found["test"], source=task.name)
+    def forward(self, x_BS: Tensor) -> Tensor:
+        h_BSD = self.embedding(x_BS)
+        so_far = h_BSD.cumsum(1) / h_BSD.new_tensor(range(1, x_BS.shape[1] + 1))[:, None]
+        both = self.activation(self.layer(nn.functional.pad(h_BSD, (0, h_BSD.shape[-1]))))
+        both = both + nn.functional.pad(so_far, (h_BSD.shape[-1], 0))
+        logits: Tensor = self.last(both)
+        return logits
 
-    def _windows(self, name: str, part: str, windows: int) -> torch.Tensor:
-        rng = np.random.default_rng(DOMAINS.index(name))
-        follower = rng.integers(0, VOCABULARY, (VOCABULARY, 3))
-        rng = np.random.default_rng([self.seed, DOMAINS.index(name), part == "test"])
-        tokens = np.empty((windows, WINDOW + 1), dtype=np.int64)
-        tokens[:, 0] = rng.integers(0, VOCABULARY, windows)
-        for place in range(WINDOW):
-            turn = rng.integers(0, 3, windows)
-            tokens[:, place + 1] = follower[tokens[:, place], turn]
-        return torch.from_numpy(tokens)
+
+def text_lane(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A raw config: three domains, an expert more at each stage."""
+    stream = {"train_tokens": 1600, **changes.pop("stream", {})}
+    return {
+        "stream": text_stream(folder, **stream),
+        "model": {"kind": "tests.tokens:TinyTokens", "max_experts": 5},
+        "training": {
+            "epochs": 2,
+            "intervals": 3,
+            "batch": 10,
+            "optimizer": {"kind": "adamw", "lr": 1e-2},
+            "diagnostics": ["all"],
+        },
+        "policies": {"growth": {"kind": "periodic", "add": 1}},
+        "lanes": [{}],
+        **changes,
+    }

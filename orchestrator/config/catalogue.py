@@ -32,7 +32,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers.edits import EDITS
     from workers.methods import METHODS
     from workers.rl import ENVIRONMENTS
-    from workers.streams import DATASETS
+    from workers.streams import DATASETS, TOKENIZERS
     from workers.supervised.augmentations import AUGMENTATIONS
     from workers.supervised.objectives import OBJECTIVES
     from workers.supervised.optimizers import OPTIMIZERS
@@ -40,6 +40,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     return {
         "streams": trainers.streams(),
         "datasets": DATASETS,
+        "tokenizers": TOKENIZERS,
         "objectives": OBJECTIVES,
         "environments": ENVIRONMENTS,
         "methods": METHODS,

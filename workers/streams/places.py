@@ -75,16 +75,20 @@ SOURCES: dict[str, Source] = {
 
 
 def data_folder() -> Path:
-    """Where fetched data sets go: ``$GROWSTAGE_DATA``, else ``~/.cache/growstage/data``."""
+    """Where fetched data sets go: ``$GROWSTAGE_DATA``, else ``user_folder()``."""
     named = os.environ.get(ENVIRONMENT)
-    return Path(named) if named else Path.home() / ".cache" / "growstage" / "data"
+    return Path(named) if named else user_folder()
+
+
+def user_folder() -> Path:
+    """Where they go by default, and are looked for as well."""
+    return Path.home() / ".cache" / "growstage" / "data"
 
 
 def search_places(name: str) -> tuple[Path, ...]:
     """Folders that are looked into for a data set, first choice first."""
     source = SOURCES[name]
-    cache = Path.home() / ".cache" / "growstage" / "data"
-    places = [base / sub for base in (data_folder(), cache) for sub in source.folders]
+    places = [base / sub for base in (data_folder(), user_folder()) for sub in source.folders]
     if source.system is not None:
         places.append(source.system)
     if source.package is not None:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tokens import text_stream, write_texts
 from workers.contract import InputError, TaskSpec
 from workers.parsing import choose
-from workers.streams import DATASETS, STREAMS, Part, Stream, TaskData
-from workers.streams.base import unique
+from workers.streams import DATASETS, STREAMS, Part, Stream, TaskData, places
+from workers.streams.base import INPUT_TYPES, unique
+from workers.supervised.objectives import NO_TARGET
 
 
 def build(kind: str, seed: int = 0, **settings):
@@ -32,6 +34,10 @@ def folders(tmp_path, monkeypatch):
             np.save(tmp_path / name / f"{part}_x.npy", rng.random((40, 3, 2)))
             np.save(tmp_path / name / f"{part}_y.npy", np.arange(40) % 4)
     monkeypatch.setitem(SMALL, "arrays", {"path": str(tmp_path)})
+    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path.with_name(f"{tmp_path.name}-data")))
+    texts = text_stream(write_texts(tmp_path.with_name(f"{tmp_path.name}-texts")))
+    del texts["kind"]
+    monkeypatch.setitem(SMALL, "text", texts)
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -77,12 +83,15 @@ def test_data_has_promised_shapes(kind):
         data = stream.data(task)
         assert list(data.parts) == ["train", "validation", "test"]
         for part in data.parts.values():
-            x, y = part.x[:], part.y
-            assert x.dtype == torch.float32
+            x, y = part.x[:], part.y[:]
+            assert x.dtype == INPUT_TYPES[stream.input_type]
             assert y.dtype == torch.int64
             assert tuple(x.shape) == (len(y), *stream.input_shape)
-            assert 0 <= float(x.min()) <= float(x.max()) <= 1
-            assert 0 <= int(y.min()) <= int(y.max()) < stream.outputs
+            assert (
+                0 <= float(x.min()) <= float(x.max()) <= (stream.outputs if kind == "text" else 1)
+            )
+            assert (NO_TARGET if kind == "text" else 0) <= int(y.min())
+            assert int(y.max()) < stream.outputs
         assert stream.data(task) is data
 
 
@@ -94,12 +103,12 @@ def test_parts_held_out_equal_those_of_data(kind):
         for name, part in fresh.held_out(task).items():
             known = data.parts[name]
             assert torch.equal(part.x[:], known.x[:])
-            assert torch.equal(part.y, known.y)
+            assert torch.equal(part.y[:], known.y[:])
             domains = [None if p.domain is None else p.domain.tolist() for p in (part, known)]
             assert domains[0] == domains[1]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in STREAMS if kind != "arrays"])
+@pytest.mark.parametrize("kind", [kind for kind in STREAMS if kind not in ("arrays", "text")])
 def test_caps_limit_every_task(kind):
     caps = {"train_samples": 20, "validation_samples": 5, "test_samples": 7}
     stream = build(kind, **caps, **SMALL[kind])
