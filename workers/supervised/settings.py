@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from workers.contract import LaneSettings
 from workers.diagnostics import CHEAP, refuse_unknown
 from workers.supervised.augmentations import AUGMENTATIONS
+from workers.supervised.learning_rates import LEARNING_RATES
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.tables import Problem, choice
 
@@ -32,12 +33,18 @@ class SupervisedTraining:
         """Equal parts a stage is split into: the driver may change the model between them."""
         batch: int = 64
         """Samples of a gradient step, over all of the lane's workers."""
+        accumulate: int = 1
+        """Equal parts in which a worker passes its samples of a step through the model, one after
+        another; gradients are summed. Less memory, and the same step up to rounding."""
         optimizer: Any = choice(OPTIMIZERS, "adamw")
         """What follows the gradients."""
         fresh_optimizer: bool = False
         """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
         warmup: float = 0.0
-        """Share of each stage over which the learning rate rises linearly from 0."""
+        """Share of each stage (of the stream, where ``learning_rate.over`` says so) over which the
+        learning rate rises linearly from 0."""
+        learning_rate: Any = choice(LEARNING_RATES, "constant")
+        """The course of the learning rate after the warm-up."""
         clip: float | None = None
         """Largest global gradient norm; None = no clipping."""
         augment: Any = choice(AUGMENTATIONS, "none")
@@ -59,7 +66,7 @@ class SupervisedTraining:
         def __post_init__(self) -> None:
             if self.epochs is not None and self.steps is not None:
                 raise ValueError("give epochs or steps, not both")
-            for name in ("intervals", "batch", "eval_batch", "probe"):
+            for name in ("intervals", "batch", "accumulate", "eval_batch", "probe"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"{name} must be at least 1")
             if not 0.0 <= self.warmup <= 1.0:
@@ -91,13 +98,16 @@ class SupervisedTraining:
             return all(stream.validates(task) for task in stream.tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """Every worker takes the same part of a batch."""
-            if self.batch % lane.workers == 0:
+            """Every worker takes the same part of a batch, in equal parts."""
+            if self.batch % (lane.workers * self.accumulate) == 0:
                 return []
             found = f"got {self.batch} with workers = {lane.workers}"
             allowed = (
                 "every worker takes the same part of a batch: make batch a multiple of workers"
             )
+            if self.accumulate > 1:
+                found += f" and accumulate = {self.accumulate}"
+                allowed = "a batch is passed in equal parts: make it a multiple of their product"
             return [Problem("batch", found, allowed)]
 
     def __init__(self, config: Config) -> None:

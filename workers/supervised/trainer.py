@@ -36,6 +36,7 @@ from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
     StepContext,
     drop_gradients,
+    go_on,
     routed_layers,
     stepping,
     take_counts,
@@ -43,8 +44,10 @@ from workers.moe.routed import (
 )
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
+from workers.supervised.batches import equal_parts
 from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.data_parallel import ALONE, Replicas
+from workers.supervised.learning_rates import Course
 from workers.supervised.objectives import measured
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.supervised.signals import Interval
@@ -74,6 +77,7 @@ class SupervisedTrainer:
         self.model = build_model(lane, self.stream).to(self.device)
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
+        self.course = Course(self.config, len(self.stream.tasks()))
         self.augment = construct(AUGMENTATIONS, self.config.augment)
         self.domains = domains_of(self.stream.tasks())
         self.stage = None
@@ -217,13 +221,14 @@ class SupervisedTrainer:
         x = self.augment(x)
         mine = self.replicas.part(len(y))
         share = (mine.stop - mine.start) / len(y)
-        self._warm_up(stage)
+        self.course.set(self.optimizer, stage.spec.index, stage.step, stage.steps)
         self.optimizer.zero_grad(set_to_none=True)
+        told = self._told(stage, index, mine)
         with (
             self.replicas.own_draws(stage.spec.seed, stage.step),
-            stepping(self.layers, self._told(stage, index, mine)),
+            stepping(self.layers, told),
         ):
-            loss = self._backward(x[mine], y[mine], share, interval)
+            loss = self._accumulated(x[mine], y[mine], share, interval, told)
         drop_gradients(self.layers)
         interval.losses.append(self.replicas.sum_gradients(loss, share))
         self.method.after_backward(context)
@@ -240,25 +245,36 @@ class SupervisedTrainer:
         domain_B = stage.part.domain[index[mine]].to(self.device)
         return StepContext(stage.progress, self.domains, domain_B)
 
-    def _backward(self, x: Tensor, y: Tensor, share: float, interval: Interval) -> Tensor:
-        """Gradients of the loss on these samples; its value, 0 where there are none."""
+    def _accumulated(
+        self, x: Tensor, y: Tensor, share: float, interval: Interval, told: StepContext
+    ) -> Tensor:
+        """Gradients of the mean loss on these samples, passed at once or part by part; its value,
+        0 where there are none."""
         if not len(y):
             return torch.zeros((), device=self.device)
+        if self.config.accumulate == 1:
+            return self._backward(x, y, share, interval)
+        losses = []
+        for part in equal_parts(len(y), self.config.accumulate):
+            go_on(self.layers, told.part(part))
+            weight = (part.stop - part.start) / len(y)
+            losses.append(self._backward(x[part], y[part], share, interval, weight))
+        return torch.stack(losses).sum()
+
+    def _backward(
+        self, x: Tensor, y: Tensor, share: float, interval: Interval, weight: float = 1.0
+    ) -> Tensor:
+        """Gradients of the loss, times the weight of these samples among the step's."""
         loss = self.method.loss(self.model, x, y)
         terms = self.model.auxiliary_losses()
         if terms:
             loss = loss + torch.stack(tuple(terms.values())).sum()
+        if weight != 1.0:
+            loss = loss * weight
         loss.backward()
         for name, term in terms.items():
-            interval.terms[name].append(term.detach() * share)
+            interval.terms[name].append(term.detach() * (share * weight))
         return loss.detach()
-
-    def _warm_up(self, stage: Stage) -> None:
-        """Raise the learning rate linearly over the first steps of the stage."""
-        steps = int(self.config.warmup * stage.steps)
-        if steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.optimizer.lr * min(1.0, (stage.step + 1) / steps)
 
     def _clipped(self) -> Tensor:
         """The global gradient norm, before it is clipped to the configured one, if any."""

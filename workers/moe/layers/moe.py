@@ -136,7 +136,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 allowed_TE = _both(allowed_TE, open_TE)
             k = self.config.grad_max_k
             limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
-        context = RouterContext(step.progress, domain_T, positions, lengths, below)
+        context = RouterContext(step.progress, domain_T, positions, lengths, below, step.first)
         y_TO = self._pass(x_TD, context, allowed_TE, limits, training)
         return y_TO.reshape(*x.shape[:-1], self.outputs)
 

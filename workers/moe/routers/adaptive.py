@@ -81,7 +81,7 @@ class AdaptiveRouter(Router):
         logits_TE = self._second(x_TD, scale)
         if self.config.start == "residual":
             return logits_TE + self.linear(x_TD, context)
-        return self.linear.shift(logits_TE)
+        return self.linear.shift(logits_TE, context)
 
     def losses(self) -> tuple[Loss, ...]:
         """The distillation, while there is a teacher and something of the router learns."""

@@ -30,6 +30,8 @@ class RouterContext:
     """Length of each sequence, as the model hands it to the layer."""
     below: Tensor | None = None
     """State of the layer below, as the model hands it to the layer."""
+    first: bool = True
+    """Whether what moves once a step moves now (``StepContext.first``)."""
 
 
 class Router(nn.Module, ABC):

@@ -81,12 +81,13 @@ class LinearRouter(Router):
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
         rows, biases = list(self.rows.values()), list(self.biases.values())
-        return self.shift(functional.linear(x_TD, torch.stack(rows), torch.stack(biases)))
+        logits_TE = functional.linear(x_TD, torch.stack(rows), torch.stack(biases))
+        return self.shift(logits_TE, context)
 
-    def shift(self, logits_TE: Tensor) -> Tensor:
+    def shift(self, logits_TE: Tensor, context: RouterContext) -> Tensor:
         """The logits plus the offsets of suppressed experts, which rise at a training forward."""
         if self._annealing:
-            if self.training and torch.is_grad_enabled():
+            if self.training and torch.is_grad_enabled() and context.first:
                 self.offset = (self.offset + self.anneal).clamp(max=0)
             logits_TE = logits_TE + self.offset
         return logits_TE
