@@ -94,8 +94,8 @@ class Selection:
     def weight_sums(self) -> Tensor:
         """Sum of each expert's weights over the tokens [E], without a graph."""
         if self._weights_TE is None and self.slots is not None:
-            return self._scattered(self.slots.weights_TK.detach()).sum(0)
-        return self.weights_TE.detach().sum(0)
+            return exact(self._scattered(self.slots.weights_TK.detach())).sum(0)
+        return exact(self.weights_TE.detach()).sum(0)
 
     def choices_by(self, domain_T: Tensor, domains: int) -> Tensor:
         """Tokens of each domain that chose each expert, int64 [G, E]."""
@@ -122,3 +122,8 @@ class Selection:
         assert self.slots is not None
         empty_TE = weights_TK.new_zeros((len(weights_TK), self.experts))
         return empty_TE.scatter_add(1, self.slots.selected_TK.clamp(min=0), weights_TK)
+
+
+def exact(x: Tensor) -> Tensor:
+    """Half types as float32, in which sums and logarithms are taken; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

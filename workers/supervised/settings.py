@@ -10,6 +10,7 @@ from workers.diagnostics import CHEAP, refuse_unknown
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.learning_rates import LEARNING_RATES
 from workers.supervised.optimizers import OPTIMIZERS
+from workers.supervised.precision import Precision
 from workers.tables import Problem, choice
 
 
@@ -36,6 +37,9 @@ class SupervisedTraining:
         accumulate: int = 1
         """Equal parts in which a worker passes its samples of a step through the model, one after
         another; gradients are summed. Less memory, and the same step up to rounding."""
+        precision: Precision = "float32"
+        """``bfloat16``: parameters and activations in half the bytes; the optimizer holds float32
+        master weights of what learns."""
         optimizer: Any = choice(OPTIMIZERS, "adamw")
         """What follows the gradients."""
         fresh_optimizer: bool = False

@@ -45,11 +45,16 @@ from workers.moe.routed import (
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.batches import equal_parts
-from workers.supervised.building import build_model, build_stream, training_config
+from workers.supervised.building import (
+    build_model,
+    build_optimizer,
+    build_stream,
+    training_config,
+)
 from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.learning_rates import Course
 from workers.supervised.objectives import measured
-from workers.supervised.optimizers import OPTIMIZERS
+from workers.supervised.precision import total_norm
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
 from workers.tables import construct
@@ -278,11 +283,10 @@ class SupervisedTrainer:
 
     def _clipped(self) -> Tensor:
         """The global gradient norm, before it is clipped to the configured one, if any."""
+        norm = total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.config.clip is not None:
-            return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        return nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, norm)
+        return norm
 
     # ------------------------------------------------------------ inside
 
@@ -342,7 +346,7 @@ class SupervisedTrainer:
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return construct(OPTIMIZERS, self.config.optimizer).build(self.model)
+        return build_optimizer(self.config, self.model)
 
     def _current(self) -> Stage:
         assert self.stage is not None, "no stage has been started"

@@ -24,7 +24,7 @@ from workers.moe.losses import LOSSES, Loss
 from workers.moe.routed import Birth, Record, Routed, RoutedLayer
 from workers.moe.routers import ROUTERS, Router, RouterContext
 from workers.moe.seeding import seeded
-from workers.moe.selection import Selection
+from workers.moe.selection import Selection, exact
 from workers.moe.selectors import SELECTORS, Selector
 from workers.tables import choice, choices, construct
 
@@ -193,10 +193,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
             probabilities_TE = self.selector.probabilities(logits_TE, allowed_TE)
         return Routed(
             x=x_TD,
-            logits=logits_TE,
-            probabilities=probabilities_TE,
+            logits=exact(logits_TE),
+            probabilities=exact(probabilities_TE),
             chosen=selection.chosen_TE,
-            weights=selection.weights_TE,
+            weights=exact(selection.weights_TE),
             progress=context.progress,
             births=tuple(self.births.values()),
             domain_T=context.domain_T,

@@ -62,7 +62,7 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def suppress(self, expert: int, offset: float, steps: int) -> None:
-        """Score the expert by ``-offset``, which rises to 0 within ``steps`` training forwards."""
+        """Score the expert by ``-offset``, which rises to 0 within ``steps`` training steps."""
 
     def adapt(self, seed: int) -> None:
         """Take over from the router trained so far in another form, with the first as teacher."""

@@ -32,18 +32,24 @@ class LinearRouter(Router):
         self.inputs = inputs
         self.rows = nn.ParameterDict()
         self.biases = nn.ParameterDict()
-        # added to the logits; rises by `anneal` with every training forward until it is 0
+        # added to the logits; rises by `anneal` with every training step until it is 0
         self.register_buffer("offset", torch.zeros(0))
         self.register_buffer("anneal", torch.zeros(0))
         self._annealing = False
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor on the device and of the type of the rows."""
+        return next(iter(self.rows.values()), self.offset)
 
     def add(self, expert: int) -> None:
         """A new row for ``expert``, drawn as torch draws a Linear(inputs, 1)."""
         bound = 1 / math.sqrt(self.inputs)
         row = torch.empty(self.inputs).uniform_(-bound, bound)
         bias = torch.empty(()).uniform_(-bound, bound)
-        self.rows[str(expert)] = nn.Parameter(row.to(self.offset))
-        self.biases[str(expert)] = nn.Parameter(bias.to(self.offset))
+        like = self.like
+        self.rows[str(expert)] = nn.Parameter(row.to(like))
+        self.biases[str(expert)] = nn.Parameter(bias.to(like))
         self.offset = with_zero(self.offset)
         self.anneal = with_zero(self.anneal)
 
@@ -85,11 +91,11 @@ class LinearRouter(Router):
         return self.shift(logits_TE, context)
 
     def shift(self, logits_TE: Tensor, context: RouterContext) -> Tensor:
-        """The logits plus the offsets of suppressed experts, which rise at a training forward."""
+        """The logits plus the offsets of suppressed experts, which rise once a training step."""
         if self._annealing:
             if self.training and torch.is_grad_enabled() and context.first:
                 self.offset = (self.offset + self.anneal).clamp(max=0)
-            logits_TE = logits_TE + self.offset
+            logits_TE = logits_TE + self.offset.to(logits_TE.dtype)
         return logits_TE
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

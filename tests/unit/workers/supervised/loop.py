@@ -57,7 +57,7 @@ def grow(experts: int, revision: int, **fields: Any) -> Grow:
     )
 
 
-def digests(folder: Path, again: bool, **changes: Any) -> list[str]:
+def digests(folder: Path, again: bool, initialiser: str = "random", **changes: Any) -> list[str]:
     """Digests of the checkpoints after two stages with a growth by one expert between them.
 
     ``again``: after each interval a fresh trainer takes the checkpoint up.
@@ -70,11 +70,11 @@ def digests(folder: Path, again: bool, **changes: Any) -> list[str]:
         trainer.start(stage)
         if stage.index == 1:
             experts = 1 + max(layer.experts for layer in shape(trainer.model).layers.values())
-            trainer.apply(grow(experts, 1))
+            trainer.apply(grow(experts, 1, initialiser=initialiser))
         for n in range(1, stage.intervals + 1):
             trainer.run_interval(n, stage.index)
             seq += 1
-            ref: CheckpointRef = trainer.save(str(folder / f"{seq}-{again}"), seq)
+            ref: CheckpointRef = trainer.save(str(folder / f"{initialiser}-{seq}-{again}"), seq)
             found.append(ref.digest)
             if again and n < stage.intervals:
                 trainer = SupervisedTrainer()
