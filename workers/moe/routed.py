@@ -124,6 +124,13 @@ class Record:
         """The step ends: what it said, and losses that nobody took, are gone."""
         self.step, self.losses = IDLE, {}
 
+    def blank(self) -> Record:
+        """One in which the same pass can be run again: it computes alike and keeps nothing."""
+        record = Record()
+        record.begin(self.step)
+        record.observers = [_ignore for _ in self.observers]
+        return record
+
     def domain_of(self, tokens: int) -> Tensor | None:
         """Place of each token's domain [T]; None outside a step, or where nobody said."""
         domain_B = self.step.domain_B
@@ -145,6 +152,10 @@ class Record:
         found = self.ran, self._reached_E
         self.ran, self._reached_E = False, None
         return found
+
+
+def _ignore(routed: Routed) -> None:
+    """An observer that looks away."""
 
 
 class RoutedLayer(nn.Module):

@@ -111,7 +111,7 @@ class Selection:
             return self.slots
         chosen_TE, weights_TE = self.chosen_TE, self.weights_TE
         per_token = chosen_TE.sum(1)
-        most = max(1, int(per_token.max())) if len(per_token) else 1
+        most = self.experts if per_token.is_meta else _most(per_token)
         ranked_TE = weights_TE.detach().masked_fill(~chosen_TE, float("-inf"))
         order_TK = torch.sort(ranked_TE, dim=1, descending=True, stable=True).indices[:, :most]
         used_TK = chosen_TE.gather(1, order_TK)
@@ -122,6 +122,11 @@ class Selection:
         assert self.slots is not None
         empty_TE = weights_TK.new_zeros((len(weights_TK), self.experts))
         return empty_TE.scatter_add(1, self.slots.selected_TK.clamp(min=0), weights_TK)
+
+
+def _most(per_token: Tensor) -> int:
+    """Slots that all tokens fit into, at least one."""
+    return max(1, int(per_token.max())) if len(per_token) else 1
 
 
 def exact(x: Tensor) -> Tensor:

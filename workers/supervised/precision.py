@@ -23,10 +23,10 @@ MASTER = "master"
 
 
 def lower(model: nn.Module) -> None:
-    """Make all parameters bfloat16, and the model read and answer in the types of the others.
+    """Make parameters bfloat16, those of batch norms apart.
 
-    Floating-point inputs are rounded, outputs are float32, so that losses are taken in it. Buffers
-    stay as they are: running statistics move by less than bfloat16 resolves.
+    The model rounds floating-point inputs itself and answers in float32, so that losses are taken
+    in it. Buffers stay as they are: running statistics move by less than bfloat16 resolves.
     """
     cast(model, torch.bfloat16)
     model.register_forward_pre_hook(_rounded)
@@ -46,8 +46,8 @@ def _widened(model: nn.Module, inputs: Any, output: Any) -> Any:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Global L2 norm; of bfloat16 gradients it is summed in float32."""
-    if not gradients or gradients[0].dtype is not torch.bfloat16:
+    """Global L2 norm; where some gradients are bfloat16 it is summed in float32."""
+    if not any(gradient.dtype is torch.bfloat16 for gradient in gradients):
         return nn.utils.get_total_norm(gradients)
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     return torch.linalg.vector_norm(torch.stack(norms))
@@ -81,24 +81,28 @@ class MasterWeights(torch.optim.Optimizer):
             learning = [p for p in group["params"] if p.grad is not None]
             masters = [self._master(p) for p in learning]
             for parameter, master in zip(learning, masters, strict=True):
-                master.grad = parameter.grad.float()
                 kept[master] = _without_master(self.state[parameter])
+                if master is not parameter:
+                    master.grad = parameter.grad.float()
             pairs += zip(learning, masters, strict=True)
             groups.append({**group, "params": masters})
         self.inner.param_groups, self.inner.state = groups, kept
         self.inner.step()
         for parameter, master in pairs:
-            master.grad = None
             self.state[parameter] |= kept[master]
-            parameter.copy_(master)
+            if master is not parameter:
+                master.grad = None
+                parameter.copy_(master)
         self.inner.param_groups, self.inner.state = [], defaultdict(dict)
 
     def _master(self, parameter: Tensor) -> Tensor:
-        """The parameter's copy, made or brought up to date.
+        """The parameter's copy, made or brought up to date; itself where it is float32.
 
         Entries that an edit or a method has changed since count as they are now: there the
         parameter is not the copy, rounded.
         """
+        if parameter.dtype is torch.float32:
+            return parameter
         state = self.state[parameter]
         if MASTER not in state:
             state[MASTER] = parameter.detach().float()

@@ -55,6 +55,7 @@ from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.learning_rates import Course
 from workers.supervised.objectives import measured
 from workers.supervised.precision import total_norm
+from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
 from workers.tables import construct
@@ -80,6 +81,8 @@ class SupervisedTrainer:
         self.method = method_class(method, derive_seed(lane.seed, "method"), self.stream.objective)
         self.config = training_config(lane)
         self.model = build_model(lane, self.stream).to(self.device)
+        if self.config.checkpoint_activations:
+            recompute_blocks(self.model)
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
         self.course = Course(self.config, len(self.stream.tasks()))

@@ -163,6 +163,10 @@ def like(module: nn.Module, reference: nn.Module) -> Any:
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Make all parameters of this type; buffers keep theirs."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    """Make all parameters of this type but those of batch norms, which must be of the type of their
+    running statistics; buffers keep theirs."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            continue
+        for parameter in part.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
