@@ -45,6 +45,14 @@ def _widened(model: nn.Module, inputs: Any, output: Any) -> Any:
     return output.float() if lowered else output
 
 
+def clipped_norm(model: nn.Module, most: float | None) -> Tensor:
+    """The global gradient norm, before it is clipped to ``most``, if any."""
+    norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
+
+
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Global L2 norm; where some gradients are bfloat16 it is summed in float32."""
     if not any(gradient.dtype is torch.bfloat16 for gradient in gradients):

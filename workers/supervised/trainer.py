@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers import checkpoint, trainers
 from workers.contract import (
@@ -54,7 +54,7 @@ from workers.supervised.building import (
 from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.learning_rates import Course
 from workers.supervised.objectives import measured
-from workers.supervised.precision import total_norm
+from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
@@ -241,7 +241,7 @@ class SupervisedTrainer:
         interval.losses.append(self.replicas.sum_gradients(loss, share))
         self.method.after_backward(context)
         if stage.step in interval.measured:
-            interval.norms.append(self._clipped())
+            interval.norms.append(clipped_norm(self.model, self.config.clip))
         self.optimizer.step()
         self.method.after_step(context)
         stage.step += 1
@@ -283,13 +283,6 @@ class SupervisedTrainer:
         for name, term in terms.items():
             interval.terms[name].append(term.detach() * (share * weight))
         return loss.detach()
-
-    def _clipped(self) -> Tensor:
-        """The global gradient norm, before it is clipped to the configured one, if any."""
-        norm = total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if self.config.clip is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip, norm)
-        return norm
 
     # ------------------------------------------------------------ inside
 
