@@ -6,11 +6,11 @@ The tables of streams, models and trainings that belong to several rooms are put
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.contract import Evaluator, InputError, LaneSpec, Trainer
+from workers.contract import Evaluator, InputError, LaneSpec, Memory, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class TrainerKind:
     """Whether several workers can train one lane."""
     instead: str = ""
     """Setting that spreads one worker's training over processes, where several cannot."""
+    memory: str = ""
+    """Import path of what foretells a worker's memory; empty where nothing does."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -36,6 +38,7 @@ TRAINERS: dict[str, TrainerKind] = {
         evaluator="workers.supervised.evaluator:SupervisedEvaluator",
         exact=True,
         replicas=True,
+        memory="workers.supervised.memory:estimate",
     ),
     "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",
@@ -104,6 +107,36 @@ def estimate_parameters(stream: Any, model: Any, experts: int | None) -> int | N
     if model.max_experts is None:
         model = replace(model, experts=experts)  # the present number sets the widths
     return estimate(model, stream.input_shape, stream.outputs, experts).parameters
+
+
+def estimate_memory(
+    trainer: str,
+    stream: Any,
+    model: Any,
+    training: Any,
+    experts: int | None,
+    workers: int,
+    trains: Sequence[Sequence[str]],
+    device: str,
+) -> Memory | None:
+    """Memory of each worker of a lane, without allocating it; None where the trainer cannot tell.
+
+    ``trains``: sets of roles of which one at a time is trained. ``device``: "cpu" or "cuda".
+    """
+    path = TRAINERS[trainer].memory
+    if not path:
+        return None
+    found: Memory = _load(path)(stream, model, training, experts, workers, trains, device)
+    return found
+
+
+def enlarges_batches(method: str) -> bool:
+    """Whether the method (a name of METHODS or ``module:Class``) adds samples to a batch."""
+    from workers.methods import METHODS, Method
+    from workers.tables import lookup
+
+    cls: Any = lookup(METHODS, method, "method.kind")
+    return cls.extend_batch is not Method.extend_batch
 
 
 def _load(path: str) -> Any:

@@ -34,6 +34,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS, TOKENIZERS
     from workers.supervised.augmentations import AUGMENTATIONS
+    from workers.supervised.learning_rates import LEARNING_RATES
     from workers.supervised.objectives import OBJECTIVES
     from workers.supervised.optimizers import OPTIMIZERS
 
@@ -60,6 +61,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "diagnostics": DIAGNOSTICS,
         "trainings": trainers.trainings(),
         "optimizers": OPTIMIZERS,
+        "learning_rates": LEARNING_RATES,
         "augmentations": AUGMENTATIONS,
         **_beyond(),
     }

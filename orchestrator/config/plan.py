@@ -8,7 +8,8 @@ from orchestrator.config.run import LaneConfig, RunConfig
 from orchestrator.core.transitions import stage_spec
 from orchestrator.policies import View
 from workers import trainers
-from workers.contract import Json, ModelState, StageSpec, StartReport
+from workers.contract import Json, Memory, ModelState, StageSpec, StartReport, digest
+from workers.edits import ROLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,17 @@ class PlannedLane:
     """What each of its workers reserves."""
     workers: int
     stages: tuple[PlannedStage, ...]
+    memory: Memory | None
+    """What each worker will need at its peak, with the model as large as it gets; None where
+    nothing foretells it."""
+    memory_notes: tuple[str, ...]
+    """What the figures take for granted."""
 
 
 def plan(config: RunConfig) -> tuple[PlannedLane, ...]:
     """Every lane's stages in order; loads no data and trains nothing."""
-    return tuple(_lane(lane) for lane in config.lanes)
+    known: _Known = {}
+    return tuple(_lane(lane, known) for lane in config.lanes)
 
 
 def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
@@ -61,7 +68,11 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
     }
 
 
-def _lane(lane: LaneConfig) -> PlannedLane:
+_Known = dict[str, Memory | None]
+"""Memory of lanes by all it depends on; lanes differ in less, seeds above all."""
+
+
+def _lane(lane: LaneConfig, known: _Known) -> PlannedLane:
     decided, tasks, stream = lane.plan(), lane.tasks(), lane.stream()
     foreseen = _Foreseen(lane)
     stages: list[PlannedStage] = []
@@ -83,6 +94,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
             )
         )
         parent = stage.id
+    memory, notes = _memory(lane, stages[-1].last_experts, known)
     return PlannedLane(
         lane=lane.name,
         method=lane.sections["method"].kind,
@@ -91,7 +103,39 @@ def _lane(lane: LaneConfig) -> PlannedLane:
         resources=asdict(lane.resources),
         workers=lane.workers,
         stages=tuple(stages),
+        memory=memory,
+        memory_notes=notes,
     )
+
+
+def _memory(
+    lane: LaneConfig, last: int | None, known: _Known
+) -> tuple[Memory | None, tuple[str, ...]]:
+    """What a worker needs with ``last`` experts, or with as many as are known of; and notes."""
+    sections, policies = lane.sections, lane.live_policies()
+    experts = last or lane.max_experts or lane.experts
+    device = "cuda" if lane.resources.gpus else "cpu"
+    trains = tuple(dict.fromkeys(roles for p in policies.values() for roles in p.trains))
+    told = [repr(sections[name]) for name in ("stream", "model", "training")]
+    key = digest([told, lane.trainer, experts, lane.workers, trains, device])
+    if key not in known:
+        parts = lane.stream(), sections["model"], sections["training"]
+        known[key] = trainers.estimate_memory(
+            lane.trainer, *parts, experts, lane.workers, trains, device
+        )
+    memory, notes = known[key], []
+    if memory is None:
+        return None, ()
+    if last is None and lane.experts is not None:
+        notes.append(f"growth depends on what is measured: counted with {experts} experts")
+    choosing = [name for name, policy in policies.items() if policy.chooses_experts]
+    if choosing and ROLES not in trains:
+        notes.append(f"{', '.join(choosing)} trains experts known once measured: all are counted")
+    if trainers.enlarges_batches(sections["method"].kind):
+        notes.append("samples that the method adds to batches are not counted")
+    if memory.total is None:
+        notes.append("activations are not known: an op of the model does not run without data")
+    return memory, tuple(notes)
 
 
 class _Foreseen:

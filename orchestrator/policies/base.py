@@ -19,6 +19,7 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
+from workers.edits import Role
 from workers.edits.base import Cause, Edit
 
 
@@ -134,6 +135,8 @@ class Policy:
     """Kinds of edit it may propose; other configs ask for them."""
     by_domain: ClassVar[bool] = False
     """Whether its edits treat domains apart, so that the worker must know each sample's."""
+    chooses_experts: ClassVar[bool] = False
+    """Whether it trains some experts only, known once they are measured."""
     start_diagnostics: ClassVar[tuple[str, ...]] = ()
     """Names of ``workers.diagnostics.DIAGNOSTICS`` that the worker measures at a stage's start."""
 
@@ -157,6 +160,11 @@ class Policy:
         """Whether stages and steps alone decide its edits, so that a plan may ask it with a view
         that holds no reports; ``steps_per_stage``: None = they depend on the data."""
         return False
+
+    @property
+    def trains(self) -> tuple[tuple[Role, ...], ...]:
+        """Sets of roles, each trained alone at some time; none = it keeps nothing from training."""
+        return ()
 
     @property
     def keeps_widths(self) -> bool:

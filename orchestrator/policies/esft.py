@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from orchestrator.policies.base import Policy, Proposal, View
 from orchestrator.policies.lane_checks import late, unable
 from workers.contract import InputError, Json, LaneSettings
-from workers.edits import RefreshMask, SetPhase
+from workers.edits import ROLES, RefreshMask, Role, SetPhase
 from workers.tables import Problem
 
 RELEVANCE = "expert_relevance"
@@ -26,6 +26,7 @@ class Esft(Policy):
 
     proposes: ClassVar[tuple[str, ...]] = ("refresh_mask", "set_phase")
     by_domain: ClassVar[bool] = True
+    chooses_experts: ClassVar[bool] = True
     start_diagnostics: ClassVar[tuple[str, ...]] = (RELEVANCE,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,10 @@ class Esft(Policy):
             return found
 
     config: Config
+
+    @property
+    def trains(self) -> tuple[tuple[Role, ...], ...]:
+        return (ROLES, ("experts",)) if self.config.from_stage else (("experts",),)
 
     def propose(self, view: View, memory: Json) -> Proposal:
         if view.n > 0 or view.stage.index < self.config.from_stage:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from orchestrator.policies.base import Policy, Proposal, View
 from orchestrator.policies.lane_checks import late, unable
 from workers.contract import Json, LaneSettings
-from workers.edits import Role, SetPhase
+from workers.edits import ROLES, Role, SetPhase
 from workers.tables import Problem
 
 
@@ -74,6 +74,11 @@ class ThreePhases(Policy):
             counts_only=name == "warmup",
         )
         return (edit,), memory
+
+    @property
+    def trains(self) -> tuple[tuple[Role, ...], ...]:
+        phases = map(self._trains, starts_of(self.config, self.facts.intervals))
+        return (ROLES, *phases) if self.config.from_stage else tuple(phases)
 
     def _trains(self, phase: str) -> tuple[Role, ...]:
         if phase == "warmup":

@@ -34,7 +34,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.report.text import Links, failure_text
-from workers.contract import InputError, Json
+from workers.contract import InputError, Json, Memory
 
 
 class Progress(Protocol):
@@ -372,6 +372,29 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
             cells = (stage.id, stage.task, stage.domain, stage.waits_for)
             table.add_row(*cells, str(stage.intervals), experts, parameters)
         console.print(table)
+        if lane.memory is not None:
+            text = "; ".join([_needs(lane.memory), *lane.memory_notes])
+            console.print(text, markup=False, soft_wrap=True)
+
+
+def _needs(memory: Memory) -> str:
+    """The memory of one worker in one line; parts of its peak that come apart do not add up."""
+    known = {"weights": memory.weights, "gradients": memory.gradients}
+    known |= {"optimizer state": memory.optimizer, "its step": memory.update}
+    parts = [f"{name} {_size(value)}" for name, value in known.items()]
+    for name, value in (("activations", memory.activations), ("scoring", memory.scoring)):
+        parts.append(f"{name} {'unknown' if value is None else _size(value)}")
+    peak = "unknown" if memory.total is None else _size(memory.total)
+    return f"memory of a worker beside its data: peak {peak} ({', '.join(parts)})"
+
+
+def _size(count: int) -> str:
+    """Bytes, as people read them."""
+    value, units = float(count), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while value >= 1024 and unit != "TiB":
+        value, unit = value / 1024, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _experts(first: int | None, last: int | None) -> str:

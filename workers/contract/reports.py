@@ -143,3 +143,24 @@ class EvaluationReport:
     """Task name -> layer -> gate weights of each expert on the task's probe: the same few test
     samples over the whole lane."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes that one worker needs beside its data, the libraries and the device's own room."""
+
+    weights: int
+    """Parameters and buffers."""
+    gradients: int
+    """Of the largest set of parameters that is trained at one time."""
+    optimizer: int
+    """What the optimizer keeps, master weights included, of all that is ever trained."""
+    activations: int | None
+    """The most that a forward and backward pass holds beside gradients, at the peak's phase; None =
+    not known, because something in the model does not run on the meta device."""
+    update: int
+    """What the optimizer holds for the length of its step."""
+    scoring: int | None
+    """The most that the training score's forward pass holds."""
+    total: int | None
+    """The peak: not their sum, as the last three do not come together."""

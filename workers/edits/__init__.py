@@ -5,7 +5,7 @@ from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
 from workers.edits.fit_router import FitRouter
 from workers.edits.grow import Grow
 from workers.edits.refresh_mask import Duplicate, RefreshMask
-from workers.edits.set_phase import Role, SetPhase
+from workers.edits.set_phase import ROLES, Role, SetPhase
 
 EDITS: dict[str, type[Edit]] = {
     "grow": Grow,
@@ -18,6 +18,7 @@ EDITS: dict[str, type[Edit]] = {
 
 __all__ = [
     "EDITS",
+    "ROLES",
     "AdaptRouter",
     "Cause",
     "Change",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from workers.edits.base import Change, Edit, EditProbe, Forward
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Role = Literal["router", "backbone", "experts"]
 """What a phase may train: routers, experts, and all the rest of the model."""
+
+ROLES: tuple[Role, ...] = get_args(Role)
+"""All of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

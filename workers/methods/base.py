@@ -93,7 +93,8 @@ class Method:
     def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """What is minimised, a scalar; the trainer adds the model's auxiliary losses.
 
-        A mean over the samples, which are a part of the batch where the lane has several workers.
+        A mean over the samples, which are a part of the batch where the lane has several workers
+        or accumulates gradients; it is then asked for several times a step.
         """
         assert self.objective is not None, "a lane without an objective has no such loss"
         return self.objective.loss(model(x), y)

@@ -6,6 +6,7 @@ Checks ask for a capability and never for a model's name, so a class from outsid
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,11 @@ class Model(nn.Module):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    has_blocks: ClassVar[bool] = False
+    """Whether it is a stack of modules, ``blocks``, each a function of its inputs, buffers and
+    torch's generators alone, whose activations may be computed again in the backward pass."""
+    blocks: Iterable[nn.Module]
+    """The stack, where ``has_blocks``."""
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward, once each.

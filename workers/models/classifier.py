@@ -56,6 +56,8 @@ class Classifier(Model):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] float -> class scores [B, outputs]."""
+        """[B, C, H, W] -> class scores [B, outputs]; integers are taken as they are."""
+        if not x.is_floating_point():
+            x = x.to(next(self.parameters()).dtype)
         y: Tensor = self.head(self.backbone(x))
         return y

@@ -8,7 +8,6 @@ B windows, S tokens of a window, D width, H heads, C numbers of a head, V vocabu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,6 +40,8 @@ class Decoder(Model):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    has_blocks = True
+    blocks: nn.ModuleList
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -97,7 +98,7 @@ class Decoder(Model):
         standing = places(
             construct(SCHEDULES, config.schedule), [(config.width, config.width)] * config.depth
         )
-        self.layers = nn.ModuleList(
+        self.blocks = nn.ModuleList(
             Block(config, place, derive_seed(seed, "block", index))
             for index, place in enumerate(standing)
         )
@@ -123,17 +124,13 @@ class Decoder(Model):
             )
         turn = self.cosine[: x.shape[1]], self.sine[: x.shape[1]]
         y_BSD = self.embedding(x)
-        for block in self.layers:
+        for block in self.blocks:
             y_BSD = block(y_BSD, *turn)
         y_BSD = self.norm(y_BSD)
         if self.output is not None:
             logits: Tensor = self.output(y_BSD)
             return logits
         return functional.linear(y_BSD, self.embedding.weight)
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """Its blocks, whose activations may be computed again instead of kept."""
-        return self.layers
 
 
 class Block(nn.Module):

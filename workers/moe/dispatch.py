@@ -73,7 +73,7 @@ def _dense(
     trainable_TE: Tensor | None,
 ) -> Tensor:
     """Every expert on every token. What must not learn is computed apart, without gradient."""
-    learners_TE, rest = selection.weights_TE, []
+    learners_TE, rest = selection.weights_TE.to(x_TD.dtype), []
     if max_k is not None:
         near_TE = _first(selection, max_k).to(learners_TE.dtype)
         rest.append(kernel.mixture(x_TD.detach(), learners_TE * (1 - near_TE), frozen=True))
@@ -99,7 +99,7 @@ def _packed(
     rows_SO = kernel.on_rows(rows_SD, offsets, trainable_S)
     if max_k is not None and max_k < position_TK.shape[1]:
         rows_SO = _detach_late_slots(rows_SO, position_TK, max_k)
-    return ops.combine(rows_SO, position_TK, slots.weights_TK)
+    return ops.combine(rows_SO, position_TK, slots.weights_TK.to(rows_SO.dtype))
 
 
 def _detach_late_slots(rows_SO: Tensor, position_TK: Tensor, kept: int) -> Tensor:

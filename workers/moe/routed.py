@@ -43,6 +43,14 @@ class StepContext:
     """Every domain of the stream; empty where domains do not matter."""
     domain_B: Tensor | None = None
     """Place in ``domains`` of each sample's domain, int64 [B]. A sample's tokens lie together."""
+    first: bool = True
+    """Whether these are the step's first samples; further ones follow where a step is taken in
+    several parts (gradient accumulation). What moves once a step moves with the first."""
+
+    def part(self, samples: slice) -> StepContext:
+        """The same, for some of the step's samples only."""
+        domain_B = None if self.domain_B is None else self.domain_B[samples]
+        return StepContext(self.progress, self.domains, domain_B, samples.start == 0)
 
 
 IDLE = StepContext()
@@ -108,9 +116,20 @@ class Record:
         if step.domains:
             self.counters.count_for(step.domains)
 
+    def go_on(self, step: StepContext) -> None:
+        """The step goes on with other samples: counts and reach are those of all together."""
+        self.step, self.losses = step, {}
+
     def end(self) -> None:
         """The step ends: what it said, and losses that nobody took, are gone."""
         self.step, self.losses = IDLE, {}
+
+    def blank(self) -> Record:
+        """One in which the same pass can be run again: it computes alike and keeps nothing."""
+        record = Record()
+        record.begin(self.step)
+        record.observers = [_ignore for _ in self.observers]
+        return record
 
     def domain_of(self, tokens: int) -> Tensor | None:
         """Place of each token's domain [T]; None outside a step, or where nobody said."""
@@ -133,6 +152,10 @@ class Record:
         found = self.ran, self._reached_E
         self.ran, self._reached_E = False, None
         return found
+
+
+def _ignore(routed: Routed) -> None:
+    """An observer that looks away."""
 
 
 class RoutedLayer(nn.Module):
@@ -181,6 +204,12 @@ def stepping(where: nn.Module | Layers, context: StepContext) -> Iterator[None]:
     finally:
         for layer in parts.values():
             layer.record.end()
+
+
+def go_on(layers: Layers, context: StepContext) -> None:
+    """Inside ``stepping``: tell the layers of the part of the step's samples that comes next."""
+    for layer in layers.values():
+        layer.record.go_on(context)
 
 
 def take_losses(layers: Layers) -> dict[str, Tensor]:

@@ -94,8 +94,8 @@ class Selection:
     def weight_sums(self) -> Tensor:
         """Sum of each expert's weights over the tokens [E], without a graph."""
         if self._weights_TE is None and self.slots is not None:
-            return self._scattered(self.slots.weights_TK.detach()).sum(0)
-        return self.weights_TE.detach().sum(0)
+            return exact(self._scattered(self.slots.weights_TK.detach())).sum(0)
+        return exact(self.weights_TE.detach()).sum(0)
 
     def choices_by(self, domain_T: Tensor, domains: int) -> Tensor:
         """Tokens of each domain that chose each expert, int64 [G, E]."""
@@ -111,7 +111,7 @@ class Selection:
             return self.slots
         chosen_TE, weights_TE = self.chosen_TE, self.weights_TE
         per_token = chosen_TE.sum(1)
-        most = max(1, int(per_token.max())) if len(per_token) else 1
+        most = self.experts if per_token.is_meta else _most(per_token)
         ranked_TE = weights_TE.detach().masked_fill(~chosen_TE, float("-inf"))
         order_TK = torch.sort(ranked_TE, dim=1, descending=True, stable=True).indices[:, :most]
         used_TK = chosen_TE.gather(1, order_TK)
@@ -122,3 +122,13 @@ class Selection:
         assert self.slots is not None
         empty_TE = weights_TK.new_zeros((len(weights_TK), self.experts))
         return empty_TE.scatter_add(1, self.slots.selected_TK.clamp(min=0), weights_TK)
+
+
+def _most(per_token: Tensor) -> int:
+    """Slots that all tokens fit into, at least one."""
+    return max(1, int(per_token.max())) if len(per_token) else 1
+
+
+def exact(x: Tensor) -> Tensor:
+    """Half types as float32, in which sums and logarithms are taken; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

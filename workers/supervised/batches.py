@@ -72,3 +72,10 @@ class Batches:
         ]
         turn = torch.randperm(len(parts), generator=self._generator)
         return torch.cat([parts[i] for i in turn])
+
+
+def equal_parts(samples: int, parts: int) -> list[slice]:
+    """So many samples in ``parts`` consecutive slices as equal as can be; empty ones left out."""
+    ends = [samples * (number + 1) // parts for number in range(parts)]
+    starts = [0, *ends[:-1]]
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True) if end > start]

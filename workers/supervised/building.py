@@ -1,13 +1,19 @@
-"""The parts of a supervised lane as its settings say: stream, training, model."""
+"""The parts of a supervised lane as its settings say: stream, training, model, optimizer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+
 from workers import trainers
 from workers.contract import LaneSpec, derive_seed
 from workers.models import MODELS
 from workers.parsing import checked
+from workers.supervised.optimizers import OPTIMIZERS
+from workers.supervised.precision import MasterWeights, lower
+from workers.tables import construct
 
 
 def build_stream(lane: LaneSpec) -> Any:
@@ -24,4 +30,13 @@ def training_config(lane: LaneSpec) -> Any:
 def build_model(lane: LaneSpec, stream: Any) -> Any:
     """The untrained model of a lane: depends on settings and the lane's seed only."""
     cls, config = checked(MODELS, lane.settings["model"])
-    return cls(config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model"))
+    model = cls(config, stream.input_shape, stream.outputs, derive_seed(lane.seed, "model"))
+    if training_config(lane).precision == "bfloat16":
+        lower(model)
+    return model
+
+
+def build_optimizer(training: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """A fresh optimizer for the model, with master weights where it is lowered."""
+    made: torch.optim.Optimizer = construct(OPTIMIZERS, training.optimizer).build(model)
+    return MasterWeights(made) if training.precision == "bfloat16" else made

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
+
+Implementation = Literal["default", "foreach", "fused"]
+"""``foreach``: one kernel for a list of parameters; ``fused``: one for the whole update, CPU
+included; ``default``: what torch takes for the device."""
 
 
 class AdamW:
@@ -27,6 +32,8 @@ class AdamW:
         """Decay of the running means of gradient and squared gradient."""
         eps: float = 1e-8
         """Added to the root of the squared gradient."""
+        implementation: Implementation = "default"
+        """Which of torch's kernels: equal up to rounding, of different speed."""
 
         def __post_init__(self) -> None:
             _positive(self.lr)
@@ -43,6 +50,7 @@ class AdamW:
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
+            **_flags(config.implementation),
         )
 
 
@@ -60,6 +68,8 @@ class SGD:
         """Share of the last step that the next one keeps."""
         weight_decay: float = 0.0
         """Factor of the parameter that is added to its gradient."""
+        implementation: Implementation = "default"
+        """Which of torch's kernels: equal up to rounding, of different speed."""
 
         def __post_init__(self) -> None:
             _positive(self.lr)
@@ -70,12 +80,33 @@ class SGD:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """One parameter group over all of the model's parameters, by name."""
         config = self.config
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             list(model.named_parameters()),
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            **_flags(config.implementation),
         )
+        if config.momentum and config.implementation == "fused":
+            made.register_step_pre_hook(_begin_momentum)
+        return made
+
+
+def _flags(implementation: Implementation) -> dict[str, Any]:
+    """Arguments of torch's optimizers."""
+    return {} if implementation == "default" else {implementation: True}
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Momentum 0 where a parameter learns for the first time, which gives the same bits.
+
+    Torch's fused SGD stops where some parameters have momentum and others not yet, as after
+    growth.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _positive(lr: float) -> None:

@@ -7,9 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from workers.contract import LaneSettings
 from workers.diagnostics import CHEAP, refuse_unknown
+from workers.models import MODELS
 from workers.supervised.augmentations import AUGMENTATIONS
+from workers.supervised.learning_rates import LEARNING_RATES
 from workers.supervised.optimizers import OPTIMIZERS
-from workers.tables import Problem, choice
+from workers.supervised.precision import Precision
+from workers.tables import Problem, choice, lookup
 
 
 class SupervisedTraining:
@@ -32,12 +35,24 @@ class SupervisedTraining:
         """Equal parts a stage is split into: the driver may change the model between them."""
         batch: int = 64
         """Samples of a gradient step, over all of the lane's workers."""
+        accumulate: int = 1
+        """Equal parts in which a worker passes its samples of a step through the model, one after
+        another; gradients are summed. Less memory, and the same step up to rounding."""
+        checkpoint_activations: bool = False
+        """Keep the inputs of a model's blocks only and run each again in the backward pass: less
+        memory for about a third more time, and the same bits."""
+        precision: Precision = "float32"
+        """``bfloat16``: parameters and activations in half the bytes; the optimizer holds float32
+        master weights of what learns."""
         optimizer: Any = choice(OPTIMIZERS, "adamw")
         """What follows the gradients."""
         fresh_optimizer: bool = False
         """Build the optimizer anew at each stage (DynamicMoE's protocol)."""
         warmup: float = 0.0
-        """Share of each stage over which the learning rate rises linearly from 0."""
+        """Share of each stage (of the stream, where ``learning_rate.over`` says so) over which the
+        learning rate rises linearly from 0."""
+        learning_rate: Any = choice(LEARNING_RATES, "constant")
+        """The course of the learning rate after the warm-up."""
         clip: float | None = None
         """Largest global gradient norm; None = no clipping."""
         augment: Any = choice(AUGMENTATIONS, "none")
@@ -61,7 +76,7 @@ class SupervisedTraining:
         def __post_init__(self) -> None:
             if self.epochs is not None and self.steps is not None:
                 raise ValueError("give epochs or steps, not both")
-            for name in ("intervals", "batch", "probe"):
+            for name in ("intervals", "batch", "accumulate", "probe"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"{name} must be at least 1")
             if self.eval_batch is not None and self.eval_batch < 1:
@@ -100,13 +115,30 @@ class SupervisedTraining:
             return all(stream.validates(task) for task in stream.tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """Every worker takes the same part of a batch."""
-            if self.batch % lane.workers == 0:
+            """Every worker takes the same part of a batch, in equal parts; models need blocks."""
+            return [*self._uneven(lane), *self._blockless(lane)]
+
+        def _blockless(self, lane: LaneSettings) -> list[Problem]:
+            """The model has nothing whose activations could be computed again."""
+            kind = lane.sections["model"].kind
+            model: Any = lookup(MODELS, kind, "model.kind")
+            if not self.checkpoint_activations or isinstance(model, Problem) or model.has_blocks:
+                return []
+            able = ", ".join(sorted(name for name, cls in MODELS.items() if cls.has_blocks))
+            allowed = f"models with blocks: {able or 'none of ours'}, or a Model with has_blocks"
+            return [Problem("checkpoint_activations", f"model {kind!r} has no blocks", allowed)]
+
+        def _uneven(self, lane: LaneSettings) -> list[Problem]:
+            """The batch cannot be shared out."""
+            if self.batch % (lane.workers * self.accumulate) == 0:
                 return []
             found = f"got {self.batch} with workers = {lane.workers}"
             allowed = (
                 "every worker takes the same part of a batch: make batch a multiple of workers"
             )
+            if self.accumulate > 1:
+                found += f" and accumulate = {self.accumulate}"
+                allowed = "a batch is passed in equal parts: make it a multiple of their product"
             return [Problem("batch", found, allowed)]
 
     def __init__(self, config: Config) -> None:

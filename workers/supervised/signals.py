@@ -36,7 +36,7 @@ class Interval:
         self.losses: list[Tensor] = []
         self.norms: list[Tensor] = []
         self.terms: defaultdict[str, list[Tensor]] = defaultdict(list)
-        """Auxiliary loss -> its value at each step, weighted by this worker's share of samples."""
+        """Auxiliary loss -> its value at each pass, weighted by the share of the step's samples."""
         count = min(NORM_STEPS, steps)
         spread = {first + (steps * (k + 1)) // count - 1 for k in range(count)}
         self.measured = set(range(first, first + steps)) if always else spread

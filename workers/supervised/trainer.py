@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers import checkpoint, trainers
 from workers.contract import (
@@ -35,8 +35,10 @@ from workers.machine import pick_device, resident_mb
 from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
+    IDLE,
     StepContext,
     drop_gradients,
+    go_on,
     routed_layers,
     stepping,
     take_counts,
@@ -44,10 +46,18 @@ from workers.moe.routed import (
 )
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
-from workers.supervised.building import build_model, build_stream, training_config
+from workers.supervised.batches import equal_parts
+from workers.supervised.building import (
+    build_model,
+    build_optimizer,
+    build_stream,
+    training_config,
+)
 from workers.supervised.data_parallel import ALONE, Replicas
+from workers.supervised.learning_rates import Course
 from workers.supervised.objectives import measured, sums
-from workers.supervised.optimizers import OPTIMIZERS
+from workers.supervised.precision import clipped_norm
+from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
 from workers.tables import construct
@@ -73,8 +83,11 @@ class SupervisedTrainer:
         self.method = method_class(method, derive_seed(lane.seed, "method"), self.stream.objective)
         self.config = training_config(lane)
         self.model = build_model(lane, self.stream).to(self.device)
+        if self.config.checkpoint_activations:
+            recompute_blocks(self.model)
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
+        self.course = Course(self.config, len(self.stream.tasks()))
         self.augment = construct(AUGMENTATIONS, self.config.augment)
         self.domains = domains_of(self.stream.tasks())
         self.stage = None
@@ -223,59 +236,60 @@ class SupervisedTrainer:
         share = taken / samples
         if taken < samples:
             x, y = x[mine], y[mine]
-        self._warm_up(stage)
+        self.course.set(self.optimizer, stage.spec.index, stage.step, stage.steps)
         for group in self.optimizer.param_groups:  # Optimizer.zero_grad asks the profiler first
             for parameter in group["params"]:
                 parameter.grad = None
+        told = self._told(stage, index, mine) if self.layers else IDLE
         own = self.replicas.own_draws(stage.spec.seed, stage.step)
-        with own, self._told(stage, index, mine):
-            loss = self._backward(x, y, share, interval)
+        with own, stepping(self.layers, told) if self.layers else nullcontext():
+            loss = self._accumulated(x, y, share, interval, told)
         drop_gradients(self.layers)
         interval.losses.append(self.replicas.sum_gradients(loss, share))
         self.method.after_backward(context)
         if stage.step in interval.measured:
-            interval.norms.append(self._clipped())
+            interval.norms.append(clipped_norm(self.model, self.config.clip))
         self.optimizer.step()
         self.method.after_step(context)
         stage.step += 1
 
-    def _told(self, stage: Stage, index: Tensor, mine: slice) -> AbstractContextManager[None]:
-        """Routed layers, where there are any, are told about a step on this part of the batch."""
-        if not self.layers:
-            return nullcontext()
-        told = StepContext(stage.progress)
-        if stage.part.domain is not None:
-            domain_B = stage.part.domain[index[mine]].to(self.device)
-            told = StepContext(stage.progress, self.domains, domain_B)
-        return stepping(self.layers, told)
+    def _told(self, stage: Stage, index: Tensor, mine: slice) -> StepContext:
+        """What routed layers are told about a step on this worker's part of the batch."""
+        if stage.part.domain is None:
+            return StepContext(stage.progress)
+        domain_B = stage.part.domain[index[mine]].to(self.device)
+        return StepContext(stage.progress, self.domains, domain_B)
 
-    def _backward(self, x: Tensor, y: Tensor, share: float, interval: Interval) -> Tensor:
-        """Gradients of the loss on these samples; its value, 0 where there are none."""
+    def _accumulated(
+        self, x: Tensor, y: Tensor, share: float, interval: Interval, told: StepContext
+    ) -> Tensor:
+        """Gradients of the mean loss on these samples, passed at once or part by part; its value,
+        0 where there are none."""
         if not share:
             return torch.zeros((), device=self.device)
+        if self.config.accumulate == 1:
+            return self._backward(x, y, share, interval)
+        losses = []
+        for part in equal_parts(len(y), self.config.accumulate):
+            go_on(self.layers, told.part(part))
+            weight = (part.stop - part.start) / len(y)
+            losses.append(self._backward(x[part], y[part], share, interval, weight))
+        return torch.stack(losses).sum()
+
+    def _backward(
+        self, x: Tensor, y: Tensor, share: float, interval: Interval, weight: float = 1.0
+    ) -> Tensor:
+        """Gradients of the loss, times the weight of these samples among the step's."""
         loss = self.method.loss(self.model, x, y)
         terms = self.model.auxiliary_losses()
         if terms:
             loss = loss + torch.stack(tuple(terms.values())).sum()
+        if weight != 1.0:
+            loss = loss * weight
         loss.backward()
         for name, term in terms.items():
-            interval.terms[name].append(term.detach() * share)
+            interval.terms[name].append(term.detach() * (share * weight))
         return loss.detach()
-
-    def _warm_up(self, stage: Stage) -> None:
-        """Raise the learning rate linearly over the first steps of the stage."""
-        steps = int(self.config.warmup * stage.steps)
-        if steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.optimizer.lr * min(1.0, (stage.step + 1) / steps)
-
-    def _clipped(self) -> Tensor:
-        """The global gradient norm, before it is clipped to the configured one, if any."""
-        if self.config.clip is not None:
-            return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        return nn.utils.get_total_norm(
-            [p.grad for p in self.model.parameters() if p.grad is not None]
-        )
 
     # ------------------------------------------------------------ inside
 
@@ -341,7 +355,7 @@ class SupervisedTrainer:
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return construct(OPTIMIZERS, self.config.optimizer).build(self.model)
+        return build_optimizer(self.config, self.model)
 
     def _current(self) -> Stage:
         assert self.stage is not None, "no stage has been started"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +32,7 @@ class HuggingFace(Model):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    has_blocks = True
     lm: Any
     """The library's model."""
 
@@ -120,6 +120,7 @@ class HuggingFace(Model):
             for mixture in mixtures(self.lm, self.lm.config.model_type)
         }
         self._grow(list(self._layers.values()), derive_seed(seed, "experts"))
+        self.blocks = tuple(self.lm.get_decoder().layers)
         self._tied = _tied(self.lm)
         self.register_state_dict_post_hook(_without_tied)
         self.register_load_state_dict_pre_hook(_with_tied)
@@ -128,10 +129,6 @@ class HuggingFace(Model):
         """Tokens int64 [B, S] -> logits [B, S, V] of the token after each."""
         y: Tensor = self.lm(input_ids=x, use_cache=False).logits
         return y
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """The decoder's layers, whose activations may be computed again instead of kept."""
-        return self.lm.get_decoder().layers
 
     def export(self, folder: Path) -> None:
         """Write a folder that ``from_pretrained`` of transformers loads to the same logits."""

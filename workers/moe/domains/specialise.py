@@ -83,22 +83,22 @@ def enforce(module: nn.Module) -> None:
     trains = next(iter(phases), None)
     if trains is None:
         return
-    for role, parameters in _roles(module, parts).items():
+    for role, parameters in roles_of(module).items():
         for parameter in parameters:
             parameter.requires_grad_(role in trains)
             if role not in trains:
                 parameter.grad = None
 
 
-def _roles(module: nn.Module, parts: Mapping[str, MoELayer]) -> dict[Role, list[nn.Parameter]]:
+def roles_of(module: nn.Module) -> dict[Role, list[nn.Parameter]]:
     """Every parameter that a phase may train, by its role; a router's teacher is not among them."""
-    layers = parts.values()
+    layers = routed_layers(module).values()
     router = [p for layer in layers for r in layer.routers for p in r.trainable_parameters()]
     router += [p for layer in layers for p in layer.selector.parameters()]
     experts = [
         p for layer in layers for p in (*layer.experts.parameters(), *layer.shared.parameters())
     ]
-    inside = {id(p) for layer in parts.values() for p in layer.parameters()}
+    inside = {id(p) for layer in layers for p in layer.parameters()}
     backbone = [p for p in module.parameters() if id(p) not in inside]
     return {"router": router, "experts": experts, "backbone": backbone}
 

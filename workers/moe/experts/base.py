@@ -105,7 +105,7 @@ class Loop:
         self, rows_SD: Tensor, offsets: Tensor, trainable_S: Tensor | None = None
     ) -> Tensor:
         """See ``Kernel.on_rows``; an expert without rows does not run."""
-        bounds = offsets.tolist()
+        bounds = _bounds(offsets, len(rows_SD))
         sizes = [stop - start for start, stop in pairwise(bounds)]
         *parts, rest = rows_SD.split([*sizes, rows_SD.shape[0] - bounds[-1]])
         outputs: list[Tensor] = []
@@ -120,6 +120,15 @@ class Loop:
         if not outputs:  # nobody chose anything: a forward over no rows tells the output's size
             outputs.append(_plain(self.experts[0], rows_SD[:0]))
         return torch.cat([*outputs, outputs[0].new_zeros((len(rest), outputs[0].shape[1]))])
+
+
+def _bounds(offsets: Tensor, rows: int) -> list[int]:
+    """Where each expert's rows begin, and where the last one's end; without data they are taken to
+    be shared out evenly."""
+    if not offsets.is_meta:
+        found: list[int] = offsets.tolist()
+        return found
+    return [rows * place // (len(offsets) - 1) for place in range(len(offsets))]
 
 
 def _plain(expert: nn.Module, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError, Json, LayerShape, ModelShape
@@ -152,6 +153,20 @@ def freeze(module: nn.Module) -> None:
 
 
 def like(module: nn.Module, reference: nn.Module) -> Any:
-    """``module`` moved to the device and type of the first parameter of ``reference``, if any."""
+    """``module`` on the device of the first parameter of ``reference``, if any, its parameters in
+    the same type; buffers keep theirs."""
     parameter = next(reference.parameters(), None)
-    return module if parameter is None else module.to(parameter.device, parameter.dtype)
+    if parameter is None:
+        return module
+    cast(module, parameter.dtype)
+    return module.to(parameter.device)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Make all parameters of this type but those of batch norms, which must be of the type of their
+    running statistics; buffers keep theirs."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            continue
+        for parameter in part.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)

@@ -38,6 +38,7 @@ def load_named_state(
 ) -> None:
     """Replace all that the optimizer keeps by copies from ``state``, and train all of ``module``.
 
+    Each keeps the type that it was saved in, which need not be its parameter's (master weights).
     Raises InputError, with nothing changed, on names, keys or shapes that do not fit. Learning
     rates and other settings are not part of the state.
     """
@@ -50,7 +51,7 @@ def load_named_state(
         parameter = parameters[name]
         group = group_of[parameter]
         on_host = key == "step" and not (group.get("capturable") or group.get("fused"))
-        place = tensor.clone() if on_host else _placed(tensor, parameter)
+        place = tensor.clone() if on_host else tensor.to(parameter.device, copy=True)
         optimizer.state[parameter][key] = place
 
 
@@ -106,12 +107,6 @@ def _cut(state: Mapping[str, Any], shape: torch.Size, dim: int, kept: Tensor) ->
 
 def _pattern(name: str) -> str:
     return re.sub(r"\d+", "#", name)
-
-
-def _placed(tensor: Tensor, parameter: Tensor) -> Tensor:
-    if tensor.is_floating_point():
-        return tensor.to(parameter.device, parameter.dtype, copy=True)
-    return tensor.to(parameter.device, copy=True)
 
 
 def _check(

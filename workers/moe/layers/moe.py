@@ -24,7 +24,7 @@ from workers.moe.losses import LOSSES, Loss
 from workers.moe.routed import Birth, Record, Routed, RoutedLayer
 from workers.moe.routers import ROUTERS, Router, RouterContext
 from workers.moe.seeding import seeded
-from workers.moe.selection import Selection
+from workers.moe.selection import Selection, exact
 from workers.moe.selectors import SELECTORS, Selector
 from workers.tables import choice, choices, construct
 
@@ -175,7 +175,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 allowed_TE = _both(allowed_TE, open_TE)
             k = self.config.grad_max_k
             limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
-        context = RouterContext(step.progress, domain_T, positions, lengths, below)
+        context = RouterContext(step.progress, domain_T, positions, lengths, below, step.first)
         return Conditions(context, allowed_TE, limits, training)
 
     def _pass(self, x_TD: Tensor, conditions: Conditions) -> Tensor:
@@ -227,10 +227,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
             probabilities_TE = self.selector.probabilities(logits_TE, conditions.allowed_TE)
         return Routed(
             x=x_TD,
-            logits=logits_TE,
-            probabilities=probabilities_TE,
+            logits=exact(logits_TE),
+            probabilities=exact(probabilities_TE),
             chosen=selection.chosen_TE,
-            weights=selection.weights_TE,
+            weights=exact(selection.weights_TE),
             progress=context.progress,
             births=tuple(self.births.values()),
             domain_T=context.domain_T,

@@ -83,7 +83,7 @@ class AdaptiveRouter(Router):
         logits_TE = self._second(x_TD, scale)
         if self.config.start == "residual":
             return logits_TE + self.linear(x_TD, context)
-        return self.linear.shift(logits_TE)
+        return self.linear.shift(logits_TE, context)
 
     def losses(self) -> tuple[Loss, ...]:
         """The distillation, while there is a teacher and something of the router learns."""
@@ -135,13 +135,13 @@ class AdaptiveRouter(Router):
 
     def _build(self) -> None:
         """The second router's parameters, for every expert there is; values are set by others."""
-        like = self.linear.offset
+        like = self.linear.like
         self.up = nn.Linear(self.inputs, WIDTH * self.inputs).to(like.device, like.dtype)
         for name in self.linear.rows:
             self._second_row(name)
 
     def _second_row(self, name: str) -> None:
-        like = self.linear.offset
+        like = self.linear.like
         self.rows[name] = nn.Parameter(like.new_zeros(WIDTH * self.inputs))
         self.biases[name] = nn.Parameter(like.new_zeros(()))
 

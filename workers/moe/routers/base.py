@@ -30,6 +30,8 @@ class RouterContext:
     """Length of each sequence, as the model hands it to the layer."""
     below: Tensor | None = None
     """State of the layer below, as the model hands it to the layer."""
+    first: bool = True
+    """Whether what moves once a step moves now (``StepContext.first``)."""
 
 
 class Router(nn.Module, ABC):
@@ -60,7 +62,7 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def suppress(self, expert: int, offset: float, steps: int) -> None:
-        """Score the expert by ``-offset``, which rises to 0 within ``steps`` training forwards."""
+        """Score the expert by ``-offset``, which rises to 0 within ``steps`` training steps."""
 
     def adapt(self, seed: int) -> None:
         """Take over from the router trained so far in another form, with the first as teacher."""

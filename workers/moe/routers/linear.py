@@ -35,20 +35,26 @@ class LinearRouter(Router):
         self.inputs, self.biased = inputs, config.bias
         self.rows = nn.ParameterDict()
         self.biases = nn.ParameterDict()
-        # added to the logits; where `anneal` is above 0 it rises by it with every training forward
+        # added to the logits; where `anneal` is above 0 it rises by it with every training step
         # until it is 0
         self.register_buffer("offset", torch.zeros(0))
         self.register_buffer("anneal", torch.zeros(0))
         self._shifted = False
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor on the device and of the type of the rows."""
+        return next(iter(self.rows.values()), self.offset)
+
     def add(self, expert: int) -> None:
         """A new row for ``expert``, drawn as torch draws a Linear(inputs, 1)."""
         bound = 1 / math.sqrt(self.inputs)
         row = torch.empty(self.inputs).uniform_(-bound, bound)
-        self.rows[str(expert)] = nn.Parameter(row.to(self.offset))
+        like = self.like
+        self.rows[str(expert)] = nn.Parameter(row.to(like))
         if self.biased:
             bias = torch.empty(()).uniform_(-bound, bound)
-            self.biases[str(expert)] = nn.Parameter(bias.to(self.offset))
+            self.biases[str(expert)] = nn.Parameter(bias.to(like))
         self.offset = with_zero(self.offset)
         self.anneal = with_zero(self.anneal)
 
@@ -113,16 +119,16 @@ class LinearRouter(Router):
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
         bias_E = torch.stack(list(self.biases.values())) if self.biased else None
-        rows_ED = torch.stack(list(self.rows.values()))
-        return self.shift(functional.linear(x_TD, rows_ED, bias_E))
+        logits_TE = functional.linear(x_TD, torch.stack(list(self.rows.values())), bias_E)
+        return self.shift(logits_TE, context)
 
-    def shift(self, logits_TE: Tensor) -> Tensor:
-        """The logits plus their offsets, of which some rise at a training forward."""
+    def shift(self, logits_TE: Tensor, context: RouterContext) -> Tensor:
+        """The logits plus their offsets, of which some rise once a training step."""
         if self._shifted:
-            if self.training and torch.is_grad_enabled():
+            if self.training and torch.is_grad_enabled() and context.first:
                 risen = (self.offset + self.anneal).clamp(max=0)
                 self.offset = torch.where(self.anneal > 0, risen, self.offset)
-            logits_TE = logits_TE + self.offset
+            logits_TE = logits_TE + self.offset.to(logits_TE.dtype)
         return logits_TE
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

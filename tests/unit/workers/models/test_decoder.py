@@ -48,7 +48,7 @@ def test_with_one_expert_it_is_llama(kv_heads: int | None) -> None:
     with torch.no_grad():
         llama.model.embed_tokens.weight.copy_(model.embedding.weight)
         llama.model.norm.weight.copy_(model.norm.weight)
-        for theirs, ours in zip(llama.model.layers, model.layers, strict=True):
+        for theirs, ours in zip(llama.model.layers, model.blocks, strict=True):
             attention: Any = ours.attention
             names = {"q_proj": "queries", "k_proj": "keys", "v_proj": "values", "o_proj": "output"}
             for their_name, name in names.items():
@@ -105,7 +105,7 @@ def test_any_layer_of_the_table_fits(kind: str) -> None:
         config = dataclasses.replace(config, expert=GatedExpert.Config(width=8))
     model = decoder(experts=3, layer=config).train()
     model(tokens()).square().mean().backward()
-    assert all(p.grad is not None for p in model.layers[0].attention.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in model.blocks[0].attention.parameters())  # type: ignore[union-attr]
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:

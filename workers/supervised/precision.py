@@ -1,0 +1,124 @@
+"""Training in bfloat16: parameters and activations in half the bytes, updates in float32.
+
+The optimizer keeps a float32 copy (master weight) of each parameter that learns, so that updates
+smaller than bfloat16's 8 bits add up (mixed precision training, Micikevicius et al., arXiv
+1710.03740). Knows no data, no loop and no edit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from workers.moe.growth.growable import cast
+
+Precision = Literal["float32", "bfloat16"]
+
+MASTER = "master"
+"""Name of the master weight among what the optimizer keeps for a parameter."""
+
+
+def lower(model: nn.Module) -> None:
+    """Make parameters bfloat16, those of batch norms apart.
+
+    The model rounds floating-point inputs itself and answers in float32, so that losses are taken
+    in it. Buffers stay as they are: running statistics move by less than bfloat16 resolves.
+    """
+    cast(model, torch.bfloat16)
+    model.register_forward_pre_hook(_rounded)
+    model.register_forward_hook(_widened)
+
+
+def _rounded(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for value in inputs
+    )
+
+
+def _widened(model: nn.Module, inputs: Any, output: Any) -> Any:
+    lowered = isinstance(output, Tensor) and output.dtype is torch.bfloat16
+    return output.float() if lowered else output
+
+
+def clipped_norm(model: nn.Module, most: float | None) -> Tensor:
+    """The global gradient norm, before it is clipped to ``most``, if any."""
+    norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Global L2 norm; where some gradients are bfloat16 it is summed in float32."""
+    if not any(gradient.dtype is torch.bfloat16 for gradient in gradients):
+        return nn.utils.get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+class MasterWeights(torch.optim.Optimizer):
+    """Any optimizer on float32 copies of the parameters, which follow them rounded.
+
+    What is kept for a parameter is what the inner optimizer keeps for its copy, and the copy
+    itself under ``MASTER``: it is saved, restored, moved by growth and dropped with the rest. A
+    copy is made when its parameter first has a gradient; one without gradient never moves.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        """``inner``: made for the same parameters; its groups and settings are taken over."""
+        self.inner = inner
+        groups = [dict(group) for group in inner.param_groups]
+        for group in groups:
+            names = group.pop("param_names", None)
+            if names is not None:
+                group["params"] = list(zip(names, group["params"], strict=True))
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Follow the gradients; ``closure`` is not called."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        groups: list[dict[str, Any]] = []
+        kept: defaultdict[Tensor, Any] = defaultdict(dict)
+        for group in self.param_groups:
+            learning = [p for p in group["params"] if p.grad is not None]
+            masters = [self._master(p) for p in learning]
+            for parameter, master in zip(learning, masters, strict=True):
+                kept[master] = _without_master(self.state[parameter])
+                if master is not parameter:
+                    master.grad = parameter.grad.float()
+            pairs += zip(learning, masters, strict=True)
+            groups.append({**group, "params": masters})
+        self.inner.param_groups, self.inner.state = groups, kept
+        self.inner.step()
+        for parameter, master in pairs:
+            self.state[parameter] |= kept[master]
+            if master is not parameter:
+                master.grad = None
+                parameter.copy_(master)
+        self.inner.param_groups, self.inner.state = [], defaultdict(dict)
+
+    def _master(self, parameter: Tensor) -> Tensor:
+        """The parameter's copy, made or brought up to date; itself where it is float32.
+
+        Entries that an edit or a method has changed since count as they are now: there the
+        parameter is not the copy, rounded.
+        """
+        if parameter.dtype is torch.float32:
+            return parameter
+        state = self.state[parameter]
+        if MASTER not in state:
+            state[MASTER] = parameter.detach().float()
+        master: Tensor = state[MASTER]
+        same = master.to(parameter.dtype) == parameter
+        torch.where(same, master, parameter.detach().float(), out=master)
+        return master
+
+
+def _without_master(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name != MASTER}
