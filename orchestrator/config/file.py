@@ -49,6 +49,7 @@ class _FileKeys:
     lanes: list[dict[str, Any]] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     checkpoint_every: int = 0
+    share_stages: bool = True
     strict_ops: bool = False
     workers: int = 1
 
@@ -162,6 +163,7 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
         lanes=tuple(lanes),
         failures=top.failures,
         checkpoint_every=top.checkpoint_every,
+        share_stages=top.share_stages,
     )
 
 

@@ -71,6 +71,10 @@ class Esft(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         if view.n > 0 or view.stage.index < self.config.from_stage:
             return (), memory

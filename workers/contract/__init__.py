@@ -5,7 +5,13 @@ Knows no torch, no Ray and no file system: any process may import it in millisec
 
 from workers.contract.errors import DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
-from workers.contract.lane_settings import Checked, LaneSettings, WithExperts, nested
+from workers.contract.lane_settings import (
+    Checked,
+    LaneSettings,
+    WithExperts,
+    before_edits,
+    nested,
+)
 from workers.contract.model_state import ModelState
 from workers.contract.protocols import Evaluator, Trainer
 from workers.contract.reports import (
@@ -19,7 +25,7 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec, domains_of
+from workers.contract.specs import LaneSpec, StageSpec, Taken, TaskSpec, domains_of
 
 __all__ = [
     "Checked",
@@ -42,9 +48,11 @@ __all__ = [
     "RunError",
     "StageSpec",
     "StartReport",
+    "Taken",
     "TaskSpec",
     "Trainer",
     "WithExperts",
+    "before_edits",
     "derive_seed",
     "digest",
     "domains_of",

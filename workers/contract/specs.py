@@ -42,12 +42,22 @@ class StageSpec:
     parent: str | None
     """Id of the stage whose model this one starts from; None for the untrained model."""
     settings_digest: str
-    """Digest of the lane's settings and policies."""
+    """Digest of what else it is trained by: equal in lanes that train the stage alike."""
 
     @property
     def id(self) -> str:
         """Digest of all of it (16 hex digits)."""
         return digest(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A stage that another lane trained for this one too: what its checkpoint leaves to do."""
+
+    stage: StageSpec
+    same_method: bool
+    """Whether the checkpoint holds the state of this lane's method; else the method has yet to
+    learn from the stage, as at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from workers.contract import (
     OpenReport,
     StageSpec,
     StartReport,
+    Taken,
     derive_seed,
     domains_of,
 )
@@ -62,8 +63,13 @@ class SupervisedTrainer:
 
     # ------------------------------------------------------------ contract
 
-    def open(self, lane: LaneSpec, ref: CheckpointRef | None) -> OpenReport:
-        """Build the lane's model, or restore it with everything that training depends on."""
+    def open(
+        self, lane: LaneSpec, ref: CheckpointRef | None, taken: Taken | None = None
+    ) -> OpenReport:
+        """Build the lane's model, or restore it with everything that training depends on.
+
+        ``taken``: the stage at whose end another lane wrote the checkpoint.
+        """
         _make_deterministic(lane)
         self.lane = lane
         self.device = pick_device()
@@ -79,7 +85,7 @@ class SupervisedTrainer:
         self.stage = None
         self.revision = 0
         if ref is not None:
-            self._restore(checkpoint.read_of(ref, lane))
+            self._restore(checkpoint.read_of(ref, lane, taken), taken)
         self.replicas.watch(self.model)
         return OpenReport(
             shape=surgery.shape(self.model),
@@ -295,14 +301,18 @@ class SupervisedTrainer:
         domains = self.domains if known and self.layers else ()
         return prepare(spec, self.stream, self.method, self.config, domains, self.device)
 
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Everything back as it was when the checkpoint was written."""
+    def _restore(self, saved: checkpoint.Checkpoint, taken: Taken | None) -> None:
+        """Everything back as it was when the checkpoint was written; where another lane did that
+        with another method, as this lane would have written it."""
         state = saved.state
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()
         optimizer_state.load_named_state(self.model, self.optimizer, saved.tensors["optimizer"])
-        self.method.load_state(saved.tensors["method"], self.model)
+        if taken is None or taken.same_method:
+            self.method.load_state(saved.tensors["method"], self.model)
+        else:
+            self._learn_from(taken.stage)
         self.revision = state["revision"]
         if state["stage"] is not None:
             spec, problems = parse(StageSpec, state["stage"], "stage")
@@ -311,6 +321,13 @@ class SupervisedTrainer:
             self.stage.step = state["cursor"]["step"]
             self.stage.batches.resume(state["cursor"]["position"], saved.tensors["rng"]["order"])
         torch.set_rng_state(saved.tensors["rng"]["torch"])
+
+    def _learn_from(self, spec: StageSpec) -> None:
+        """Have the method learn from a stage that was trained without it."""
+        stage = self._prepared(spec)
+        stage.step = stage.steps
+        self.model.train()
+        self.method.end_stage(self._context(stage))
 
     def _context(self, stage: Stage) -> MethodContext:
         """What the method's hooks may look at and change."""
