@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from orchestrator.config.run import LaneConfig, RunConfig
-from orchestrator.core.transitions import stage_spec
+from orchestrator.config.sharing import rows_of, trained_by
+from orchestrator.core.events import LanePlan
+from orchestrator.core.transitions import planned_stages
 from orchestrator.policies import View
 from workers import trainers
 from workers.contract import Json, ModelState, StageSpec, StartReport
@@ -29,6 +31,8 @@ class PlannedStage:
     """The same at the stage's end."""
     parameters: int | None
     """Estimated parameters at the stage's end; None where experts are, or the model cannot tell."""
+    trained_by: str | None
+    """Lane that trains it for this one too; None = this lane does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +47,18 @@ class PlannedLane:
     """What each of its workers reserves."""
     workers: int
     stages: tuple[PlannedStage, ...]
+    evaluations: int
+    """Rows of R that are measured in it, and not in a lane that scores the same models alike."""
 
 
 def plan(config: RunConfig) -> tuple[PlannedLane, ...]:
     """Every lane's stages in order; loads no data and trains nothing."""
-    return tuple(_lane(lane) for lane in config.lanes)
+    planned = config.plan().lanes
+    trained, rows = trained_by(planned), rows_of(planned)
+    return tuple(
+        _lane(lane, decided, trained[lane.name][1:], rows[lane.name])
+        for lane, decided in zip(config.lanes, planned, strict=True)
+    )
 
 
 def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
@@ -57,32 +68,36 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
         "config_digest": config.digest,
         "lanes": [asdict(lane) for lane in lanes],
         "stages": sum(len(lane.stages) for lane in lanes),
-        "evaluations": sum(len(lane.stages) + 1 for lane in lanes),
+        "stages_to_train": to_train(lanes),
+        "evaluations": sum(lane.evaluations for lane in lanes),
     }
 
 
-def _lane(lane: LaneConfig) -> PlannedLane:
-    decided, tasks, stream = lane.plan(), lane.tasks(), lane.stream()
+def to_train(lanes: tuple[PlannedLane, ...]) -> int:
+    """Stages of all lanes, those that several have in common counted once."""
+    return sum(stage.trained_by is None for lane in lanes for stage in lane.stages)
+
+
+def _lane(lane: LaneConfig, decided: LanePlan, trained: list[str], evaluations: int) -> PlannedLane:
+    tasks, stream = lane.tasks(), lane.stream()
     foreseen = _Foreseen(lane)
     stages: list[PlannedStage] = []
-    parent: str | None = None
-    for task in tasks:
-        stage = stage_spec(decided, task.index, parent)
+    for task, stage, owner in zip(tasks, planned_stages(decided), trained, strict=True):
         first, last = foreseen.stage(stage, len(tasks))
         stages.append(
             PlannedStage(
                 id=stage.id,
                 task=task.name,
                 domain=task.domain,
-                parent=parent,
-                waits_for=parent or "untrained model",
+                parent=stage.parent,
+                waits_for=stage.parent or "untrained model",
                 intervals=stage.intervals,
                 experts=first,
                 last_experts=last,
                 parameters=trainers.estimate_parameters(stream, lane.sections["model"], last),
+                trained_by=None if owner == lane.name else owner,
             )
         )
-        parent = stage.id
     return PlannedLane(
         lane=lane.name,
         method=lane.sections["method"].kind,
@@ -91,6 +106,7 @@ def _lane(lane: LaneConfig) -> PlannedLane:
         resources=asdict(lane.resources),
         workers=lane.workers,
         stages=tuple(stages),
+        evaluations=evaluations,
     )
 
 
@@ -127,6 +143,8 @@ class _Foreseen:
             model=self.model,
         )
         for name, policy in self.growing.items():
+            if stage.index < policy.first_stage:
+                continue
             edits, self.memory[name] = policy.propose(view, self.memory.get(name))
             for edit in edits:
                 view = view.after(edit)

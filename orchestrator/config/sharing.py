@@ -72,6 +72,32 @@ def with_stems(lanes: Sequence[LaneConfig], plans: Sequence[LanePlan]) -> tuple[
     return tuple(found)
 
 
+def trained_by(plans: Sequence[LanePlan]) -> dict[str, list[str]]:
+    """Lane -> who trains each of its models where nothing fails: the untrained one, then each
+    stage's."""
+    found: dict[str, list[str]] = {}
+    for plan in plans:
+        owners = [plan.spec.lane] * (1 + len(plan.tasks))
+        if plan.stem is not None:
+            models = 1 + plan.stem.stages
+            owners[:models] = found[plan.stem.lanes[0]][:models]
+        found[plan.spec.lane] = owners
+    return found
+
+
+def rows_of(plans: Sequence[LanePlan]) -> dict[str, int]:
+    """Lane -> rows of R that no lane before it has measured of the same model."""
+    trained = trained_by(plans)
+    known: set[tuple[str, str, int]] = set()
+    found: dict[str, int] = {}
+    for plan in plans:
+        owners = trained[plan.spec.lane]
+        rows = {(plan.scored_on, owner, index) for index, owner in enumerate(owners)}
+        found[plan.spec.lane] = len(rows - known)
+        known |= rows
+    return found
+
+
 def _alike(one: LaneConfig, other: LaneConfig) -> bool:
     """Whether equal stages of the lanes give the same bits: on as many workers of the same kind, in
     a trainer whose reruns are exact."""

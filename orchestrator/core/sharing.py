@@ -1,4 +1,4 @@
-"""Stages that several lanes of a run have in common: who trains them, who takes them over, and whose
+"""Stages that lanes of a run have in common: who trains them, who takes them over, and whose
 evaluation counts for whom. Pure, like the controller.
 """
 

@@ -66,7 +66,7 @@ class RunHistory:
         return counts
 
     def _take_in(self, event: Event, before: RunState, refused: bool) -> bool:
-        """What ``add`` does, lanes' common stages apart; ``refused``: the answer shows a failure."""
+        """What ``add`` does, stages in common apart; ``refused``: the answer shows a failure."""
         match event:
             case RunStarted():
                 self._start(event)

@@ -99,7 +99,9 @@ def same(found: Outcome, known: Outcome) -> None:
     assert set(first) == set(known_first) == {"model", "optimizer", "rng", "method"}
     for group in ("model", "optimizer", "rng"):
         assert first[group].keys() == known_first[group].keys()
-        assert all(torch.equal(first[group][name], known_first[group][name]) for name in first[group])
+        assert all(
+            torch.equal(first[group][name], known_first[group][name]) for name in first[group]
+        )
 
 
 def started(found: Outcome) -> set[str]:
@@ -179,4 +181,6 @@ def test_kills_of_workers_and_drivers_change_nothing(
     assert lost == set(found)
     for name, one in found.items():
         same(one, alone[name])
-        assert one.lane["stages"][0]["trained_by"] == (None if name == "finetune-s0" else "finetune-s0")
+        assert one.lane["stages"][0]["trained_by"] == (
+            None if name == "finetune-s0" else "finetune-s0"
+        )
