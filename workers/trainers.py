@@ -27,6 +27,8 @@ class TrainerKind:
     """Whether several workers can train one lane."""
     instead: str = ""
     """Setting that spreads one worker's training over processes, where several cannot."""
+    starts: bool = False
+    """Whether its lanes may begin with the model of another run."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -39,6 +41,7 @@ TRAINERS: dict[str, TrainerKind] = {
         needs="labels",
         exact=True,
         replicas=True,
+        starts=True,
     ),
     "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",

@@ -22,7 +22,7 @@ class PlannedStage:
     domain: str
     parent: str | None
     waits_for: str
-    """What must be durable before it starts: the parent stage, or the untrained model."""
+    """What must be durable before it starts: the parent stage, or the model to begin with."""
     intervals: int
     experts: int | None
     """Experts of the largest layer once the stage has begun, growth at its start included. None =
@@ -46,6 +46,8 @@ class PlannedLane:
     resources: Json
     """What each of its workers reserves."""
     workers: int
+    start: str | None
+    """Checkpoint of another run that it begins with."""
     stages: tuple[PlannedStage, ...]
     evaluations: int
     """Rows of R that are measured in it, and not in a lane that scores the same models alike."""
@@ -90,7 +92,7 @@ def _lane(lane: LaneConfig, decided: LanePlan, trained: list[str], evaluations: 
                 task=task.name,
                 domain=task.domain,
                 parent=stage.parent,
-                waits_for=stage.parent or "untrained model",
+                waits_for=_before(lane, stage),
                 intervals=stage.intervals,
                 experts=first,
                 last_experts=last,
@@ -105,9 +107,17 @@ def _lane(lane: LaneConfig, decided: LanePlan, trained: list[str], evaluations: 
         trainer=lane.trainer,
         resources=asdict(lane.resources),
         workers=lane.workers,
+        start=None if lane.start is None else lane.start.checkpoint.uri,
         stages=tuple(stages),
         evaluations=evaluations,
     )
+
+
+def _before(lane: LaneConfig, stage: StageSpec) -> str:
+    """The model that the stage goes on from."""
+    if stage.index == 0 and lane.start is not None:
+        return f"model {lane.start.checkpoint.digest[:16]}"
+    return stage.parent or "untrained model"
 
 
 class _Foreseen:

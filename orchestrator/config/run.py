@@ -11,7 +11,15 @@ from orchestrator.config import sharing
 from orchestrator.core.events import Budget, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
-from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest, domains_of
+from workers.contract import (
+    Json,
+    LaneSpec,
+    Start,
+    TaskSpec,
+    WithExperts,
+    digest,
+    domains_of,
+)
 from workers.tables import construct
 
 
@@ -60,6 +68,8 @@ class LaneConfig:
     """Whether a missing compiled kernel is an error."""
     workers: int = 1
     """Workers that train the lane together; each reserves ``resources``."""
+    start: Start | None = None
+    """Model of another run that the lane begins with; None = an untrained one."""
 
     @property
     def cpus(self) -> float:
@@ -88,6 +98,8 @@ class LaneConfig:
     @property
     def experts(self) -> int | None:
         """Experts of the largest layer at the start; None = a model that knows no experts."""
+        if self.start is not None:
+            return self.start.experts
         model = self.sections["model"]
         return model.experts if isinstance(model, WithExperts) else None
 
@@ -139,6 +151,7 @@ class LaneConfig:
             exact=trainers.TRAINERS[self.trainer].exact,
             strict_ops=self.strict_ops,
             workers=self.workers,
+            start=self.start,
         )
 
     def plan(self) -> LanePlan:

@@ -28,7 +28,9 @@ def stage_digests(lane: LaneConfig) -> tuple[str, ...]:
     sections, policies, stream = lane.sections, lane.live_policies(), lane.stream()
     exact, tasks = trainers.TRAINERS[lane.trainer].exact, lane.tasks()
     told = len(domains_of(tasks)) > 1 or any(policy.by_domain for policy in policies.values())
-    common = [lane.trainer, _plain(sections["training"]), told]
+    start = lane.start
+    begun = None if start is None else [start.checkpoint.digest, start.optimizer]
+    common = [lane.trainer, _plain(sections["training"]), told, begun]
     seen = [scored_on(lane), [asdict(task) for task in tasks]]
     found = []
     for task in tasks:

@@ -35,11 +35,16 @@ def stage_spec(plan: LanePlan, index: int, parent: str | None) -> StageSpec:
     )
 
 
+def root(plan: LanePlan) -> str | None:
+    """Stage of another run whose model the lane begins with; None = an untrained one."""
+    return None if plan.spec.start is None else plan.spec.start.checkpoint.stage
+
+
 def planned_stages(plan: LanePlan) -> tuple[StageSpec, ...]:
     """The lane's stages as they follow each other where none is given up."""
     stages: list[StageSpec] = []
     for index in range(len(plan.tasks)):
-        parent = stages[-1].id if stages else None
+        parent = stages[-1].id if stages else root(plan)
         stages.append(stage_spec(plan, index, parent))
     return tuple(stages)
 
@@ -113,7 +118,8 @@ def with_next_stage(lane: LaneState) -> LaneState:
         return lane
     if lane.plan.waits_for_scores and index - 1 not in lane.rows:
         return replace(lane, held=True)
-    parent = lane.parent.stage if lane.parent is not None else None
+    last = None if lane.parent is None else lane.parent.stage
+    parent = root(lane.plan) if last is None else last
     stage = stage_spec(lane.plan, index, parent)
     lane = replace(
         lane,

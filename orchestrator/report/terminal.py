@@ -361,8 +361,10 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
     for lane in lanes:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)
         several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
+        begun = f"\nbegins with {lane.start}" if lane.start is not None else ""
+        told = f"{lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need}"
         table = Table(
-            title=f"{lane.lane} ({lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need})",
+            title=f"{lane.lane} ({told}){begun}",
             title_justify="left",
         )
         for column in ("stage", "task", "domain", "waits for", "intervals", "experts", "params"):

@@ -340,9 +340,11 @@ class Projection:
             other for other, stage in lane.stages.items() if other < index and stage.checkpoint
         ]
         stage = lane.stages[index].spec if index >= 0 else None
+        start = lane.plan.spec.start
+        first = "untrained" if start is None else "start"
         tags = self._lane_tags(lane, "model")
         params = {
-            "stage": f"{index:02d}" if stage else "untrained",
+            "stage": f"{index:02d}" if stage else first,
             "task": stage.task.name if stage else "none",
             "stage_id": stage.id if stage else "none",
             "method": lane.method,
@@ -355,11 +357,12 @@ class Projection:
             "code_version": tags["git"],
             "ops_backend": lane.backend,
             "adopted_from": adopted_from or "none",
+            "started_from": "none" if start is None else start.checkpoint.digest,
             "experts": str(largest(lane.shape)),
             "parameters": str(lane.shape.parameters) if lane.shape else "0",
         }
         parent = self._stage_key(lane, max(parents)) if parents else self.key(lane)
-        suffix = f"stage{index:02d}" if stage else "untrained"
+        suffix = f"stage{index:02d}" if stage else first
         return LogModel(
             key=self.key(lane, index) if stage else self.key(lane),
             run=self.key(lane, index) if stage else self.key(lane),
@@ -368,6 +371,7 @@ class Projection:
             step=index + 1,
             params=params,
             tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
+            start=start.checkpoint.digest if start is not None and stage is None else None,
         )
 
     def _stage_key(self, lane: LaneHistory, index: int) -> str:

@@ -25,7 +25,7 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, Taken, TaskSpec, domains_of
+from workers.contract.specs import LaneSpec, StageSpec, Start, Taken, TaskSpec, domains_of
 
 __all__ = [
     "Checked",
@@ -47,6 +47,7 @@ __all__ = [
     "Replica",
     "RunError",
     "StageSpec",
+    "Start",
     "StartReport",
     "Taken",
     "TaskSpec",

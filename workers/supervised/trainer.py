@@ -50,6 +50,7 @@ from workers.supervised.objectives import measured
 from workers.supervised.optimizers import OPTIMIZERS
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
+from workers.supervised.starting import begin_with
 from workers.tables import construct
 
 
@@ -77,9 +78,15 @@ class SupervisedTrainer:
         method_class, method = checked(METHODS, lane.settings["method"])
         self.method = method_class(method, derive_seed(lane.seed, "method"), self.stream.objective)
         self.config = training_config(lane)
-        self.model = build_model(lane, self.stream).to(self.device)
+        self.model = build_model(lane, self.stream)
+        begun = (
+            None if ref is not None or lane.start is None else begin_with(self.model, lane.start)
+        )
+        self.model = self.model.to(self.device)
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
+        if begun is not None and lane.start is not None and lane.start.optimizer:
+            self._take_optimizer(begun)
         self.augment = construct(AUGMENTATIONS, self.config.augment)
         self.domains = domains_of(self.stream.tasks())
         self.stage = None
@@ -308,7 +315,7 @@ class SupervisedTrainer:
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()
-        optimizer_state.load_named_state(self.model, self.optimizer, saved.tensors["optimizer"])
+        self._take_optimizer(saved)
         if taken is None or taken.same_method:
             self.method.load_state(saved.tensors["method"], self.model)
         else:
@@ -321,6 +328,9 @@ class SupervisedTrainer:
             self.stage.step = state["cursor"]["step"]
             self.stage.batches.resume(state["cursor"]["position"], saved.tensors["rng"]["order"])
         torch.set_rng_state(saved.tensors["rng"]["torch"])
+
+    def _take_optimizer(self, saved: checkpoint.Checkpoint) -> None:
+        optimizer_state.load_named_state(self.model, self.optimizer, saved.tensors["optimizer"])
 
     def _learn_from(self, spec: StageSpec) -> None:
         """Have the method learn from a stage that was trained without it."""
