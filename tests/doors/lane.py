@@ -207,7 +207,7 @@ def _drive(
     journal = Journal(folder / JOURNAL_FILE)
     try:
         driver = Driver(config, journal, executor, (listen,))
-        first = [takeover(2, 0)] if resumed else [begin(config, "door"), joined(2, 0)]
+        first = [takeover(2, 0)] if resumed else [begin(config, config.name), joined(2, 0)]
         status = driver.run(*first)
     finally:
         journal.close()

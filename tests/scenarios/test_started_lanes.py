@@ -38,7 +38,7 @@ def raw(growth: Json | str | None = None, **changes: Any) -> Json:
         "model": {
             "experts": 2,
             "max_experts": 5,
-            "head": {"kind": "moe", "hidden": [16], "layer": {"kind": "moe", "selector": "topk"}},
+            "head": {"kind": "moe", "hidden": [64], "layer": {"kind": "moe", "selector": "topk"}},
         },
         "training": {"steps": 6, "intervals": 3, "batch": 16},
         "policies": {"growth": growth or {"kind": "periodic", "max_experts": 5}},
@@ -210,12 +210,12 @@ REFUSED: dict[str, tuple[Any, Json, str]] = {
     "unknown key": ({"path": "x"}, {}, "unknown key"),
     "widths": (
         "{ref}",
-        {"model": {**raw()["model"], "max_experts": 3}, "policies": {}},
+        {"model": {**raw()["model"], "head": {"kind": "moe", "hidden": [32]}}},
         "a checkpoint of another architecture: head.layers.0.",
     ),
     "layers": (
         "{ref}",
-        {"model": {"experts": 2, "max_experts": 5, "head": {"kind": "moe", "hidden": [16, 16]}}},
+        {"model": {"experts": 2, "max_experts": 5, "head": {"kind": "moe", "hidden": [64, 64]}}},
         "a checkpoint of another architecture: the saved architecture has the growable layers",
     ),
     "head": (

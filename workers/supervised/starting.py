@@ -71,8 +71,8 @@ def check(config: Any, stream: Any, saved: Checkpoint, optimizer: Any = None) ->
 
 def _another(what: str) -> InputError:
     return InputError(
-        f"a checkpoint of another architecture: {what}; give the [model] settings (and a stream of "
-        "the same inputs and outputs) that it was made with: max_experts too, which sets widths"
+        f"a checkpoint of another architecture: {what}; give the [model] settings that it was made "
+        "with, and a stream of as large inputs and as many outputs"
     )
 
 
