@@ -52,6 +52,8 @@ class LanePolicies:
         """Each policy in order: it sees what the ones before it decided."""
         changed: dict[str, Json] = {}
         for name, policy in self.policies[lane].items():
+            if view.stage.index < policy.first_stage:
+                continue
             seen = view if policy.uses_scores else replace(view, rows={})
             proposed = policy.propose(seen, memory.get(name))
             try:

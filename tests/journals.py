@@ -222,6 +222,8 @@ def plan(lanes: list[tuple[str, int]], tasks: tuple[str, ...] = TASKS) -> RunPla
                 intervals=2,
                 cpus=1.0,
                 gpus=0.0,
+                depends=(digest(f"{m}-s{s}"),) * len(tasks),
+                scored_on=digest(list(tasks)),
             )
             for m, s in lanes
         ),

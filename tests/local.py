@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
 from orchestrator.cluster.answers import ANSWER
@@ -25,7 +28,8 @@ from orchestrator.core.events import (
 
 
 class LocalExecutor:
-    """Performs every action at once, in order. ``lose`` names commands whose worker dies.
+    """Performs every action at once, in order. ``lose`` names commands whose worker dies. As in
+    processes of their own, each lane's worker draws from a random state of its own.
 
     ``before``: the worker dies before it executes the command; ``after``: it has executed it, but
     its answer is lost with it.
@@ -42,6 +46,7 @@ class LocalExecutor:
         self.queue: deque[Event] = deque()
         self.performed: list[Action] = []
         self.at = 0.0
+        self.random: dict[str, torch.Tensor] = {}
 
     def perform(self, action: Action) -> None:
         self.at += 1.0
@@ -51,7 +56,8 @@ class LocalExecutor:
         moment = self.lose(action)
         if moment == "before":
             return self._lost(action)
-        answer = self._answer(action)
+        with self._own_random(getattr(action, "lane", "")):
+            answer = self._answer(action)
         if moment == "after":
             return self._lost(action)
         self.queue.append(ANSWER[type(action)](action, answer, self.at))
@@ -63,11 +69,20 @@ class LocalExecutor:
         self.queue.clear()
         self.workers.clear()
 
+    @contextmanager
+    def _own_random(self, lane: str) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            if lane in self.random:
+                torch.set_rng_state(self.random[lane])
+            yield
+            self.random[lane] = torch.get_rng_state()
+
     def _answer(self, action: Any) -> Any:
         match action:
             case OpenLane():
-                self.workers[action.spec.lane] = LaneWorker("supervised")
-                return self.workers[action.spec.lane].open(action.spec, action.checkpoint)
+                self.workers[action.spec.lane] = worker = LaneWorker("supervised")
+                with self._own_random(action.spec.lane):
+                    return worker.open(action.spec, action.checkpoint, taken=action.taken)
             case CloseLane():
                 return self.workers.pop(action.lane).close()
             case Evaluate():
@@ -80,11 +95,12 @@ class LocalExecutor:
         self.workers.pop(lane, None)
 
     def _lost(self, action: Any) -> None:
-        self.workers.pop(action.lane, None)
+        lane = action.spec.lane if isinstance(action, OpenLane) else action.lane
+        self.workers.pop(lane, None)
         self.queue.append(
             WorkFailed(
                 at=self.at,
-                lane=action.lane,
+                lane=lane,
                 attempt=action.attempt,
                 kind="worker_lost",
                 index=getattr(action, "index", -1),

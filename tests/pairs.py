@@ -43,13 +43,15 @@ class Pair:
                 raise answer
         return answers
 
-    def open(self, spec: Any, checkpoint: Any) -> list[Any]:
+    def open(self, spec: Any, checkpoint: Any, taken: Any = None) -> list[Any]:
         """Have them meet, if they are several, and build the lane."""
         if self.size == 1:
-            return self.ask("open", spec, checkpoint)
+            return self.ask("open", spec, checkpoint, 0, None, taken)
         self.pipes[0].send(("meet",))
         address = self.pipes[0].recv()
-        return self.each([("open", spec, checkpoint, rank, address) for rank in range(self.size)])
+        return self.each(
+            [("open", spec, checkpoint, rank, address, taken) for rank in range(self.size)]
+        )
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """``function(group, *args)`` in each, with what ties it to the others."""
@@ -104,7 +106,7 @@ class PairExecutor(LocalExecutor):
         if isinstance(action, OpenLane):
             self._drop(action.spec.lane)
             group = self.groups[action.spec.lane] = Pair(action.spec.workers)
-            answers = group.open(action.spec, action.checkpoint)
+            answers = group.open(action.spec, action.checkpoint, action.taken)
         elif isinstance(action, CloseLane):
             answers = self.groups[action.lane].ask("close")
         else:

@@ -50,6 +50,7 @@ def single_lane(path: Path, lane: str | None, space: str) -> Json:
         "name": f"{raw['name']}-{space}",
         "seed": seeds[0],
         **merged,
+        **({"start": entry["start"]} if "start" in entry else {}),
         "lanes": [{"name": name}],
     }
 

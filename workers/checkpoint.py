@@ -20,10 +20,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from workers.contract import CheckpointRef, InputError, Json, LaneSpec
+from workers.contract import CheckpointRef, InputError, Json, LaneSpec, Taken
 from workers.storage import RemoteFolder, is_remote, local_path
 
-FORMAT = 2
+FORMAT = 3
 STATE = "state.json"
 
 
@@ -138,15 +138,20 @@ def read(ref: CheckpointRef) -> Checkpoint:
     return _decode(ref.uri, _verified(ref))
 
 
-def read_of(ref: CheckpointRef, lane: LaneSpec) -> Checkpoint:
-    """Read a checkpoint of this lane; raises InputError as ``read``, and where it is another's."""
+def read_of(ref: CheckpointRef, lane: LaneSpec, taken: Taken | None = None) -> Checkpoint:
+    """Read a checkpoint of this lane; raises InputError as ``read``, and where it is another's.
+
+    ``taken``: the stage at whose end another lane wrote it, which trained it for this one too.
+    """
     saved = read(ref)
     if saved.state.get("trainer") != lane.trainer:
         raise InputError(
             f"checkpoint {ref.uri}: written by trainer {saved.state.get('trainer')!r}, the lane's "
             f"is {lane.trainer!r}; give a checkpoint of this lane"
         )
-    if saved.state["settings_digest"] != lane.built_from:
+    if taken is not None:
+        assert ref.stage == taken.stage.id, (ref, taken)
+    elif saved.state["settings_digest"] != lane.built_from:
         raise InputError(
             f"checkpoint {ref.uri}: written by a lane with other settings than {lane.lane!r}; "
             "restore with the config it was made with"

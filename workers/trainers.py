@@ -27,6 +27,8 @@ class TrainerKind:
     """Setting that spreads one worker's training over processes, where several cannot."""
     memory: str = ""
     """Import path of what foretells a worker's memory; empty where nothing does."""
+    starts: bool = False
+    """Whether its lanes may begin with the model of another run."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -39,6 +41,7 @@ TRAINERS: dict[str, TrainerKind] = {
         exact=True,
         replicas=True,
         memory="workers.supervised.memory:estimate",
+        starts=True,
     ),
     "rl": TrainerKind(
         trainer="workers.rl.trainer:RLTrainer",

@@ -14,6 +14,7 @@ from workers.contract import (
     EvaluationReport,
     LaneSpec,
     OpenReport,
+    Taken,
     TaskSpec,
     Trainer,
 )
@@ -46,8 +47,12 @@ class LaneWorker:
         checkpoint: CheckpointRef | None,
         rank: int = 0,
         address: str | None = None,
+        taken: Taken | None = None,
     ) -> OpenReport:
-        """Build or restore the lane; with an ``address``, as one of several workers."""
+        """Build or restore the lane; with an ``address``, as one of several workers.
+
+        ``taken``: the stage whose checkpoint another lane wrote.
+        """
         if address is not None:
             from workers.machine import pick_device
             from workers.supervised.data_parallel import join
@@ -56,7 +61,7 @@ class LaneWorker:
             device, host = pick_device(), self.own_address()
             group = join(rank, spec.workers, address, host, device, self.meeting)
             self.trainer = make_trainer(self.kind, group)
-        report = self.trainer.open(spec, checkpoint)
+        report = self.trainer.open(spec, checkpoint, taken)
         self.last = (report.seq, None)
         return report
 

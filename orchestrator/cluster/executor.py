@@ -181,7 +181,7 @@ class RayExecutor:
         self._evaluator(spec)  # let it start while the first stage trains
         address = places[0].meet.remote() if spec.workers > 1 else None
         refs = [
-            worker.open.remote(spec, action.checkpoint, rank, address)
+            worker.open.remote(spec, action.checkpoint, rank, address, action.taken)
             for rank, worker in enumerate(places)
         ]
         self._track(action, places, refs)

@@ -22,6 +22,7 @@ from orchestrator.config.sections import (
     choose_sections,
     merge,
 )
+from orchestrator.config.start import Starts
 from workers.contract import InputError, Json
 from workers.parsing import parse
 from workers.tables import Problem
@@ -49,8 +50,10 @@ class _FileKeys:
     lanes: list[dict[str, Any]] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
     checkpoint_every: int = 0
+    share_stages: bool = True
     strict_ops: bool = False
     workers: int = 1
+    start: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class _LaneKeys:
     name: str | None = None
     seeds: list[int] | None = None
     workers: int | None = None
+    start: Any = None
 
 
 def _with_sections(name: str, base: type) -> Any:
@@ -142,8 +146,9 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
         kept = {key: value for key, value in raw.items() if key in LANE_KEYS or key == "lanes"}
         top = _File(name="", **kept) if isinstance(kept.get("lanes", []), list) else None
     lanes: list[LaneConfig] = []
+    starts = Starts()
     for number, entry in enumerate(top.lanes if top else ()):
-        more, found = _lanes(top, entry, f"lanes.{number}")
+        more, found = _lanes(top, entry, f"lanes.{number}", starts)
         lanes += more
         problems += found
     if top is not None and not top.lanes:
@@ -162,10 +167,13 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
         lanes=tuple(lanes),
         failures=top.failures,
         checkpoint_every=top.checkpoint_every,
+        share_stages=top.share_stages,
     )
 
 
-def _lanes(top: Any, entry: Any, path: str) -> tuple[list[LaneConfig], list[Problem]]:
+def _lanes(
+    top: Any, entry: Any, path: str, starts: Starts
+) -> tuple[list[LaneConfig], list[Problem]]:
     """One ``[[lanes]]`` entry -> one LaneConfig per seed, and its problems."""
     own, problems = parse(_Lane, entry if isinstance(entry, Mapping) else {"?": entry}, path)
     if own is None:
@@ -192,11 +200,24 @@ def _lanes(top: Any, entry: Any, path: str) -> tuple[list[LaneConfig], list[Prob
         strict_ops=top.strict_ops,
         workers=own.workers if own.workers is not None else top.workers,
     )
+    raw, where = (top.start, "start") if own.start is None else (own.start, f"{path}.start")
+    if not first.stream().problems():  # else they are told below
+        first, problems = starts.begun(first, raw, where)
+        if problems:
+            return [], problems
     problems = checks.mismatches(first)
     if problems:
         return [], [replace(item, path=f"{path}.{item.path}") for item in problems]
     first = checks.with_final_experts(first)
-    return [replace(first, name=f"{base}-s{seed}", seed=seed) for seed in seeds], []
+    lanes = []
+    for seed in seeds:
+        seeded = replace(first, name=f"{base}-s{seed}", seed=seed)
+        seeded, problems = starts.begun(seeded, raw, where)
+        problems = problems or starts.problems(seeded, where)
+        if problems:
+            return [], problems
+        lanes.append(seeded)
+    return lanes, []
 
 
 def _values(keys: Any) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from orchestrator.config.run import LaneConfig, RunConfig
-from orchestrator.core.transitions import stage_spec
+from orchestrator.config.sharing import rows_of, trained_by
+from orchestrator.core.events import LanePlan
+from orchestrator.core.transitions import planned_stages
 from orchestrator.policies import View
 from workers import trainers
 from workers.contract import Json, Memory, ModelState, StageSpec, StartReport, digest
@@ -21,7 +23,7 @@ class PlannedStage:
     domain: str
     parent: str | None
     waits_for: str
-    """What must be durable before it starts: the parent stage, or the untrained model."""
+    """What must be durable before it starts: the parent stage, or the model to begin with."""
     intervals: int
     experts: int | None
     """Experts of the largest layer once the stage has begun, growth at its start included. None =
@@ -30,6 +32,8 @@ class PlannedStage:
     """The same at the stage's end."""
     parameters: int | None
     """Estimated parameters at the stage's end; None where experts are, or the model cannot tell."""
+    trained_by: str | None
+    """Lane that trains it for this one too; None = this lane does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +47,27 @@ class PlannedLane:
     resources: Json
     """What each of its workers reserves."""
     workers: int
+    start: str | None
+    """Checkpoint of another run that it begins with."""
     stages: tuple[PlannedStage, ...]
     memory: Memory | None
     """What each worker will need at its peak, with the model as large as it gets; None where
     nothing foretells it."""
     memory_notes: tuple[str, ...]
     """What the figures take for granted."""
+    evaluations: int
+    """Rows of R that are measured in it, and not in a lane that scores the same models alike."""
 
 
 def plan(config: RunConfig) -> tuple[PlannedLane, ...]:
     """Every lane's stages in order; loads no data and trains nothing."""
+    planned = config.plan().lanes
     known: _Known = {}
-    return tuple(_lane(lane, known) for lane in config.lanes)
+    trained, rows = trained_by(planned), rows_of(planned)
+    return tuple(
+        _lane(lane, decided, trained[lane.name][1:], rows[lane.name], known)
+        for lane, decided in zip(config.lanes, planned, strict=True)
+    )
 
 
 def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
@@ -64,7 +77,8 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
         "config_digest": config.digest,
         "lanes": [asdict(lane) for lane in lanes],
         "stages": sum(len(lane.stages) for lane in lanes),
-        "evaluations": sum(len(lane.stages) + 1 for lane in lanes),
+        "stages_to_train": to_train(lanes),
+        "evaluations": sum(lane.evaluations for lane in lanes),
     }
 
 
@@ -72,28 +86,33 @@ _Known = dict[str, Memory | None]
 """Memory of lanes by all it depends on; lanes differ in less, seeds above all."""
 
 
-def _lane(lane: LaneConfig, known: _Known) -> PlannedLane:
-    decided, tasks, stream = lane.plan(), lane.tasks(), lane.stream()
+def to_train(lanes: tuple[PlannedLane, ...]) -> int:
+    """Stages of all lanes, those that several have in common counted once."""
+    return sum(stage.trained_by is None for lane in lanes for stage in lane.stages)
+
+
+def _lane(
+    lane: LaneConfig, decided: LanePlan, trained: list[str], evaluations: int, known: _Known
+) -> PlannedLane:
+    tasks, stream = lane.tasks(), lane.stream()
     foreseen = _Foreseen(lane)
     stages: list[PlannedStage] = []
-    parent: str | None = None
-    for task in tasks:
-        stage = stage_spec(decided, task.index, parent)
+    for task, stage, owner in zip(tasks, planned_stages(decided), trained, strict=True):
         first, last = foreseen.stage(stage, len(tasks))
         stages.append(
             PlannedStage(
                 id=stage.id,
                 task=task.name,
                 domain=task.domain,
-                parent=parent,
-                waits_for=parent or "untrained model",
+                parent=stage.parent,
+                waits_for=_before(lane, stage),
                 intervals=stage.intervals,
                 experts=first,
                 last_experts=last,
                 parameters=trainers.estimate_parameters(stream, lane.sections["model"], last),
+                trained_by=None if owner == lane.name else owner,
             )
         )
-        parent = stage.id
     memory, notes = _memory(lane, stages[-1].last_experts, known)
     return PlannedLane(
         lane=lane.name,
@@ -102,9 +121,11 @@ def _lane(lane: LaneConfig, known: _Known) -> PlannedLane:
         trainer=lane.trainer,
         resources=asdict(lane.resources),
         workers=lane.workers,
+        start=None if lane.start is None else lane.start.checkpoint.uri,
         stages=tuple(stages),
         memory=memory,
         memory_notes=notes,
+        evaluations=evaluations,
     )
 
 
@@ -136,6 +157,13 @@ def _memory(
     if memory.total is None:
         notes.append("activations are not known: an op of the model does not run without data")
     return memory, tuple(notes)
+
+
+def _before(lane: LaneConfig, stage: StageSpec) -> str:
+    """The model that the stage goes on from."""
+    if stage.index == 0 and lane.start is not None:
+        return f"model {lane.start.checkpoint.digest[:16]}"
+    return stage.parent or "untrained model"
 
 
 class _Foreseen:
@@ -171,6 +199,8 @@ class _Foreseen:
             model=self.model,
         )
         for name, policy in self.growing.items():
+            if stage.index < policy.first_stage:
+                continue
             edits, self.memory[name] = policy.propose(view, self.memory.get(name))
             for edit in edits:
                 view = view.after(edit)

@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from orchestrator.config import sharing
 from orchestrator.core.events import Budget, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
-from workers.contract import Json, LaneSpec, TaskSpec, WithExperts, digest, domains_of
+from workers.contract import (
+    Json,
+    LaneSpec,
+    Start,
+    TaskSpec,
+    WithExperts,
+    digest,
+    domains_of,
+)
 from workers.tables import construct
 
 
@@ -59,6 +68,8 @@ class LaneConfig:
     """Whether a missing compiled kernel is an error."""
     workers: int = 1
     """Workers that train the lane together; each reserves ``resources``."""
+    start: Start | None = None
+    """Model of another run that the lane begins with; None = an untrained one."""
 
     @property
     def cpus(self) -> float:
@@ -87,6 +98,8 @@ class LaneConfig:
     @property
     def experts(self) -> int | None:
         """Experts of the largest layer at the start; None = a model that knows no experts."""
+        if self.start is not None:
+            return self.start.experts
         model = self.sections["model"]
         return model.experts if isinstance(model, WithExperts) else None
 
@@ -138,6 +151,7 @@ class LaneConfig:
             exact=trainers.TRAINERS[self.trainer].exact,
             strict_ops=self.strict_ops,
             workers=self.workers,
+            start=self.start,
         )
 
     def plan(self) -> LanePlan:
@@ -150,6 +164,8 @@ class LaneConfig:
             gpus=self.gpus,
             experts=self.experts or 1,
             waits_for_scores=self.waits_for_scores,
+            depends=sharing.stage_digests(self),
+            scored_on=sharing.scored_on(self),
         )
 
     def plain(self) -> Json:
@@ -169,6 +185,8 @@ class RunConfig:
     failures: Failures = Failures()
     checkpoint_every: int = 0
     """Intervals between checkpoints inside a stage; 0 = at stage ends only."""
+    share_stages: bool = True
+    """Whether first stages that several lanes have in common are trained once."""
 
     def plain(self) -> Json:
         """The config as plain JSON, as journalled."""
@@ -177,12 +195,14 @@ class RunConfig:
             "lanes": [lane.plain() for lane in self.lanes],
             "failures": _plain(self.failures),
             "checkpoint_every": self.checkpoint_every,
+            "share_stages": self.share_stages,
         }
 
     def plan(self) -> RunPlan:
         """What the run is to do."""
+        lanes = tuple(lane.plan() for lane in self.lanes)
         return RunPlan(
-            lanes=tuple(lane.plan() for lane in self.lanes),
+            lanes=sharing.with_stems(self.lanes, lanes) if self.share_stages else lanes,
             failures={item.name: getattr(self.failures, item.name) for item in fields(Failures)},  # type: ignore[misc]
             checkpoint_every=self.checkpoint_every,
         )

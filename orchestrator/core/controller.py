@@ -32,6 +32,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.sharing import held_back, scored_alike, source_of, taken, taken_over
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.core.transitions import (
     checkpointed,
@@ -116,7 +117,7 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
             lane = replace(lane, status="running", executed=event.report.seq)
             if not lane.model.layers:
                 lane = shaped(lane, event.report.shape)
-            return _continue(state, lane, ())
+            return _settle(*_continue(state, lane, ()))
         case LaneClosed():
             return _settle(_with(state, replace(lane, status="done")), ())
         case EditApplied() if contradicts(lane, event):
@@ -160,6 +161,7 @@ def _answered(
                 pending = {**state.evaluations, (lane.name, event.index): event.checkpoint}
                 state = replace(state, evaluations=pending)
                 actions = (evaluation(lane, event.index, event.checkpoint),)
+            return _settle(*_continue(state, lane, actions))  # others may wait for the stage
     return _continue(state, lane, actions)
 
 
@@ -196,14 +198,16 @@ def _measured(state: RunState, event: EvaluationDone) -> tuple[RunState, Actions
 def _told(
     state: RunState, name: str, index: int, row: tuple[float, ...]
 ) -> tuple[RunState, Actions]:
-    """The row is known, or given up (empty): nothing waits for it any longer."""
+    """The row is known, or given up (empty), to every lane whose model and tasks are these:
+    nothing waits for it any longer."""
     rest = {key: ref for key, ref in state.evaluations.items() if key != (name, index)}
-    lane = state.lanes[name]
-    lane = replace(lane, rows={**lane.rows, index: row})
-    state = _with(replace(state, evaluations=rest), lane)
+    state = replace(state, evaluations=rest)
     actions: Actions = ()
-    if lane.held and lane.status == "running":
-        state, actions = _continue(state, lane, ())
+    for lane in scored_alike(name, index, state.lanes):
+        lane = replace(lane, rows={**lane.rows, index: row})
+        state = _with(state, lane)
+        if lane.held and lane.status == "running":
+            state, actions = _continue(state, lane, actions)
     return _settle(state, actions)
 
 
@@ -269,41 +273,76 @@ def _evaluation_failed(state: RunState, event: WorkFailed) -> tuple[RunState, Ac
         return state, ()
     count = state.evaluation_retries.get(key, 0) + 1
     state = replace(state, evaluation_retries={**state.evaluation_retries, key: count})
-    lane, budget = state.lanes[event.lane], state.plan.failures["evaluation"]
+    budget = state.plan.failures["evaluation"]
     if count <= budget.retries:
+        lane = state.lanes[event.lane]
         return state, (evaluation(lane, event.index, state.evaluations[key]),)
-    if budget.then != "skip_stage":
+    if budget.then == "skip_stage":
+        return _told(state, *key, ())
+    drops: Actions = ()
+    for lane in scored_alike(*key, state.lanes):
         # The row stays asked for, so that a resume measures it.
         state = _with(state, replace(lane, status="failed"))
-        drop = (DropLane(lane=event.lane),) if lane.active else ()
-        return _settle(state, drop, abort=budget.then == "abort_run")
-    return _told(state, *key, ())
+        drops = (*drops, DropLane(lane=lane.name)) if lane.active else drops
+    return _settle(state, drops, abort=budget.then == "abort_run")
 
 
 def _settle(state: RunState, actions: Actions, abort: bool = False) -> tuple[RunState, Actions]:
     """Open what the cluster has room for; finish the run when nothing is left."""
     failed = {name for name, lane in state.lanes.items() if lane.status == "failed"}
-    retries = state.plan.failures["evaluation"].retries
-    pending = [key for key in state.evaluations if state.evaluation_retries.get(key, 0) <= retries]
+    pending = [key for key in state.evaluations if not _spent(state, key)]
     settled = all(lane.status in ("done", "failed") for lane in state.lanes.values())
     if abort or (settled and not pending):
         return state, (*actions, FinishRun(status="failed" if failed else "done"))
     for name in schedule(state):
         lane = state.lanes[name]
+        source = source_of(lane, state.lanes)
+        if source is not None:
+            state, actions = _take_over(state, taken_over(lane, source), actions)
+            lane = state.lanes[name]
         lane = replace(lane, status="opening", attempt=lane.attempt + 1)
         state = _with(state, lane)
-        start = OpenLane(spec=lane.plan.spec, attempt=lane.attempt, checkpoint=lane.base)
+        start = OpenLane(
+            spec=lane.plan.spec,
+            attempt=lane.attempt,
+            checkpoint=lane.base,
+            taken=taken(lane, state.lanes),
+        )
         actions = (*actions, start)
     return state, actions
 
 
+def _take_over(state: RunState, lane: LaneState, actions: Actions) -> tuple[RunState, Actions]:
+    """The lane has stages that another one trained: their rows of R are known, or under way, where
+    a lane that scores them alike has them; others are asked for."""
+    state = _with(state, lane)
+    for index, end in lane.ends.items():
+        alike = scored_alike(lane.name, index, state.lanes)
+        rows = [other.rows[index] for other in alike if index in other.rows]
+        keys = [(other.name, index) for other in alike]
+        if rows:
+            lane = replace(lane, rows={**lane.rows, index: rows[0]})
+        elif not any(key in state.evaluations and not _spent(state, key) for key in keys):
+            asked = {**state.evaluations, (lane.name, index): end.checkpoint}
+            state = replace(state, evaluations=asked)
+            actions = (*actions, evaluation(lane, index, end.checkpoint))
+    return _with(state, lane), actions
+
+
+def _spent(state: RunState, key: tuple[str, int]) -> bool:
+    """Whether an evaluation failed as often as it may: it comes with a resume, if at all."""
+    retries = state.plan.failures["evaluation"].retries
+    return state.evaluation_retries.get(key, 0) > retries
+
+
 def schedule(state: RunState) -> tuple[str, ...]:
-    """Waiting lanes that fit beside the active ones, in the config's order."""
+    """Waiting lanes that fit beside the active ones, in the config's order; those whose first
+    stages another lane is to train wait for them without holding anything."""
     cpus = state.cpus - sum(lane.plan.cpus for lane in state.lanes.values() if lane.active)
     gpus = state.gpus - sum(lane.plan.gpus for lane in state.lanes.values() if lane.active)
     ready = []
     for name, lane in state.lanes.items():
-        if lane.status != "waiting":
+        if lane.status != "waiting" or held_back(lane, state.lanes):
             continue
         if lane.plan.cpus <= cpus + 1e-9 and lane.plan.gpus <= gpus + 1e-9:
             ready.append(name)

@@ -24,12 +24,13 @@ from workers.contract import (
     OpenReport,
     StageSpec,
     StartReport,
+    Taken,
     TaskSpec,
 )
 from workers.edits import EDITS, Edit
 from workers.tables import Problem, lookup
 
-FORMAT = 2
+FORMAT = 3
 """Format of the journals that this version writes and reads."""
 
 # ---------------------------------------------------------------- edits of any kind
@@ -81,6 +82,18 @@ class TrialRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stem:
+    """A lane's first stages that other lanes have too, with the same bits: trained once."""
+
+    lanes: tuple[str, ...]
+    """Lanes that have them too, in the order in which they are asked for them: the first one that
+    does not fail or give up before trains them."""
+    stages: int
+    stage: str
+    """Id of the last one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
     """All that deciding about a lane needs to know of it, from its first stage to its last."""
 
@@ -95,6 +108,12 @@ class LanePlan:
     """Experts of the largest layer at the start."""
     waits_for_scores: bool = False
     """Whether a stage starts only once the model before it was scored."""
+    depends: tuple[str, ...]
+    """Digest for each stage of what it is trained by, beside task, seed and parent."""
+    scored_on: str
+    """Digest of what a model is scored on: equal in lanes that score a model alike."""
+    stem: Stem | None = None
+    """First stages that other lanes train; None = it trains all of its own."""
 
 
 FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]
@@ -346,6 +365,8 @@ class OpenLane:
     spec: LaneSpec
     attempt: int
     checkpoint: CheckpointRef | None
+    taken: Taken | None = None
+    """The stage of the checkpoint where another lane trained it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,21 @@ RunStatus = Literal["running", "interrupted", "failed", "done"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageEnd:
+    """A lane when a stage was complete: what the next one, or another lane, goes on from."""
+
+    lane: str
+    """Lane that trained the stage."""
+    stage: StageSpec | None
+    """None = the untrained model."""
+    checkpoint: CheckpointRef
+    model: ModelState
+    memory: Mapping[str, Json]
+    steps: int
+    """Since the lane began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneState:
     """Where one lane stands.
 
@@ -43,15 +58,12 @@ class LaneState:
     """Whether the next stage waits for the scores of the model it starts from."""
     base: CheckpointRef | None = None
     """Last durable checkpoint: what a new worker starts from."""
-    parent: CheckpointRef | None = None
-    """Checkpoint of the last complete stage: what a skipped stage falls back to."""
+    ends: Mapping[int, StageEnd] = field(default_factory=dict)
+    """Index -> end of each complete stage, -1 = the untrained model; those that other lanes
+    trained for this one are among them."""
     model: ModelState = field(default_factory=ModelState)
-    parent_model: ModelState = field(default_factory=ModelState)
-    """The model at the last complete stage."""
     memory: Mapping[str, Json] = field(default_factory=dict)
     """Policy -> what it remembers."""
-    parent_memory: Mapping[str, Json] = field(default_factory=dict)
-    """The same at the last complete stage."""
     edits: int = 0
     """Edits decided in the current stage."""
     start: StartReport | None = None
@@ -72,6 +84,16 @@ class LaneState:
     def name(self) -> str:
         """The lane's name in the config."""
         return self.plan.spec.lane
+
+    @property
+    def last(self) -> StageEnd | None:
+        """End of the last complete stage: what a skipped stage falls back to."""
+        return self.ends[max(self.ends)] if self.ends else None
+
+    @property
+    def parent(self) -> CheckpointRef | None:
+        """Checkpoint of the last complete stage."""
+        return None if self.last is None else self.last.checkpoint
 
     @property
     def active(self) -> bool:

@@ -17,9 +17,9 @@ from orchestrator.core.events import (
     StartStage,
     WorkFailed,
 )
-from orchestrator.core.state import LaneState
+from orchestrator.core.state import LaneState, StageEnd
 from orchestrator.policies.base import View
-from workers.contract import CheckpointRef, ModelShape, ModelState, StageSpec, derive_seed, digest
+from workers.contract import CheckpointRef, ModelShape, ModelState, StageSpec, derive_seed
 from workers.edits import Edit
 
 
@@ -31,14 +31,27 @@ def stage_spec(plan: LanePlan, index: int, parent: str | None) -> StageSpec:
         intervals=plan.intervals,
         seed=derive_seed(plan.spec.seed, "stage", index),
         parent=parent,
-        settings_digest=digest([plan.spec.settings, plan.spec.policies]),
+        settings_digest=plan.depends[index],
     )
+
+
+def root(plan: LanePlan) -> str | None:
+    """Stage of another run whose model the lane begins with; None = an untrained one."""
+    return None if plan.spec.start is None else plan.spec.start.checkpoint.stage
+
+
+def planned_stages(plan: LanePlan) -> tuple[StageSpec, ...]:
+    """The lane's stages as they follow each other where none is given up."""
+    stages: list[StageSpec] = []
+    for index in range(len(plan.tasks)):
+        parent = stages[-1].id if stages else root(plan)
+        stages.append(stage_spec(plan, index, parent))
+    return tuple(stages)
 
 
 def fresh_lane(plan: LanePlan) -> LaneState:
     """The lane before its first event."""
-    model = ModelState(experts=plan.experts)
-    return LaneState(plan=plan, model=model, parent_model=model)
+    return LaneState(plan=plan, model=ModelState(experts=plan.experts))
 
 
 def _enqueue(lane: LaneState, command: Command) -> LaneState:
@@ -105,7 +118,8 @@ def with_next_stage(lane: LaneState) -> LaneState:
         return lane
     if lane.plan.waits_for_scores and index - 1 not in lane.rows:
         return replace(lane, held=True)
-    parent = lane.parent.stage if lane.parent is not None else None
+    last = None if lane.parent is None else lane.parent.stage
+    parent = root(lane.plan) if last is None else last
     stage = stage_spec(lane.plan, index, parent)
     lane = replace(
         lane,
@@ -127,13 +141,15 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
     rest = tuple(command for command in lane.queue if command.seq > event.seq)
     lane = replace(lane, base=event.checkpoint, queue=rest)
     if event.final:
-        lane = replace(
-            lane,
-            parent=event.checkpoint,
-            parent_model=lane.model,
-            parent_memory=lane.memory,
-            retries={},
+        end = StageEnd(
+            lane=lane.name,
+            stage=lane.stage,
+            checkpoint=event.checkpoint,
+            model=lane.model,
+            memory=lane.memory,
+            steps=lane.steps_before + lane.steps,
         )
+        lane = replace(lane, ends={**lane.ends, event.index: end}, retries={})
     return lane
 
 
@@ -144,15 +160,16 @@ def skipped(lane: LaneState) -> LaneState:
     """
     if not lane.queue:
         return replace(lane, retries={})
+    assert lane.last is not None, "an untrained model is not given up"
     rows = dict(lane.rows)
     if lane.index - 1 in rows:
         rows.setdefault(lane.index, rows[lane.index - 1])  # the same model, so the same scores
     return replace(
         lane,
-        base=lane.parent,
+        base=lane.last.checkpoint,
         queue=(),
-        model=lane.parent_model,
-        memory=lane.parent_memory,
+        model=lane.last.model,
+        memory=lane.last.memory,
         rows=rows,
         answered=lane.next_seq - 1,
         steps=0,

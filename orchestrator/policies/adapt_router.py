@@ -45,6 +45,10 @@ class AdaptRouters(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         done = view.model.latest(AdaptRouter) is not None
         if view.n > 0 or view.stage.index < self.config.from_stage or done:

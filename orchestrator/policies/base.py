@@ -144,6 +144,12 @@ class Policy:
         self.config = config
         self.facts = facts
 
+    @property
+    def first_stage(self) -> int:
+        """First stage (from 0) in which it may propose or remember anything; it is not asked
+        before. Lanes that differ in policies of later stages alone share the stages before."""
+        return 0
+
     def propose(self, view: View, memory: Json) -> Proposal:
         """Edits to make now, and what to remember until asked again.
 

@@ -76,6 +76,10 @@ class Esft(Policy):
     def trains(self) -> tuple[tuple[Role, ...], ...]:
         return (ROLES, ("experts",)) if self.config.from_stage else (("experts",),)
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         if view.n > 0 or view.stage.index < self.config.from_stage:
             return (), memory

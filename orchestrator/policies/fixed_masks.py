@@ -65,6 +65,10 @@ class FixedMasks(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         if view.n > 0 or view.stage.index < self.config.from_stage:
             return (), memory

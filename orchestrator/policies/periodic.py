@@ -67,6 +67,10 @@ class Periodic(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.every if self.config.unit == "stages" else 0
+
     def propose(self, view: View, memory: Json) -> Proposal:
         due = (memory or 0) + self._more(view)
         if not due or view.n >= view.stage.intervals:

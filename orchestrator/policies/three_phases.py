@@ -59,6 +59,10 @@ class ThreePhases(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         stage, config = view.stage, self.config
         starts = starts_of(config, stage.intervals)

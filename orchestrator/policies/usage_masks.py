@@ -116,6 +116,10 @@ class UsageMasks(Policy):
 
     config: Config
 
+    @property
+    def first_stage(self) -> int:
+        return self.config.from_stage
+
     def propose(self, view: View, memory: Json) -> Proposal:
         memory = _counted(view, memory)
         trigger = self._due(view, memory)

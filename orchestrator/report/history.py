@@ -16,6 +16,7 @@ from orchestrator.core.events import (
     ClusterChanged,
     EditApplied,
     EvaluationDone,
+    Event,
     IntervalDone,
     LaneOpened,
     Record,
@@ -27,6 +28,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.sharing import scored_alike
 from orchestrator.core.state import RunState
 from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.metrics import summarise
@@ -59,6 +61,12 @@ class RunHistory:
         self.state, actions = decide(before, event, Recorded(record))
         shown = [action.failure for action in actions if isinstance(action, RecordFailure)]
         self._shown += shown
+        counts = self._take_in(event, before, bool(shown))
+        self._share(before)
+        return counts
+
+    def _take_in(self, event: Event, before: RunState, refused: bool) -> bool:
+        """What ``add`` does, stages in common apart; ``refused``: the answer shows a failure."""
         match event:
             case RunStarted():
                 self._start(event)
@@ -71,7 +79,7 @@ class RunHistory:
             case WorkFailed() if event in self._shown:
                 self._shown.remove(event)
                 self._fail(event, before)
-            case _ if self.state is before or shown:
+            case _ if self.state is before or refused:
                 return False
             case WorkFailed():
                 self._fail(event, before)
@@ -82,6 +90,28 @@ class RunHistory:
             case StageStarted() | IntervalDone() | EditApplied() | CheckpointSaved():
                 return self._answered(event, before.lanes[event.lane].answered)
         return True
+
+    def _share(self, before: RunState) -> None:
+        """Show stages and rows of R in the lanes for which another one trained or scored them."""
+        for name, lane in self.state.lanes.items():
+            known = before.lanes.get(name)
+            if known is None or known is lane:
+                continue
+            own = self.lanes[name]
+            for index, end in lane.ends.items():
+                if end.lane != name and index not in known.ends:
+                    own.take_over(self.lanes[end.lane], index)
+            for index in lane.rows.keys() - known.rows.keys():
+                self._share_row(own, index)
+
+    def _share_row(self, own: LaneHistory, index: int) -> None:
+        """A row that another lane's evaluation gave, where one did."""
+        if index in own.rows or index not in self.state.lanes[own.name].ends:
+            return
+        alike = scored_alike(own.name, index, self.state.lanes)
+        rows = [row for one in alike if (row := self.lanes[one.name].rows.get(index)) is not None]
+        if rows:
+            own.rows[index] = rows[0]
 
     def _answered(
         self, event: StageStarted | IntervalDone | EditApplied | CheckpointSaved, known: int
@@ -173,6 +203,7 @@ class RunHistory:
             "data": {"source": stage.data.source, "digest": stage.data.data_digest},
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
             "adopted_from": stage.adopted_from,
+            "trained_by": stage.trained_by,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
             "training": stage.training,
             "routing": lane.routing(index),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.events import (
     CheckpointSaved,
@@ -49,6 +49,8 @@ class StageHistory:
     saved: float | None = None
     adopted_from: str | None = None
     """Run that trained it, where another one did."""
+    trained_by: str | None = None
+    """Lane of this run that trained it, where another one did."""
 
     def trained(self, report: IntervalReport) -> None:
         """One more interval."""
@@ -141,6 +143,16 @@ class LaneHistory:
             model_figures=report.model_figures,
             probes=report.probes,
         )
+
+    def take_over(self, other: LaneHistory, index: int) -> None:
+        """Stage ``index`` (-1 = the untrained model) is one that the other lane trained."""
+        self.founders = dict(other.founders)
+        if index < 0:
+            self.initial = other.initial
+            return
+        stage = other.stages[index]
+        self.stages[index] = replace(stage, trained_by=other.name)
+        self.edits |= {edit.id: (edit, told) for edit, told in other.stage_edits(stage.spec.id)}
 
     def fail(self, failure: WorkFailed) -> None:
         """Work did not come back, and that counts."""

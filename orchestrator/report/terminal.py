@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.tree import Tree
 
-from orchestrator.config.plan import PlannedLane
+from orchestrator.config.plan import PlannedLane, to_train
 from orchestrator.config.run import RunConfig
 from orchestrator.core.events import (
     CheckpointSaved,
@@ -256,7 +256,8 @@ def _matrix(lane: Json) -> Table:
     for stage, row in zip(lane["stages"], lane["matrix"], strict=False):
         grown = "".join(f" ({edit['text']})" for edit in stage["edits"] if edit["noun"] == "growth")
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])
-        table.add_row(f"{stage['task']}{grown}", *scores)
+        other = f" (trained by {stage['trained_by']})" if stage["trained_by"] else ""
+        table.add_row(f"{stage['task']}{grown}{other}", *scores)
     return table
 
 
@@ -360,8 +361,10 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
     for lane in lanes:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)
         several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
+        begun = f"\nbegins with {lane.start}" if lane.start is not None else ""
+        told = f"{lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need}"
         table = Table(
-            title=f"{lane.lane} ({lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need})",
+            title=f"{lane.lane} ({told}){begun}",
             title_justify="left",
         )
         for column in ("stage", "task", "domain", "waits for", "intervals", "experts", "params"):
@@ -369,12 +372,17 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         for stage in lane.stages:
             parameters = "-" if stage.parameters is None else f"{stage.parameters:,}"
             experts = _experts(stage.experts, stage.last_experts)
-            cells = (stage.id, stage.task, stage.domain, stage.waits_for)
+            other = stage.trained_by
+            waits_for = stage.waits_for if other is None else f"trained by {other}"
+            cells = (stage.id, stage.task, stage.domain, waits_for)
             table.add_row(*cells, str(stage.intervals), experts, parameters)
         console.print(table)
         if lane.memory is not None:
             text = "; ".join([_needs(lane.memory), *lane.memory_notes])
             console.print(text, markup=False, soft_wrap=True)
+    stages, trained = sum(len(lane.stages) for lane in lanes), to_train(lanes)
+    saved = f" instead of {stages}: lanes have first stages in common" if trained < stages else ""
+    console.print(f"stages to train: {trained}{saved}")
 
 
 def _needs(memory: Memory) -> str:

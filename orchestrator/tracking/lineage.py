@@ -24,9 +24,11 @@ class Step:
     """One link of the chain: a model and the stage that made it out of the one before."""
 
     model: Json
-    """``id, name, digest, uri, experts, parameters``; None while the stage has no model yet."""
+    """``id, name, digest, uri, experts, parameters, started_from``; None while the stage has no
+    model yet."""
     stage: Json
-    """``id, index, task, domain, lane, run, status``; None for an untrained model."""
+    """``id, index, task, domain, lane, run, status``; None for the model that a lane begins with:
+    an untrained one, or (``model["started_from"]``) one that another run has trained."""
     data: tuple[Json, ...]
     """``name, digest, source`` of what the stage was trained on."""
     edits: tuple[Json, ...]
@@ -48,7 +50,7 @@ def lineage(client: Any, name: str) -> list[Step]:
         chain.append(_step(client, model, run))
         made = {item.model_id for item in run.outputs.model_outputs}
         inputs = [item.model_id for item in run.inputs.model_inputs if item.model_id not in made]
-        parent = inputs[0] if inputs and run.data.tags.get("level") == "stage" else None
+        parent = inputs[0] if inputs else None
         if parent is None or parent in seen:
             break
         seen.add(parent)
@@ -126,7 +128,12 @@ def _details(step: Step) -> list[str]:
     ]
     lines += [f"data {item['digest']} {escape(item['source'])}" for item in step.data]
     if step.stage is None:
-        lines.append("untrained: built from the lane's config and seed")
+        start = "none" if step.model is None else step.model["started_from"]
+        lines.append(
+            "untrained: built from the lane's config and seed"
+            if start == "none"
+            else f"began with a trained model: {start[:16]}"
+        )
     lines.append(
         f"config {step.config_digest}, code {escape(step.code_version)}, ops {step.ops_backend}"
     )
@@ -219,6 +226,7 @@ def _model(model: Any) -> Json:
         "uri": params["uri"],
         "experts": int(params["experts"]),
         "parameters": int(params["parameters"]),
+        "started_from": params.get("started_from", "none"),
     }
 
 

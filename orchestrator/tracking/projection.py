@@ -27,6 +27,7 @@ from orchestrator.core.events import (
     TrialRef,
     WorkFailed,
 )
+from orchestrator.core.sharing import scored_alike
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
@@ -224,7 +225,8 @@ class Projection:
             params={**flatten(config), "lane": lane.name, "variant": lane.label},
         )
         reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
-        return [run, *reopened]
+        taken = [*self._cells(lane), *self._sums(lane, event.at)] if lane.rows else []
+        return [run, *reopened, *taken]
 
     def _stage_started(self, lane: LaneHistory, event: StageStarted) -> list[Write]:
         spec, data = event.stage, event.report
@@ -338,9 +340,11 @@ class Projection:
             other for other, stage in lane.stages.items() if other < index and stage.checkpoint
         ]
         stage = lane.stages[index].spec if index >= 0 else None
+        start = lane.plan.spec.start
+        first = "untrained" if start is None else "start"
         tags = self._lane_tags(lane, "model")
         params = {
-            "stage": f"{index:02d}" if stage else "untrained",
+            "stage": f"{index:02d}" if stage else first,
             "task": stage.task.name if stage else "none",
             "stage_id": stage.id if stage else "none",
             "method": lane.method,
@@ -353,11 +357,12 @@ class Projection:
             "code_version": tags["git"],
             "ops_backend": lane.backend,
             "adopted_from": adopted_from or "none",
+            "started_from": "none" if start is None else start.checkpoint.digest,
             "experts": str(largest(lane.shape)),
             "parameters": str(lane.shape.parameters) if lane.shape else "0",
         }
-        parent = self.key(lane, max(parents)) if parents else self.key(lane)
-        suffix = f"stage{index:02d}" if stage else "untrained"
+        parent = self._stage_key(lane, max(parents)) if parents else self.key(lane)
+        suffix = f"stage{index:02d}" if stage else first
         return LogModel(
             key=self.key(lane, index) if stage else self.key(lane),
             run=self.key(lane, index) if stage else self.key(lane),
@@ -366,7 +371,13 @@ class Projection:
             step=index + 1,
             params=params,
             tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
+            start=start.checkpoint.digest if start is not None and stage is None else None,
         )
+
+    def _stage_key(self, lane: LaneHistory, index: int) -> str:
+        """Key of a stage and its model: those of the lane that trained it."""
+        owner = lane.stages[index].trained_by
+        return self.key(lane if owner is None else self.history.lanes[owner], index)
 
     def _model_prefix(self, lane: LaneHistory) -> str:
         trial = self.trial
@@ -376,16 +387,18 @@ class Projection:
 
     def _evaluation_done(self, lane: LaneHistory, event: EvaluationDone) -> list[Write]:
         self.dirty.run = True
-        self.dirty.lanes.add(lane.name)
-        if event.index < 0:
-            return self._cells(lane)
-        key = self.key(lane, event.index)
-        return [
-            LogPoints(key=key, points=of_row(lane, event)),
-            LogPoints(key=key, points=of_scores(lane, event), model=key),
-            *self._cells(lane),
-            *self._sums(lane, event.at),
-        ]
+        alike = scored_alike(lane.name, event.index, self.history.state.lanes)
+        writes: list[Write] = []
+        if event.index >= 0 and lane.stages[event.index].trained_by is None:
+            key = self.key(lane, event.index)
+            writes.append(LogPoints(key=key, points=of_row(lane, event)))
+            writes.append(LogPoints(key=key, points=of_scores(lane, event), model=key))
+        for shown in (self.history.lanes[one.name] for one in alike):
+            if shown.opened:
+                self.dirty.lanes.add(shown.name)
+                writes += self._cells(shown)
+                writes += self._sums(shown, event.at) if event.index >= 0 else []
+        return writes
 
     def _cells(self, lane: LaneHistory) -> list[Write]:
         """Cells of the lane's matrix not yet written."""

@@ -262,6 +262,8 @@ class Store:
 
         run, name = self.run(write.run), f"model:{write.key}"
         parent = None if write.parent is None else self.ledger.ids.get(f"model:{write.parent}")
+        if write.start is not None:
+            parent = self._model_of_another_run(write.start)
         if name not in self.ledger.ids:
             self.ledger.created(name, self._find_model(write) or self._create_model(write, parent))
         model, known = self.ledger.ids[name], self.client.get_run(run)
@@ -277,6 +279,13 @@ class Store:
         for item in found:
             self.client.finalize_logged_model(item.model_id, "READY")
         return found[0].model_id if found else None
+
+    def _model_of_another_run(self, digest: str) -> str | None:
+        """The first model of these contents in any experiment; None where the store has none."""
+        experiments = [item.experiment_id for item in self.client.search_experiments()]
+        query = f"params.sha256 = '{digest}'"
+        found = self.client.search_logged_models(experiments, filter_string=query)
+        return min(found, key=lambda item: item.creation_timestamp).model_id if found else None
 
     def _create_model(self, write: LogModel, parent: str | None) -> str:
         """A model whose weights stay at their checkpoint: MLflow holds what they are."""

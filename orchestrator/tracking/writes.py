@@ -76,6 +76,8 @@ class LogModel:
     step: int
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    start: str | None = None
+    """Digest of another run's model that this one begins with, where it has no parent here."""
 
 
 Write = OpenRun | CloseRun | ReopenRun | LogPoints | LogDataset | LogModel

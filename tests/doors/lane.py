@@ -54,7 +54,11 @@ class Outcome:
     @property
     def intervals(self) -> dict[tuple[str, int], Json]:
         """(stage, interval) -> what was measured in it, times left out; of reruns the last one."""
-        reports = [r.event.report for r in self.records if isinstance(r.event, IntervalDone)]
+        reports = [
+            record.event.report
+            for record in self.records
+            if isinstance(record.event, IntervalDone) and record.event.lane == self.lane["lane"]
+        ]
         return {
             (report.stage, report.n): {
                 name: getattr(report, name)
@@ -135,11 +139,37 @@ def default_losses() -> Lose:
     return lose
 
 
+def run_lanes(
+    folder: Path,
+    raw: Mapping[str, Any],
+    lose: Lose | None = None,
+    deaths: Sequence[Callable[[Record], bool]] = (),
+) -> dict[str, Outcome]:
+    """Train all of the config's lanes in ``folder``; the driver dies after the first record of
+    each of ``deaths``, the workers where ``lose`` says."""
+    for number, dies in enumerate((*deaths, None)):
+        try:
+            _drive(folder, raw, lose or (lambda action: None), dies, resumed=number > 0)
+        except DriverKilled:
+            continue
+        assert dies is None, f"nothing killed driver {number}"
+    return outcomes(folder)
+
+
 def outcome(folder: Path) -> Outcome:
-    """What the journal in ``folder`` says."""
+    """What the journal in ``folder`` says of its only lane."""
+    (found,) = outcomes(folder).values()
+    return found
+
+
+def outcomes(folder: Path) -> dict[str, Outcome]:
+    """Lane -> what the journal in ``folder`` says of it."""
     records = tuple(record for record, _ in read(folder / JOURNAL_FILE))
     told = report(records)
-    (lane,) = told["lanes"]
+    return {lane["lane"]: _outcome(records, told, lane) for lane in told["lanes"]}
+
+
+def _outcome(records: tuple[Record, ...], told: Json, lane: Json) -> Outcome:
     edits = tuple(
         {k: v for k, v in edit.items() if k != "seconds"}
         for stage in lane["stages"]
@@ -177,7 +207,7 @@ def _drive(
     journal = Journal(folder / JOURNAL_FILE)
     try:
         driver = Driver(config, journal, executor, (listen,))
-        first = [takeover(2, 0)] if resumed else [begin(config, "door"), joined(2, 0)]
+        first = [takeover(2, 0)] if resumed else [begin(config, config.name), joined(2, 0)]
         status = driver.run(*first)
     finally:
         journal.close()

@@ -14,11 +14,13 @@ from orchestrator.beginning import begin, joined
 from orchestrator.core.events import (
     Action,
     ApplyEdit,
+    CheckpointSaved,
     EditApplied,
     EvaluationDone,
     IntervalDone,
     LaneOpened,
     RunInterval,
+    StageStarted,
 )
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
@@ -136,3 +138,23 @@ def test_two_teach_a_language_model_what_one_does(
             assert together.report.metrics[name] == expected, name
     rows = [of(events, EvaluationDone)[-1].report for events in (one, two)]
     assert rows[1].scores == pytest.approx(rows[0].scores, rel=1e-3)
+
+
+def test_two_workers_take_a_stage_over_that_two_have_trained(tmp_path: Path) -> None:
+    """Each fills its buffer alike, so that their checkpoints agree, with and without sharing."""
+    lanes = [{"method": "finetune"}, *REPLAYED["lanes"]]
+    shared, apart = (
+        run(tmp_path / name, {**REPLAYED, "lanes": lanes, "share_stages": name == "shared"})
+        for name in ("shared", "apart")
+    )
+    assert Counter(e.lane for e in of(shared, StageStarted)) == {"finetune-s0": 2, "replay-s0": 1}
+    last = [
+        {
+            e.lane: e.checkpoint.digest
+            for e in of(events, CheckpointSaved)
+            if e.final and e.index == 1
+        }
+        for events in (shared, apart)
+    ]
+    assert last[0] == last[1]
+    assert len(last[0]) == 2

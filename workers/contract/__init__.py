@@ -10,6 +10,7 @@ from workers.contract.lane_settings import (
     LaneSettings,
     WithExperts,
     WithRoutedLayers,
+    before_edits,
     nested,
 )
 from workers.contract.model_state import ModelState
@@ -26,7 +27,7 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec, domains_of
+from workers.contract.specs import LaneSpec, StageSpec, Start, Taken, TaskSpec, domains_of
 
 __all__ = [
     "Checked",
@@ -49,11 +50,14 @@ __all__ = [
     "Replica",
     "RunError",
     "StageSpec",
+    "Start",
     "StartReport",
+    "Taken",
     "TaskSpec",
     "Trainer",
     "WithExperts",
     "WithRoutedLayers",
+    "before_edits",
     "derive_seed",
     "digest",
     "domains_of",

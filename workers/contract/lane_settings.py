@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from workers.contract.specs import TaskSpec
@@ -76,6 +76,26 @@ class LaneSettings:
     def parts(self, section: str) -> Iterator[Any]:
         """The Config of a section and every Config inside it."""
         yield from (part for _, part in nested(self.sections[section]))
+
+
+@runtime_checkable
+class ChangedByEdits(Protocol):
+    """A config of something that an edit makes another thing."""
+
+    def before_edits(self) -> Any:
+        """Config of what it is until then, names of parameters and random draws included."""
+
+
+def before_edits(config: Any) -> Any:
+    """A config with everything in it as it is until the first edit."""
+    if isinstance(config, ChangedByEdits):
+        return before_edits(config.before_edits())
+    if isinstance(config, list | tuple):
+        return type(config)(before_edits(item) for item in config)
+    if not is_dataclass(config) or isinstance(config, type):
+        return config
+    inner = {item.name: before_edits(getattr(config, item.name)) for item in fields(config)}
+    return replace(config, **inner)
 
 
 def nested(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

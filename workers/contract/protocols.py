@@ -12,7 +12,7 @@ from workers.contract.reports import (
     OpenReport,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, TaskSpec
+from workers.contract.specs import LaneSpec, StageSpec, Taken, TaskSpec
 
 if TYPE_CHECKING:
     from workers.edits.base import Edit
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 class Trainer(Protocol):
     """One lane on one machine. The Ray actor is a shell around it; tests call it in-process."""
 
-    def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport: ...
+    def open(
+        self, lane: LaneSpec, checkpoint: CheckpointRef | None, taken: Taken | None = None
+    ) -> OpenReport:
+        """Build the lane's model or restore it; ``taken``: the stage whose checkpoint another lane
+        wrote, in lanes whose reruns are exact."""
+        ...
+
     def start(self, stage: StageSpec) -> StartReport: ...
     def run_interval(self, n: int, revision: int = 0) -> IntervalReport:
         """Train interval ``n`` of the stage; DivergedError where the model has another revision."""

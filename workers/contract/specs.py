@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from workers.contract.identity import Json, digest
+from workers.contract.reports import CheckpointRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +43,34 @@ class StageSpec:
     parent: str | None
     """Id of the stage whose model this one starts from; None for the untrained model."""
     settings_digest: str
-    """Digest of the lane's settings and policies."""
+    """Digest of what else it is trained by: equal in lanes that train the stage alike."""
 
     @property
     def id(self) -> str:
         """Digest of all of it (16 hex digits)."""
         return digest(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A stage that another lane trained for this one too: what its checkpoint leaves to do."""
+
+    stage: StageSpec
+    same_method: bool
+    """Whether the checkpoint holds the state of this lane's method; else the method has yet to
+    learn from the stage, as at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The model of another run that a lane begins with, instead of an untrained one."""
+
+    checkpoint: CheckpointRef
+    """Its ``stage`` is the parent of the lane's first stage."""
+    optimizer: bool = False
+    """Whether the optimizer's state is taken too."""
+    experts: int | None = None
+    """Experts of its largest layer; None = a model that knows no experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +102,8 @@ class LaneSpec:
     """Refuse to train where the compiled kernels of the ops are missing."""
     workers: int = 1
     """Workers that train the lane together, each with a replica of the model."""
+    start: Start | None = None
+    """What the lane begins with; None = an untrained model."""
 
     @property
     def built_from(self) -> str:
@@ -89,4 +114,6 @@ class LaneSpec:
         the same model.
         """
         several = {"workers": self.workers} if self.workers > 1 else {}
-        return digest(self.settings | several)
+        start = self.start
+        begun = {} if start is None else {"start": [start.checkpoint.digest, start.optimizer]}
+        return digest(self.settings | several | begun)

@@ -60,6 +60,11 @@ class Method:
     """Whether ``training_data`` is given the data of all earlier tasks."""
     mixes: ClassVar[bool] = False
     """Whether it adds samples to the task's own, so that nobody can tell a sample's domain."""
+    plain_start: ClassVar[bool] = False
+    """Whether it trains a stream's first stage as plain training does, whatever its settings, and
+    learns from it in ``end_stage`` alone. Lanes of such methods share that stage: one of them
+    trains it, the others are called with ``training_data`` and ``end_stage`` once it is learnt.
+    Random draws in ``end_stage`` must then come from generators of the method's own."""
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
     """Trainers that call every hook it overrides. One that overrides none but ``after_backward``,
     ``after_step`` and ``edited`` may add ``rl``."""

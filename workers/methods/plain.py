@@ -20,6 +20,7 @@ class Finetune(Method):
 
         kind: str = "finetune"
 
+    plain_start: ClassVar[bool] = True
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised", "rl"})
 
 
@@ -32,7 +33,9 @@ class Joint(Method):
 
         kind: str = "joint"
 
-    needs_past = mixes = True
+    needs_past = mixes = plain_start = True
 
     def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Part:
+        if not past:
+            return current.train
         return concatenated([task.train for task in (*past, current)])

@@ -40,7 +40,7 @@ class Replay(Method):
                     raise ValueError(f"{name} must be at least 1")
 
     config: Replay.Config
-    mixes = True
+    mixes = plain_start = True
 
     def __init__(self, config: Config, seed: int, objective: Objective | None = None) -> None:
         super().__init__(config, seed, objective)

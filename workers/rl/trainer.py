@@ -26,6 +26,7 @@ from workers.contract import (
     OpenReport,
     StageSpec,
     StartReport,
+    Taken,
     derive_seed,
     digest,
     domains_of,
@@ -59,8 +60,11 @@ class RLTrainer:
 
     # ------------------------------------------------------------ the lane
 
-    def open(self, lane: LaneSpec, checkpoint: CheckpointRef | None) -> OpenReport:
+    def open(
+        self, lane: LaneSpec, checkpoint: CheckpointRef | None, taken: Taken | None = None
+    ) -> OpenReport:
         """Build the Algorithm and, from a checkpoint, restore model, optimizer and counters."""
+        assert taken is None, "lanes whose reruns differ share no stage"
         torch.set_num_threads(lane.threads)
         torch.manual_seed(lane.seed)
         _, self._training = checked(TRAININGS, lane.settings["training"])

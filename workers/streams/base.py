@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -91,6 +91,14 @@ class Stream:
     def load(self, task: TaskSpec) -> TaskData:
         """Build the data of a task; ``data`` caches it."""
         raise NotImplementedError
+
+    def identity(self, task: TaskSpec) -> str:
+        """Digest of all that decides the task's data, and what of the stream a model is built by.
+
+        Lanes of one seed whose first tasks are equal in it train them once. A stream whose
+        settings speak of several tasks leaves out what does not touch this one.
+        """
+        return digest([asdict(self.config), asdict(task)])
 
     def data(self, task: TaskSpec) -> TaskData:
         """Data of a task in its three parts, kept in memory for the last few tasks.

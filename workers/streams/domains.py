@@ -6,14 +6,14 @@ each other. Domains are data sets seen in different ways.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from workers.contract import TaskSpec
+from workers.contract import TaskSpec, digest
 from workers.parsing import parse
 from workers.streams.base import SampledStream, at_least_one
 from workers.streams.data import Part
@@ -23,6 +23,8 @@ from workers.streams.sequence import padded, resized
 from workers.tables import Problem, choice, construct
 
 BASE, JOINT = "base", "joint"
+OF_TASKS = ("base", "domains", "order", "size")
+"""Settings that say which tasks there are; what a task takes of them is in it and its views."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,13 @@ class Domains(SampledStream):
         if which == BASE:
             return self.base
         return [view for view in self.views if which in (JOINT, view.name)]
+
+    def identity(self, task: TaskSpec) -> str:
+        """The other tasks' views count only where they set the common shape or the outputs."""
+        config = asdict(self.config)
+        shared = {name: value for name, value in config.items() if name not in OF_TASKS}
+        views = [asdict(view) for view in self.views_of(task)]
+        return digest([shared, views, self.input_shape, self.outputs, asdict(task)])
 
     def part(self, task: TaskSpec, part: PartName) -> Part:
         seen = [self._seen(view, part) for view in self.views_of(task)]

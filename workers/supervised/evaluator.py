@@ -38,6 +38,7 @@ from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.objectives import Objective, measured, sums
+from workers.supervised.starting import begin_with
 
 
 class _Draws(NamedTuple):
@@ -61,7 +62,7 @@ class _Lane:
     """The Config of ``[training]``."""
     diagnostics: dict[str, Diagnostic]
     start: dict[str, Tensor] = field(default_factory=dict)
-    """Parameters of the untrained model."""
+    """Parameters of the model that the lane began with."""
     draws: dict[str, _Draws] = field(default_factory=dict)
     """Task -> its samples."""
 
@@ -103,6 +104,8 @@ def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
     saved = checkpoint.read(ref)
     model = build_model(known.spec, known.stream)
     if not known.start:
+        if known.spec.start is not None:
+            begin_with(model, known.spec.start)
         device = pick_device()
         parameters = model.named_parameters()
         known.start = {name: p.detach().to(device, copy=True) for name, p in parameters}

@@ -105,7 +105,8 @@ def _domains_of(
     spec: StageSpec, method: Method, data: TaskData, part: Part, domains: tuple[str, ...]
 ) -> Tensor | None:
     """Domain of each training sample, as its place in the lane's domains."""
-    if not domains or method.mixes:
+    plain = method.plain_start and spec.task.index == 0
+    if not domains or (method.mixes and not plain):
         return None
     if len(part) != len(data.train):
         told = f"training_data gives {len(part)} samples, the task has {len(data.train)}"

@@ -26,6 +26,7 @@ from workers.contract import (
     OpenReport,
     StageSpec,
     StartReport,
+    Taken,
     derive_seed,
     domains_of,
 )
@@ -60,6 +61,7 @@ from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
+from workers.supervised.starting import begin_with
 from workers.tables import construct
 
 
@@ -73,8 +75,13 @@ class SupervisedTrainer:
 
     # ------------------------------------------------------------ contract
 
-    def open(self, lane: LaneSpec, ref: CheckpointRef | None) -> OpenReport:
-        """Build the lane's model, or restore it with everything that training depends on."""
+    def open(
+        self, lane: LaneSpec, ref: CheckpointRef | None, taken: Taken | None = None
+    ) -> OpenReport:
+        """Build the lane's model, or restore it with everything that training depends on.
+
+        ``taken``: the stage at whose end another lane wrote the checkpoint.
+        """
         _make_deterministic(lane)
         self.lane = lane
         self.device = pick_device()
@@ -82,18 +89,24 @@ class SupervisedTrainer:
         method_class, method = checked(METHODS, lane.settings["method"])
         self.method = method_class(method, derive_seed(lane.seed, "method"), self.stream.objective)
         self.config = training_config(lane)
-        self.model = build_model(lane, self.stream).to(self.device)
+        self.model = build_model(lane, self.stream)
+        begun = (
+            None if ref is not None or lane.start is None else begin_with(self.model, lane.start)
+        )
+        self.model = self.model.to(self.device)
         if self.config.checkpoint_activations:
             recompute_blocks(self.model)
         self.layers = routed_layers(self.model)
         self.optimizer = self._new_optimizer()
+        if begun is not None and lane.start is not None and lane.start.optimizer:
+            self._take_optimizer(begun)
         self.course = Course(self.config, len(self.stream.tasks()))
         self.augment = construct(AUGMENTATIONS, self.config.augment)
         self.domains = domains_of(self.stream.tasks())
         self.stage = None
         self.revision = 0
         if ref is not None:
-            self._restore(checkpoint.read_of(ref, lane))
+            self._restore(checkpoint.read_of(ref, lane, taken), taken)
         self.replicas.watch(self.model)
         return OpenReport(
             shape=surgery.shape(self.model),
@@ -324,14 +337,18 @@ class SupervisedTrainer:
         domains = self.domains if known and self.layers else ()
         return prepare(spec, self.stream, self.method, self.config, domains, self.device)
 
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Everything back as it was when the checkpoint was written."""
+    def _restore(self, saved: checkpoint.Checkpoint, taken: Taken | None) -> None:
+        """Everything back as it was when the checkpoint was written; where another lane did that
+        with another method, as this lane would have written it."""
         state = saved.state
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()
-        optimizer_state.load_named_state(self.model, self.optimizer, saved.tensors["optimizer"])
-        self.method.load_state(saved.tensors["method"], self.model)
+        self._take_optimizer(saved)
+        if taken is None or taken.same_method:
+            self.method.load_state(saved.tensors["method"], self.model)
+        else:
+            self._learn_from(taken.stage)
         self.revision = state["revision"]
         if state["stage"] is not None:
             spec, problems = parse(StageSpec, state["stage"], "stage")
@@ -340,6 +357,16 @@ class SupervisedTrainer:
             self.stage.step = state["cursor"]["step"]
             self.stage.batches.resume(state["cursor"]["position"], saved.tensors["rng"]["order"])
         torch.set_rng_state(saved.tensors["rng"]["torch"])
+
+    def _take_optimizer(self, saved: checkpoint.Checkpoint) -> None:
+        optimizer_state.load_named_state(self.model, self.optimizer, saved.tensors["optimizer"])
+
+    def _learn_from(self, spec: StageSpec) -> None:
+        """Have the method learn from a stage that was trained without it."""
+        stage = self._prepared(spec)
+        stage.step = stage.steps
+        self.model.train()
+        self.method.end_stage(self._context(stage))
 
     def _context(self, stage: Stage) -> MethodContext:
         """What the method's hooks may look at and change."""

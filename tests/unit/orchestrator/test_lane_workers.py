@@ -79,11 +79,12 @@ def test_what_cannot_be_is_one_clear_error(changes: Any, path: str, message: str
 
 
 def test_all_workers_count_for_the_room() -> None:
-    config = tiny(workers=2, lanes=[{"name": "a"}, {"name": "b"}], resources={"cpus": 1.5})
+    lanes = [{"name": "a", "seeds": [0]}, {"name": "b", "seeds": [1]}]
+    config = tiny(workers=2, lanes=lanes, resources={"cpus": 1.5})
     begun, _ = fold([Record(event=begin(config, "run"))])
     state = replace(begun, cpus=4.0)
     assert schedule(state) == ("a-s0",)
-    assert schedule(replace(state, cpus=6.0)) == ("a-s0", "b-s0")
+    assert schedule(replace(state, cpus=6.0)) == ("a-s0", "b-s1")
 
 
 def test_workers_may_be_on_several_nodes() -> None:

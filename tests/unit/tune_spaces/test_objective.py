@@ -66,6 +66,8 @@ def test_searches_choose_on_validation_and_never_see_test() -> None:
         intervals=1,
         cpus=1,
         gpus=0,
+        depends=("", ""),
+        scored_on="",
     )
     lane = LaneHistory(plan, {})
     lane.rows[0] = Row(scores=[0.1, 0.0], validation=[0.9, 0.0], at=0.0)

@@ -43,7 +43,7 @@ def load_named_state(
     rates and other settings are not part of the state.
     """
     parameters = dict(module.named_parameters())
-    _check(parameters, optimizer, state)
+    check_named_state(parameters, optimizer, state)
     rebind(optimizer, module, keep=False)
     group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
     for entry, tensor in state.items():
@@ -53,6 +53,32 @@ def load_named_state(
         on_host = key == "step" and not (group.get("capturable") or group.get("fused"))
         place = tensor.clone() if on_host else tensor.to(parameter.device, copy=True)
         optimizer.state[parameter][key] = place
+
+
+def check_named_state(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Tensor],
+) -> None:
+    """Refuse (InputError) names, keys and shapes that the parameters or the optimizer lack."""
+    allowed = _KEYS.get(type(optimizer))
+    problems = []
+    for entry, tensor in state.items():
+        name, _, key = entry.rpartition("/")
+        if name not in parameters:
+            problems.append(f"{entry}: the model has no parameter {name!r}")
+        elif allowed is not None and key not in allowed:
+            problems.append(
+                f"{entry}: {type(optimizer).__name__} keeps {', '.join(sorted(allowed))}"
+            )
+        elif tensor.dim() and tensor.shape != parameters[name].shape:
+            found, wanted = tuple(tensor.shape), tuple(parameters[name].shape)
+            problems.append(f"{entry}: shape {found}, the parameter has {wanted}")
+    if problems:
+        raise InputError(
+            "saved optimizer state does not fit; restore with the config that the checkpoint was "
+            "made with:\n  " + "\n  ".join(problems)
+        )
 
 
 def rebind(
@@ -107,28 +133,3 @@ def _cut(state: Mapping[str, Any], shape: torch.Size, dim: int, kept: Tensor) ->
 
 def _pattern(name: str) -> str:
     return re.sub(r"\d+", "#", name)
-
-
-def _check(
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Tensor],
-) -> None:
-    allowed = _KEYS.get(type(optimizer))
-    problems = []
-    for entry, tensor in state.items():
-        name, _, key = entry.rpartition("/")
-        if name not in parameters:
-            problems.append(f"{entry}: the model has no parameter {name!r}")
-        elif allowed is not None and key not in allowed:
-            problems.append(
-                f"{entry}: {type(optimizer).__name__} keeps {', '.join(sorted(allowed))}"
-            )
-        elif tensor.dim() and tensor.shape != parameters[name].shape:
-            found, wanted = tuple(tensor.shape), tuple(parameters[name].shape)
-            problems.append(f"{entry}: shape {found}, the parameter has {wanted}")
-    if problems:
-        raise InputError(
-            "saved optimizer state does not fit; restore with the config that the checkpoint was "
-            "made with:\n  " + "\n  ".join(problems)
-        )

@@ -378,7 +378,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             with seeded(0):  # every value is overwritten
                 for number in sorted(set(self.births) - before):
                     router.add(number)
-            if saved_router is not None:
+            if saved_router is not None or router.arch() is not None:
                 router.ensure_arch(saved_router)
         self._tell_selector()
         if "selector" in arch:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from workers.contract import Json, LaneSettings
 from workers.moe.losses.base import Loss
 from workers.moe.routed import Routed
-from workers.moe.routers.base import Router, RouterContext
+from workers.moe.routers.base import RouterContext
 from workers.moe.routers.linear import LinearRouter
 from workers.moe.seeding import seeded
 from workers.tables import Problem
@@ -25,13 +25,14 @@ WIDTH = 4
 """Hidden units per input (equation 1)."""
 
 
-class AdaptiveRouter(Router):
+class AdaptiveRouter(LinearRouter):
     """Linear until an edit has it adapt, then W2 GELU(W1 x + b1) + b2 with the linear as teacher.
 
     ``exact`` starts from GELU(z) - GELU(-z) = z, so that the logits stay as they were and half of
     the hidden units are free; ``residual`` adds a two-layer router that starts at 0 to the frozen
     linear one; ``literal`` tiles the linear weights behind a random first layer, as the paper's
-    words say, and does not keep the logits.
+    words say, and does not keep the logits. ``rows`` and ``biases`` are the linear router's, under
+    the names that they have in one: until it adapts, nothing tells the two apart.
     """
 
     adapts: ClassVar[bool] = True
@@ -54,6 +55,10 @@ class AdaptiveRouter(Router):
             if self.temperature <= 0:
                 raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
+        def before_edits(self) -> LinearRouter.Config:
+            """Until the edit it is a linear router."""
+            return LinearRouter.Config()
+
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Without the edit that has it take over it would stay linear and say nothing."""
             if "adapt_router" in lane.proposes:
@@ -65,10 +70,9 @@ class AdaptiveRouter(Router):
             return [Problem("kind", "an adaptive router stays linear", allowed)]
 
     def __init__(self, config: Config, inputs: int) -> None:
-        super().__init__()
-        self.config, self.inputs = config, inputs
-        self.linear = LinearRouter(LinearRouter.Config(bias=config.bias), inputs)
-        self.rows, self.biases = nn.ParameterDict(), nn.ParameterDict()
+        super().__init__(LinearRouter.Config(bias=config.bias), inputs)
+        self.config = config
+        self.second_rows, self.second_biases = nn.ParameterDict(), nn.ParameterDict()
         self.up: nn.Linear | None = None
         self.teacher_experts: list[int] = []
         """Experts that the teacher knows: those there when it was frozen, and their copies."""
@@ -76,14 +80,13 @@ class AdaptiveRouter(Router):
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E]; the task's gradient of the router's own parameters is scaled by 1 - λ."""
         if self.up is None:
-            logits_TE: Tensor = self.linear(x_TD, context)
-            return logits_TE
+            return super().forward(x_TD, context)
         training = self.training and torch.is_grad_enabled() and self.config.distil
         scale = 1.0 - distillation_weight(context.progress) if training else 1.0
         logits_TE = self._second(x_TD, scale)
         if self.config.start == "residual":
-            return logits_TE + self.linear(x_TD, context)
-        return self.linear.shift(logits_TE, context)
+            return logits_TE + super().forward(x_TD, context)
+        return self.shift(logits_TE, context)
 
     def losses(self) -> tuple[Loss, ...]:
         """The distillation, while there is a teacher and something of the router learns."""
@@ -93,13 +96,13 @@ class AdaptiveRouter(Router):
 
     def divergence(self, x_TD: Tensor) -> Tensor:
         """The divergence of equation 2, without its weight."""
-        known = [i for i, name in enumerate(self.linear.rows) if int(name) in self.teacher_experts]
+        known = [i for i, name in enumerate(self.rows) if int(name) in self.teacher_experts]
         tau = self.config.temperature
         with torch.no_grad():
-            teacher_TE = self.linear(x_TD, RouterContext())
+            teacher_TE = super().forward(x_TD, RouterContext())
         student_TE = self._second(x_TD, 1.0)
         # both sides as they act, the offsets of suppressed experts included
-        held = teacher_TE if self.config.start == "residual" else self.linear.offset
+        held = teacher_TE if self.config.start == "residual" else self.offset
         student_TE = student_TE + held
         wanted_TE = functional.log_softmax(teacher_TE[:, known] / tau, -1)
         found_TE = functional.log_softmax(student_TE[:, known] / tau, -1)
@@ -114,7 +117,7 @@ class AdaptiveRouter(Router):
             assert self.up is not None
             nn.init.kaiming_uniform_(self.up.weight, nonlinearity="relu")
             nn.init.zeros_(self.up.bias)
-        self.teacher_experts = [int(name) for name in self.linear.rows]
+        self.teacher_experts = [int(name) for name in self.rows]
         self._start()
         self._freeze_teacher()
 
@@ -125,30 +128,31 @@ class AdaptiveRouter(Router):
         if self.config.start == "exact":
             one = torch.eye(size, dtype=self.up.weight.dtype, device=self.up.weight.device)
             self.up.weight[: 2 * size] = torch.cat([one, -one])
-        for name, row in self.linear.rows.items():
+        for name, row in self.rows.items():
             if self.config.start == "exact":
-                self.rows[name][: 2 * size] = torch.cat([row, -row])
+                self.second_rows[name][: 2 * size] = torch.cat([row, -row])
             if self.config.start == "literal":
-                self.rows[name].copy_((row / WIDTH).repeat(WIDTH))
+                self.second_rows[name].copy_((row / WIDTH).repeat(WIDTH))
             if self.config.start != "residual":
-                self.biases[name].copy_(self.linear.bias(int(name)))
+                self.second_biases[name].copy_(self.bias(int(name)))
 
     def _build(self) -> None:
         """The second router's parameters, for every expert there is; values are set by others."""
-        like = self.linear.like
+        like = self.like
         self.up = nn.Linear(self.inputs, WIDTH * self.inputs).to(like.device, like.dtype)
-        for name in self.linear.rows:
+        for name in self.rows:
             self._second_row(name)
 
     def _second_row(self, name: str) -> None:
-        like = self.linear.like
-        self.rows[name] = nn.Parameter(like.new_zeros(WIDTH * self.inputs))
-        self.biases[name] = nn.Parameter(like.new_zeros(()))
+        like = self.like
+        self.second_rows[name] = nn.Parameter(like.new_zeros(WIDTH * self.inputs))
+        self.second_biases[name] = nn.Parameter(like.new_zeros(()))
 
     def _second(self, x_TD: Tensor, scale: float) -> Tensor:
         assert self.up is not None
         first = [self.up.weight, self.up.bias]
-        second = [torch.stack(list(self.rows.values())), torch.stack(list(self.biases.values()))]
+        rows, biases = list(self.second_rows.values()), list(self.second_biases.values())
+        second = [torch.stack(rows), torch.stack(biases)]
         if scale != 1.0:
             first = [_Scaled.apply(tensor, scale) for tensor in first]
             second = [_Scaled.apply(tensor, scale) for tensor in second]
@@ -157,39 +161,35 @@ class AdaptiveRouter(Router):
 
     # ------------------------------------------------------------ rows
 
-    def start_from(self, rows_ED: Tensor, biases_E: Tensor | None) -> None:
-        """See ``Router.start_from``; the linear router is the later one's teacher."""
-        self.linear.start_from(rows_ED, biases_E)
-
     def add(self, expert: int) -> None:
         """A new row; after adapting it is drawn small and the teacher does not know it."""
-        self.linear.add(expert)
+        super().add(expert)
         if self.up is None:
             return
         self._second_row(str(expert))
         if self.config.start != "residual":
             bound = (WIDTH * self.inputs) ** -0.5
             drawn = torch.empty(WIDTH * self.inputs).uniform_(-bound, bound)
-            self.rows[str(expert)].data.copy_(drawn)
+            self.second_rows[str(expert)].data.copy_(drawn)
         self._freeze_teacher()
 
     def remove(self, expert: int) -> None:
         """Forget the rows of ``expert``."""
-        self.linear.remove(expert)
+        super().remove(expert)
         self.teacher_experts = [known for known in self.teacher_experts if known != expert]
         if self.up is not None:
-            del self.rows[str(expert)], self.biases[str(expert)]
+            del self.second_rows[str(expert)], self.second_biases[str(expert)]
 
     @torch.no_grad()
     def split(self, parent: int, child: int, amount: float) -> None:
         """Both routers treat the copy alike, so that they stay as far apart as they were."""
-        self.linear.split(parent, child, amount)
+        super().split(parent, child, amount)
         if self.up is None:
             return
         if self._shifts_own:
-            self.biases[str(parent)].sub_(amount)
-        self.rows[str(child)].copy_(self.rows[str(parent)])
-        self.biases[str(child)].copy_(self.biases[str(parent)])
+            self.second_biases[str(parent)].sub_(amount)
+        self.second_rows[str(child)].copy_(self.second_rows[str(parent)])
+        self.second_biases[str(child)].copy_(self.second_biases[str(parent)])
         if parent in self.teacher_experts and child not in self.teacher_experts:
             self.teacher_experts.append(child)
         self._freeze_teacher()
@@ -197,56 +197,62 @@ class AdaptiveRouter(Router):
     @torch.no_grad()
     def shift_bias(self, expert: int, amount: float) -> None:
         """Add ``amount`` to the expert's bias, in both routers."""
-        self.linear.shift_bias(expert, amount)
+        super().shift_bias(expert, amount)
         if self.up is not None and self._shifts_own:
-            self.biases[str(expert)].add_(amount)
+            self.second_biases[str(expert)].add_(amount)
 
     @property
     def _shifts_own(self) -> bool:
         """Whether a shift must reach the second router too: else the linear one's reaches both."""
-        return self.config.start != "residual" and self.linear.biased
+        return self.config.start != "residual" and self.biased
 
     @torch.no_grad()
     def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Zero rows for ``expert`` in both routers; the offset lies on the logits."""
-        self.linear.suppress(expert, offset, steps)
+        super().suppress(expert, offset, steps)
         if self.up is not None:
-            self.rows[str(expert)].zero_()
-            self.biases[str(expert)].zero_()
+            self.second_rows[str(expert)].zero_()
+            self.second_biases[str(expert)].zero_()
 
     # ------------------------------------------------------------ phases and architecture
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """All but the teacher."""
         if self.up is None:
-            yield from self.linear.parameters()
+            yield from self._first()
             return
-        yield from (*self.up.parameters(), *self.rows.values(), *self.biases.values())
+        second = (*self.second_rows.values(), *self.second_biases.values())
+        yield from (*self.up.parameters(), *second)
         if self.config.start == "residual":
-            for name in self.linear.rows:
+            for name in self.rows:
                 if int(name) not in self.teacher_experts:
-                    yield from self.linear.parameters_of(int(name))
+                    yield from self.parameters_of(int(name))
+
+    def _first(self) -> tuple[nn.Parameter, ...]:
+        """Parameters of the linear router."""
+        return (*self.rows.values(), *self.biases.values())
 
     def _freeze_teacher(self) -> None:
         trainable = {id(parameter) for parameter in self.trainable_parameters()}
-        for parameter in self.linear.parameters():
+        for parameter in self._first():
             if id(parameter) not in trainable:
                 parameter.requires_grad_(False)
                 parameter.grad = None
 
     def arch(self) -> Json:
-        """Whether it has adapted, and whom the teacher knows."""
-        return {"adapted": self.up is not None, "teacher_experts": list(self.teacher_experts)}
+        """Whom the teacher knows; None until it has adapted."""
+        return None if self.up is None else {"teacher_experts": list(self.teacher_experts)}
 
     def ensure_arch(self, arch: Json) -> None:
         """Adapt, or go back to the linear router; values are loaded afterwards."""
-        if arch["adapted"] and self.up is None:
+        if arch is not None and self.up is None:
             with seeded(0):
                 self._build()
-        if not arch["adapted"] and self.up is not None:
-            self.up, self.rows, self.biases = None, nn.ParameterDict(), nn.ParameterDict()
-            self.linear.requires_grad_(True)
-        self.teacher_experts = list(arch["teacher_experts"])
+        if arch is None and self.up is not None:
+            self.up = None
+            self.second_rows, self.second_biases = nn.ParameterDict(), nn.ParameterDict()
+            self.requires_grad_(True)
+        self.teacher_experts = [] if arch is None else list(arch["teacher_experts"])
         if self.up is not None:
             self._freeze_teacher()
 

@@ -100,4 +100,4 @@ class Router(nn.Module, ABC):
         return None
 
     def ensure_arch(self, arch: Json) -> None:
-        """Take the form that ``arch`` says; the experts are there already."""
+        """Take the form that ``arch`` says (None = as it was made); the experts are there."""

@@ -296,3 +296,37 @@ def test_numbers_cannot_be_learnt_from_labels():
     (problem,) = build("split", objective="regression").problems()
     assert problem.path == "stream.objective"
     assert "labelled samples" in str(problem)
+
+
+def domains(**settings):
+    base = {"train_samples": 60, "domains": [{"name": "a", "rotate": 90.0}, {"name": "b"}]}
+    return build("domains", 3, **{**base, **settings})
+
+
+def same_base(one, other):
+    """Whether the first tasks are equal, which their data must bear out."""
+    first, second = one.tasks()[0], other.tasks()[0]
+    equal = one.identity(first) == other.identity(second)
+    if equal:
+        assert one.data(first).digest == other.data(second).digest
+    return equal
+
+
+def test_a_task_s_identity_leaves_out_what_other_tasks_are_made_of():
+    known = domains()
+    assert same_base(known, domains(order="sequential"))
+    assert same_base(known, domains(domains=[{"name": "c", "invert": True}]))
+    assert not same_base(known, domains(base=[{"name": "upright", "mirror": True}]))
+    assert not same_base(known, domains(train_samples=61))
+    assert not same_base(known, domains(validation=0.2))
+    assert not same_base(known, domains(size=9)), "images of another size"
+    one, other = domains(order="sequential"), domains(order="sequential", domains=[{"name": "a"}])
+    assert one.identity(one.tasks()[1]) != other.identity(other.tasks()[1]), "not turned"
+
+
+def test_other_streams_tasks_are_equal_where_all_settings_are():
+    known, other = build("split"), build("split", test_samples=7)
+    first, second, *_ = known.tasks()
+    assert known.identity(first) == build("split").identity(first)
+    assert known.identity(first) != known.identity(second)
+    assert known.identity(first) != other.identity(first)

@@ -1,0 +1,152 @@
+"""``start``: the checkpoint of another run that a lane begins with, found and looked at before
+anything is spent.
+
+``start = "FOLDER"`` names a checkpoint, ``start = { run = "runs/x", lane = "base-s0", stage = 0 }``
+what a run's lane had learnt by a stage (the last complete one where it is left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.controller import fold
+from orchestrator.core.folder import open_folder
+from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.state import RunState
+from workers import trainers
+from workers.contract import CheckpointRef, InputError, Start, WithExperts
+from workers.parsing import parse
+from workers.storage import is_remote, local_path
+from workers.tables import Problem
+
+if TYPE_CHECKING:
+    from orchestrator.config.run import LaneConfig
+    from workers.checkpoint import Checkpoint
+
+ABSENT = "none"
+"""A lane that begins untrained although the file says otherwise."""
+SEED = "{seed}"
+"""Stands for the lane's seed in names of folders and lanes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A start as a file names it."""
+
+    checkpoint: str | None = None
+    """Folder of a checkpoint, path or URI."""
+    run: str | None = None
+    """Folder of a run, path or URI."""
+    lane: str | None = None
+    """Lane of that run."""
+    stage: int | None = None
+    """Stage of that lane, from 0; None = the last complete one."""
+    optimizer: bool = False
+    """Whether the optimizer goes on too, instead of beginning anew."""
+
+    def __post_init__(self) -> None:
+        run = self.run is not None and self.lane is not None
+        if run == (self.checkpoint is not None) or (not run and (self.run or self.lane)):
+            raise ValueError("give either checkpoint, or run and lane")
+
+
+class Starts:
+    """Finds what ``start`` names, for all lanes of a file; each checkpoint is read once."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, RunState] = {}
+        self._found: dict[str, CheckpointRef] = {}
+        self._saved: dict[CheckpointRef, Checkpoint] = {}
+
+    def begun(self, lane: LaneConfig, raw: Any, path: str) -> tuple[LaneConfig, list[Problem]]:
+        """The lane with the start that ``raw`` names, and what is wrong with that."""
+        if raw is None or raw == ABSENT:
+            return lane, []
+        if not trainers.TRAINERS[lane.trainer].starts:
+            allowed = f"lanes of trainer {lane.trainer} begin with an untrained model: leave it out"
+            return lane, [Problem(path, f"got {raw!r}", allowed)]
+        named, problems = parse(
+            Named, raw if isinstance(raw, Mapping) else {"checkpoint": raw}, path
+        )
+        if named is None:
+            return lane, problems
+        try:
+            return replace(lane, start=self._start(lane, named)), []
+        except InputError as error:
+            return lane, [_problem(path, error)]
+
+    def problems(self, lane: LaneConfig, path: str) -> list[Problem]:
+        """Why the lane's model, widths settled, cannot begin with its start."""
+        from workers.supervised import starting
+
+        if lane.start is None:
+            return []
+        training = lane.sections["training"]
+        optimizer = training.optimizer if lane.start.optimizer else None
+        saved = self._read(lane.start.checkpoint)
+        try:
+            starting.check(lane.sections["model"], lane.stream(), saved, optimizer)
+        except InputError as error:
+            return [_problem(path, error)]
+        return []
+
+    def _start(self, lane: LaneConfig, named: Named) -> Start:
+        from workers.supervised import starting
+
+        ref = self._of_run(named, lane.seed) if named.checkpoint is None else self._at(named, lane)
+        saved = self._read(ref)
+        if saved.state.get("trainer") != lane.trainer:
+            raise InputError(
+                f"checkpoint {ref.uri}: written by trainer {saved.state.get('trainer')!r}, the "
+                f"lane's is {lane.trainer!r}; give a checkpoint of a lane of that trainer"
+            )
+        model, experts = lane.sections["model"], None
+        if isinstance(model, WithExperts):
+            layers = starting.shape(model, lane.stream(), saved).layers.values()
+            experts = max((layer.experts for layer in layers), default=1)
+        return Start(checkpoint=ref, optimizer=named.optimizer, experts=experts)
+
+    def _at(self, named: Named, lane: LaneConfig) -> CheckpointRef:
+        """The checkpoint in a folder."""
+        from workers.checkpoint import describe
+
+        assert named.checkpoint is not None
+        place = named.checkpoint.replace(SEED, str(lane.seed))
+        place = place if is_remote(place) else str(local_path(place).expanduser().resolve())
+        if place not in self._found:
+            self._found[place] = describe(place)
+        return self._found[place]
+
+    def _of_run(self, named: Named, seed: int) -> CheckpointRef:
+        """The checkpoint of a lane after a stage, as the run's journal has it."""
+        assert named.run is not None
+        assert named.lane is not None
+        run, name = (text.replace(SEED, str(seed)) for text in (named.run, named.lane))
+        if run not in self._runs:
+            journal = open_folder(run).path / JOURNAL_FILE
+            self._runs[run] = fold(record for record, _ in read(journal))[0]
+        lanes = self._runs[run].lanes
+        if name not in lanes:
+            raise InputError(f"{run} has no lane {name!r}; allowed: {', '.join(lanes)}")
+        ends = lanes[name].ends
+        stage = max(ends, default=0) if named.stage is None else named.stage
+        if stage not in ends:
+            complete = ", ".join(str(index) for index in sorted(ends) if index >= 0) or "none yet"
+            raise InputError(
+                f"lane {name} of {run}: stage {stage} is not complete; complete stages: {complete}"
+            )
+        return ends[stage].checkpoint
+
+    def _read(self, ref: CheckpointRef) -> Checkpoint:
+        from workers.checkpoint import read as read_checkpoint
+
+        if ref not in self._saved:
+            self._saved[ref] = read_checkpoint(ref)
+        return self._saved[ref]
+
+
+def _problem(path: str, error: InputError) -> Problem:
+    what, _, cure = str(error).rpartition("; ")
+    return Problem(path, what, cure)
