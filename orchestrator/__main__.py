@@ -150,21 +150,45 @@ def trace(
     run_dir: RunDir,
     lane: Annotated[str | None, typer.Option(help="Lane; default: the first that has one.")] = None,
     stage: Annotated[int | None, typer.Option(help="Stage, from 0; default: the last.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task to play; default: the stage's.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task to play or to read from; default: the stage's.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Text to read; default: the first held out of the task.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to draw.")] = Path("trace.png"),
     as_json: AsJson = False,
 ) -> None:
-    """What an agent's routers do in one episode: a figure, and the numbers as JSON."""
+    """What a model's routers do in one episode or text: a figure, and the numbers as JSON."""
     from orchestrator.report import traces
 
     traces.check_writable(out)
-    episode = traces.trace(run_dir, lane, stage, task)
-    traces.save(episode, out)
+    traced = traces.trace(run_dir, lane, stage, task, text)
+    traces.save(traced, out)
     if as_json:
-        _print_json({**episode, "figure": str(out)})
-    else:
-        where = f"{episode['lane']}, task {episode['task']}, after stage {episode['stage']}"
-        print(f"{where}: {len(episode['floors'])} steps, drawn in {out}")
+        _print_json({**traced, "figure": str(out)})
+        return
+    where = f"{traced['lane']}, task {traced['task']}, after stage {traced['stage']}"
+    steps = (
+        f"{len(next(iter(traced['gates'].values())))} {'tokens' if 'tokens' in traced else 'steps'}"
+    )
+    print(f"{where}: {steps}, drawn in {out}")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    lane: Annotated[str, typer.Argument(help="Lane.", show_default=False)],
+    stage: Annotated[int, typer.Argument(help="Stage, from 0.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+) -> None:
+    """Write a stage's model as a folder that transformers loads, tokenizer included."""
+    from orchestrator.report import checkpoints
+    from workers import trainers
+
+    found = checkpoints.find(run_dir, lane, stage)
+    trainers.export(found.lane.spec(), found.checkpoint, folder)
+    print(f"{found.lane.name}, after stage {found.stage} ({found.task.name}): {folder}")
 
 
 @app.command("list")

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from workers.contract import Evaluator, InputError, LaneSpec, Memory, Trainer
+from workers.contract import (
+    CheckpointRef,
+    Evaluator,
+    InputError,
+    LaneSpec,
+    Memory,
+    TaskSpec,
+    Trainer,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,10 @@ class TrainerKind:
     """Import path of what foretells a worker's memory; empty where nothing does."""
     starts: bool = False
     """Whether its lanes may begin with the model of another run."""
+    tracing: str = ""
+    """Import path of what follows its models' routers; empty where nothing does."""
+    exporting: str = ""
+    """Import path of what writes its models for other programs; empty where nothing does."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -41,6 +54,8 @@ TRAINERS: dict[str, TrainerKind] = {
         exact=True,
         replicas=True,
         memory="workers.supervised.memory:estimate",
+        tracing="workers.supervised.tracing:trace_checkpoint",
+        exporting="workers.supervised.exporting:export_checkpoint",
         starts=True,
     ),
     "rl": TrainerKind(
@@ -49,6 +64,7 @@ TRAINERS: dict[str, TrainerKind] = {
         exact=False,
         replicas=False,
         instead="training.num_learners",
+        tracing="workers.rl.tracing:trace_checkpoint",
         acts=True,
     ),
 }
@@ -81,6 +97,30 @@ def trainings() -> Mapping[str, type]:
     from workers.supervised.settings import SupervisedTraining
 
     return {"supervised": SupervisedTraining, **TRAININGS}
+
+
+def trace(
+    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None
+) -> dict[str, Any]:
+    """Gate weights of a checkpoint's routers, token by token or step by step; see the trainers'."""
+    found: dict[str, Any] = asdict(
+        _load(TRAINERS[lane.trainer].tracing)(lane, checkpoint, task, text)
+    )
+    return found
+
+
+def export(lane: LaneSpec, checkpoint: CheckpointRef, folder: Path) -> None:
+    """Write a checkpoint's model for other programs.
+
+    Raises InputError where the lane's trainer has no such form.
+    """
+    path = TRAINERS[lane.trainer].exporting
+    if not path:
+        raise InputError(
+            f"lane {lane.lane!r}: models of trainer {lane.trainer!r} have no form outside "
+            "growstage; its checkpoints are safetensors files and JSON"
+        )
+    _load(path)(lane, checkpoint, folder)
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

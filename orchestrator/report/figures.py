@@ -92,6 +92,10 @@ def gate_weights(lane: Json, weights: Sequence[Mapping[str, Sequence[float]]]) -
     return png(figure)
 
 
+TOKENS = 96
+"""Tokens of a text that a figure shows at most."""
+
+
 def episode(played: Json) -> bytes:
     """Gate weights of each layer over the steps of one episode, the floor on top.
 
@@ -115,6 +119,26 @@ def episode(played: Json) -> bytes:
     panels[1].legend(title="expert", fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     where = f"{played['lane']}, task {played['task']}, after stage {played['stage']}"
     figure.suptitle(f"Gate weights in one episode: {where}", size=10)
+    return png(figure)
+
+
+def passage(read: Json) -> bytes:
+    """Gate weights of each layer for every token of a text: a row an expert, a column a token."""
+    gates: Mapping[str, Sequence[Sequence[float]]] = read["gates"]
+    shown, tokens = list(gates)[:LAYERS], read["tokens"][:TOKENS]
+    height = sum(0.9 + 0.16 * len(gates[layer][0]) for layer in shown)
+    figure, panels = canvas(1.5 + 0.17 * len(tokens), 1.0 + height, rows=len(shown))
+    for axes, layer in zip(panels, shown, strict=True):
+        weights = list(zip(*gates[layer][: len(tokens)], strict=True))
+        axes.imshow(weights, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(layer, size=8, loc="left")
+        axes.set_ylabel("expert", size=8)
+        axes.set_yticks(range(len(weights)), labels=[str(e) for e in range(len(weights))], size=6)
+        axes.set_xticks([])
+    words = [token.replace("\n", "\u21b5").replace("$", r"\$") or "\u00b7" for token in tokens]
+    panels[-1].set_xticks(range(len(words)), labels=words, rotation=90, size=6)
+    where = f"{read['lane']}, task {read['task']}, after stage {read['stage']}"
+    figure.suptitle(f"Gate weights along a text: {where}", size=10)
     return png(figure)
 
 

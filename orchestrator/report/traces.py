@@ -1,47 +1,30 @@
-"""``growstage trace``: where an agent's routers send one episode, from a run folder alone.
+"""``growstage trace``: where a model's routers send one episode or passage, from a run folder.
 
-Knows no Ray and no MLflow; the agent plays in this process.
+Knows no Ray and no MLflow; the model answers in this process.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from orchestrator.config import file as configuration
-from orchestrator.core.folder import open_folder
-from orchestrator.core.journal import JOURNAL_FILE, first_record, read
-from orchestrator.report import figures
-from orchestrator.report.history import RunHistory
-from orchestrator.report.lane_history import LaneHistory
-from workers.contract import CheckpointRef, InputError, Json, TaskSpec
+from orchestrator.report import checkpoints, figures
+from workers import trainers
+from workers.contract import InputError, Json
 
 
-def trace(run_dir: str | Path, lane: str | None, stage: int | None, task: str | None) -> Json:
-    """One episode of ``task`` by the agent of ``lane`` after ``stage`` (defaults: first lane with
-    a finished stage, its last one, the task learnt there): floors [T], gates layer -> [T][experts].
+def trace(
+    run_dir: str | Path, lane: str | None, stage: int | None, task: str | None, text: str | None
+) -> Json:
+    """One episode or passage of ``task`` (default: that of the stage): gates layer ->
+    [T][experts], beside the floors or tokens [T].
 
     Raises InputError where the run has no such lane, stage, task or router.
     """
-    folder = open_folder(run_dir)
-    started = first_record(folder.path)
-    if started is None:
-        raise InputError(f"{run_dir}: no journal there; give the folder of a run")
-    history = RunHistory()
-    for record, _ in read(folder.path / JOURNAL_FILE):
-        history.add(record)
-    found = _lane(history, lane)
-    index, checkpoint = _stage(found, stage)
-    settings = configuration.restore(started.config).lane(found.name)
-    if settings.trainer != "rl":
-        raise InputError(f"lane {found.name!r} plays no episodes; trace lanes of an agent")
-    played = _task(settings.tasks(), task or found.stages[index].spec.task.name)
-
-    from workers.rl.tracing import trace_checkpoint
-
-    seen = trace_checkpoint(settings.spec(), checkpoint, played)
-    return {"lane": found.name, "stage": index, "task": played.name, **asdict(seen)}
+    found = checkpoints.find(run_dir, lane, stage)
+    tasks = {one.name: one for one in found.lane.tasks()}
+    chosen = checkpoints.named(tasks, task or found.task.name, "task")
+    seen = trainers.trace(found.lane.spec(), found.checkpoint, chosen, text)
+    return {"lane": found.lane.name, "stage": found.stage, "task": chosen.name, **seen}
 
 
 def check_writable(path: Path) -> None:
@@ -59,34 +42,7 @@ def check_writable(path: Path) -> None:
         ) from error
 
 
-def save(episode: Json, path: Path) -> None:
-    """Draw the episode into a PNG file; its folder is there."""
-    path.write_bytes(figures.episode(episode))
-
-
-def _lane(history: RunHistory, name: str | None) -> LaneHistory:
-    done = {lane.name: lane for lane in history.lanes.values() if _saved(lane)}
-    if name is None and done:
-        return next(iter(done.values()))
-    return _named(done, name, "lane with a finished stage")
-
-
-def _stage(lane: LaneHistory, index: int | None) -> tuple[int, CheckpointRef]:
-    saved = _saved(lane)
-    chosen = max(saved) if index is None else index
-    return chosen, _named(saved, chosen, f"finished stage of lane {lane.name!r}")
-
-
-def _task(tasks: tuple[TaskSpec, ...], name: str) -> TaskSpec:
-    return _named({task.name: task for task in tasks}, name, "task")
-
-
-def _saved(lane: LaneHistory) -> dict[int, CheckpointRef]:
-    return {i: stage.checkpoint for i, stage in lane.stages.items() if stage.checkpoint}
-
-
-def _named(known: dict[Any, Any], name: Any, what: str) -> Any:
-    if name not in known:
-        there = ", ".join(str(key) for key in known) or "none yet"
-        raise InputError(f"the run has no {what} {name!r}; there are: {there}")
-    return known[name]
+def save(traced: Json, path: Path) -> None:
+    """Draw it into a PNG file; its folder is there."""
+    draw = figures.passage if "tokens" in traced else figures.episode
+    path.write_bytes(draw(traced))

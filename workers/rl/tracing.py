@@ -12,11 +12,15 @@ from workers.rl.evaluator import load_model
 from workers.rl.floor_routing import Trace, trace
 
 
-def trace_checkpoint(lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec) -> Trace:
+def trace_checkpoint(
+    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None
+) -> Trace:
     """One episode of ``task`` as the agent of ``checkpoint`` plays it; the same one every time.
 
-    Raises InputError where the agent has no router to follow.
+    Raises InputError where the agent has no router to follow, or is given a text.
     """
+    if text is not None:
+        raise InputError(f"lane {lane.lane!r} is an agent's and reads no text; leave --text out")
     torch.set_num_threads(lane.threads)
     _, training = checked(TRAININGS, lane.settings["training"])
     stream = build_stream(lane.settings["stream"], lane.seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -137,6 +138,20 @@ class Stream:
     def problems(self) -> list[Problem]:
         """What a plan must know: settings that do not fit together, files that are missing."""
         return []
+
+    def tokens(self, text: str) -> Tensor:
+        """A text as a model of this stream reads it, int64 [T].
+
+        Raises InputError where the stream knows no text.
+        """
+        raise InputError(f"stream {self.config.kind!r} knows no text; use stream text")
+
+    def readable(self, inputs: Tensor) -> list[str]:
+        """What each number of one input [T] stands for, in words."""
+        return [f"{value:g}" for value in inputs.tolist()]
+
+    def write_reader(self, folder: Path) -> None:
+        """Put what other programs need to make inputs, such as a tokenizer, beside a model."""
 
     # ------------------------------------------------------------ inside
 

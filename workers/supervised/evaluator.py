@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from workers import checkpoint
 from workers.contract import (
     CheckpointRef,
     EvaluationReport,
@@ -33,11 +32,11 @@ from workers.diagnostics.observing import (
 )
 from workers.evaluation import Measured, evaluation
 from workers.machine import pick_device
-from workers.moe.growth import surgery
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.objectives import Objective, measured, sums
+from workers.supervised.restoring import restore
 from workers.supervised.starting import begin_with
 
 
@@ -101,7 +100,6 @@ def _lane(spec: LaneSpec) -> _Lane:
 
 def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
     """The model of a checkpoint in evaluation mode, in the shape it had grown to."""
-    saved = checkpoint.read(ref)
     model = build_model(known.spec, known.stream)
     if not known.start:
         if known.spec.start is not None:
@@ -109,9 +107,8 @@ def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
         device = pick_device()
         parameters = model.named_parameters()
         known.start = {name: p.detach().to(device, copy=True) for name, p in parameters}
-    surgery.ensure_arch(model, saved.state["arch"])
-    model.load_state_dict(saved.tensors["model"])
-    return model.to(pick_device()).eval()
+    found: nn.Module = restore(model, ref)
+    return found
 
 
 def _measure_task(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from workers.contract import TaskSpec, derive_seed, digest
 from workers.streams.base import InputType, Stream
@@ -139,6 +140,16 @@ class Text(Stream):
                 if name in self.texts:
                     found += self.texts[name].problems(f"stream.{where}")
         return found
+
+    def tokens(self, text: str) -> Tensor:
+        (ids,) = self._encoder.encode([text])
+        return torch.from_numpy(ids).long()
+
+    def readable(self, inputs: Tensor) -> list[str]:
+        return [self._encoder.decode([number]) for number in inputs.tolist()]
+
+    def write_reader(self, folder: Path) -> None:
+        self._encoder.write(folder)
 
     # ------------------------------------------------------------ inside
 

@@ -50,6 +50,14 @@ class Encoder(ABC):
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Ids of each text, int32 [T_i], in order. No text may give ``end``."""
 
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the files by which transformers loads the same tokenizer."""
+
 
 class LibraryEncoder(Encoder):
     """A tokenizer of the library ``tokenizers``."""
@@ -74,6 +82,12 @@ class LibraryEncoder(Encoder):
         """The text of ids."""
         text: str = self._library.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def write(self, folder: Path) -> None:
+        self._library.save(str(folder / FILE))
+        end = self._library.id_to_token(self.end)
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end}
+        (folder / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
 
 
 class Tokenizer(ABC):
@@ -162,7 +176,7 @@ class Bpe(Tokenizer):
         return _missing_library(path)
 
 
-FILE = "tokenizer.json"
+FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 CURE = "pip install growstage[hf]"
 
 
@@ -238,7 +252,7 @@ class HuggingFace(Tokenizer):
 
     @cached_property
     def _end(self) -> str:
-        beside = self._folder / "tokenizer_config.json"
+        beside = self._folder / SETTINGS
         named: Any = None
         if not self.config.end and beside.is_file():
             try:
