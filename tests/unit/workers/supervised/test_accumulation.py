@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny
-from tests.unit.workers.supervised.loop import ROUTED, digests, grow, opened
+from tests.pairs import Pair
+from tests.unit.workers.supervised.loop import ROUTED, digests, grow, opened, stages
 from workers.contract import InputError
+from workers.moe.growth.surgery import fingerprint
 from workers.moe.routed import routed_layers
 from workers.supervised.batches import equal_parts
+from workers.supervised.data_parallel import ALONE
 from workers.supervised.trainer import SupervisedTrainer
 
 DOMAINS = {
@@ -130,3 +134,39 @@ def test_taken_up_again_it_gives_the_same_bits(tmp_path: Path) -> None:
         "training": {"epochs": 2, "intervals": 3, "batch": 20, "accumulate": 4, "clip": 1.0},
     }
     assert digests(tmp_path, True, **changes) == digests(tmp_path, False, **changes)
+
+
+# ---------------------------------------------------------------- several workers
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+def interval_of(replicas: Any, changes: dict[str, Any]) -> tuple[str, Any]:
+    """Fingerprint and report of a worker's first interval."""
+    config = tiny(**changes)
+    trainer = SupervisedTrainer(replicas)
+    trainer.open(config.lanes[0].spec(), None)
+    trainer.start(stages(config)[0])
+    report = trainer.run_interval(1, 0)
+    return fingerprint(trainer.model), (report.metrics, report.counts, report.tokens)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_workers_in_parts_take_the_steps_of_one_at_once(pair: Pair, precision: str) -> None:
+    training = {"steps": 5, "intervals": 1, "batch": 24, "precision": precision}
+    changes = {"stream": DOMAINS, "model": PLAIN, "training": training}
+    split = {**changes, "training": {**training, "accumulate": 3}}
+    (one, told), (other, same) = pair.run(interval_of, split)
+    assert (one, told) == (other, same), "replicas hold the same bits"
+    _, (metrics, counts, tokens) = interval_of(ALONE, changes)
+    assert told[2] == tokens
+    tolerance = 1e-4 if precision == "float32" else 0.02
+    for name in ("loss", "gradient_norm"):
+        assert told[0][name] == pytest.approx(metrics[name], rel=tolerance)
+    if precision == "float32":
+        assert told[1] == counts
