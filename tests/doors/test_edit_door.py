@@ -18,9 +18,11 @@ from orchestrator.tracking import pages
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import LogPoints
 from tests.doors.lane import Outcome, run_killed, run_lane
+from tests.tokens import text_lane, write_texts
 from workers.contract import InputError, Json
 from workers.edits import Change, Edit, EditProbe, FitRouter, Forward
 from workers.moe.routers.linear import LinearRouter
+from workers.streams import places
 
 HERE = "tests.doors.test_edit_door"
 
@@ -186,3 +188,19 @@ def test_a_router_from_outside_is_fitted_without_a_gradient(tmp_path: Path) -> N
 def test_a_router_that_is_trained_by_gradients_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"LinearRouter of layer .* is trained by gradients"):
         run_lane(tmp_path, fitting(kind="linear"))
+
+
+def test_windows_of_tokens_have_no_label_to_fit_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path / "data"))
+    raw = text_lane(
+        write_texts(tmp_path / "texts"),
+        model={
+            "kind": "tests.tokens:TinyTokens",
+            "layer": {"router": {"kind": f"{HERE}:LeastSquares"}},
+        },
+        policies={"fits": f"{HERE}:Fits"},
+    )
+    with pytest.raises(InputError, match="a sample has 16 labels, one for each token"):
+        run_lane(tmp_path / "lane", raw)

@@ -12,10 +12,13 @@ import torch
 
 from orchestrator.config.file import RunConfig, check
 from tests.fakes import tiny
+from tests.tokens import TinyTokens, text_lane, write_texts
 from workers.contract import CheckpointRef, EvaluationReport
 from workers.diagnostics import DIAGNOSTICS, Diagnostic, Figures, Probe
 from workers.diagnostics.observing import DRIFT_SAMPLES, PROBE_SAMPLES
+from workers.streams import places
 from workers.supervised.evaluator import SupervisedEvaluator
+from workers.supervised.objectives import LanguageModelling
 from workers.supervised.trainer import SupervisedTrainer
 
 ROUTED = {
@@ -273,3 +276,54 @@ def test_the_probe_of_all_tasks_stands_for_each_of_them(tmp_path: Path) -> None:
         tiny(stream=stream, training={"diagnostics": [f"{__name__}:Answers"]}), tmp_path
     )
     assert report.model_figures == {"Answers": 8.0}
+
+
+# ---------------------------------------------------------------- tokens
+
+
+class Watched(TinyTokens):
+    """Keeps the number of windows of each forward."""
+
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, x_BS: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x_BS))
+        return super().forward(x_BS)
+
+
+def token_lane(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> RunConfig:
+    """Texts with 100 test windows each, and a model that is watched."""
+    monkeypatch.setenv(places.ENVIRONMENT, str(folder / "data"))
+    Watched.seen.clear()
+    raw = text_lane(
+        write_texts(folder / "texts", documents=90),
+        stream={"test": 0.4, "test_tokens": 1600, **changes.pop("stream", {})},
+        model={"kind": f"{__name__}:Watched", "max_experts": 5},
+        **changes,
+    )
+    return check({"name": "tokens", **raw}, "tokens")
+
+
+def test_outputs_of_tokens_are_never_kept_for_a_whole_part(tmp_path, monkeypatch) -> None:
+    config = token_lane(tmp_path, monkeypatch)
+    report = evaluated(config, tmp_path)
+    most = LanguageModelling.eval_batch
+    assert sum(Watched.seen) == 3 * (100 + 10 + LanguageModelling.most_kept) + 15
+    assert max(Watched.seen) == most, "the objective's batch"
+    assert all(0 < score < 1 for score in report.scores)
+    for figures in report.figures.values():
+        assert figures["effective_rank/layer"] > 1, "positions are samples"
+        assert figures["load_cv/layer"] >= 0
+    assert {"gradient_norms/max", "weight_norm/all"} <= set(report.model_figures)
+    evaluated(token_lane(tmp_path / "b", monkeypatch, training={"eval_batch": 64}), tmp_path / "b")
+    assert max(Watched.seen) == 64, "what training says"
+
+
+def test_domains_of_a_mixture_are_scored_by_their_own_totals(tmp_path, monkeypatch) -> None:
+    alone = evaluated(token_lane(tmp_path, monkeypatch), tmp_path)
+    config = token_lane(tmp_path / "b", monkeypatch, stream={"order": "joint"})
+    (mixed,) = evaluated(config, tmp_path / "b").figures.values()
+    for name, figures in alone.figures.items():
+        assert mixed[f"bits_per_byte/{name}"] == pytest.approx(figures["bits_per_byte"], rel=1e-6)
+    total = [mixed[f"bits_per_byte/{name}"] for name in alone.figures]
+    assert min(total) < mixed["bits_per_byte"] < max(total)

@@ -174,6 +174,10 @@ def plan_fit(
     y = None if probe is None else probe.y if edit.targets == "labels" else probe.domain
     if probe is None or y is None:
         raise InputError(f"fit of routers: no {edit.targets} of probe samples are known here")
+    if y.dim() > 1 and not y.is_floating_point():
+        raise InputError(
+            f"fit of routers: a sample has {y.shape[1]} labels, one for each token; fit to domains"
+        )
     inputs = _inputs({name: parts[name] for name in chosen}, module, run, probe.x)
 
     def fit() -> None:

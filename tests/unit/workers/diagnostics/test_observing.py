@@ -171,6 +171,21 @@ def test_relevance_at_the_start_of_a_stage_sees_samples_of_every_domain() -> Non
     assert sum(layer["b"]["tokens"]) == pytest.approx(1.0)
 
 
+def test_routing_is_told_of_samples_whose_outputs_are_not_kept() -> None:
+    model = Classifier(Classifier.Config(experts=3), (1, 4, 4), 5, 0)
+    part = Part(torch.rand(40, 1, 4, 4), torch.arange(40) % 5, torch.arange(40) % 2)
+    entries, domains = ["expert_relevance", "dormant_ratio"], ("a", "b")
+    whole = at_start(entries, model, part, domains, 3)
+    few = at_start(entries, model, part, domains, 3, kept=lambda samples: 4, batch=7)
+    for layer, told in whole["expert_relevance"].items():
+        for domain in domains:
+            expected = pytest.approx(told[domain]["gates"], abs=1e-6)
+            assert few["expert_relevance"][layer][domain]["gates"] == expected
+    assert set(few["dormant_ratio"]) == set(whole["dormant_ratio"])
+    capped = at_start(entries, model, part, domains, 3, most=5)
+    assert capped["expert_relevance"] != whole["expert_relevance"]
+
+
 def test_only_the_scopes_asked_for_are_measured() -> None:
     found, _ = chosen(["all"], "d")
     assert {diagnostic.scope for diagnostic in found.values()} == {"task", "layer", "model"}

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tokens import WORDS, text_stream, write_texts
+from orchestrator.config.file import check
+from tests.tokens import WORDS, text_lane, text_stream, write_texts
 from workers.contract import InputError
 from workers.methods.plain import Joint
 from workers.parsing import choose
 from workers.streams import STREAMS, Rows, places
 from workers.streams.text.cache import made_once
+from workers.streams.text.parts import dealt
 
 NAMES = list(WORDS)
 
@@ -151,8 +153,6 @@ def test_bytes_of_the_test_text_are_counted(texts):
     targets = data.test.y[:]
     table = stream.objective._bytes_V
     counted = int(table[targets.clamp_min(0)][targets >= 0].sum())
-    from workers.streams.text.parts import dealt
-
     documents = dealt(stream.texts["cooking"].documents(), stream._split, "cooking")["test"]
     assert counted == sum(len(text.encode()) for text in documents)
 
@@ -234,6 +234,19 @@ def test_a_text_that_is_too_short_is_told(texts):
     stream = build(texts, domains=["cooking", "short"])
     with pytest.raises(InputError, match=r"text 'short': its (validation|test) part has no text"):
         stream.data(stream.tasks()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "classifier"}, "'classifier' is a model for: labels; the stream needs one for"),
+        ({"stream": {"kind": "split"}}, "is a model for: tokens; the stream needs one for labels"),
+    ],
+)
+def test_models_are_asked_for_tokens(texts, changes, words):
+    raw = {"name": "x", **text_lane(texts), **changes}
+    with pytest.raises(InputError, match=words):
+        check(raw, "x")
 
 
 # ---------------------------------------------------------------- several processes
