@@ -179,16 +179,15 @@ def main() -> None:
 
 
 def print_shape(name: str, result: dict[str, object]) -> None:
-    """One block of lines; ratios above 1 = ours is faster than the best of theirs.
-
-    Theirs has no frozen time: one tensor holds all experts, and ``requires_grad`` is the tensor's.
-    """
+    """One block of lines; ratios above 1 = ours is faster than the best of theirs."""
     print(f"{name}: {result['shape']}")
     for path, ms in sorted(result["ms"].items(), key=lambda item: item[1]):  # type: ignore[attr-defined]
         print(f"  {path:18} {ms:9.2f} ms")
     low, high = result["ratio_range"]  # type: ignore[misc]
     print(f"  {result['best_of_theirs']} / ours: {result['ratio']:.2f} ({low:.2f} to {high:.2f})")
-    print(f"  {result['best_of_theirs']} / ours with 3/4 frozen: {result['frozen_ratio']:.2f}")
+    frozen = f"{result['best_of_theirs']} / ours with 3/4 frozen: {result['frozen_ratio']:.2f}"
+    # one tensor holds all of their experts, and requires_grad belongs to the tensor
+    print(f"  {frozen} (theirs unfrozen: it cannot freeze single experts)")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ namespace growstage::cpu {
 
 // exp(x) for float without branch or call, so that loops over it become vector code: 2^n times a
 // polynomial in the rest of x, |rest| <= ln(2) / 2, whose first term left out is below 6e-9.
-// Infinite from x = 88.4 on (3e38 is the largest float); NaN stays NaN.
+// Infinite from x = 88.4 on (3e38 is the largest float), 0 below -87; NaN stays NaN.
 inline float vector_exp(float x) {
   constexpr float per_ln2 = 1.44269504f, ln2_high = 0x1.62e4p-1f, ln2_low = 1.42860677e-6f;
   constexpr float shift = 0x1.8p23f;  // adding it rounds to a whole number in the lowest bits
-  x = x < -87.0f ? -87.0f : x;
+  const bool vanishes = x < -87.0f;
+  x = vanishes ? 0.0f : x;
   x = x > 88.8f ? 88.8f : x;
   const float shifted = x * per_ln2 + shift, n = shifted - shift;
   const float r = x - n * ln2_high - n * ln2_low;
@@ -28,7 +29,7 @@ inline float vector_exp(float x) {
   sum = sum * r + 1.0f;
   sum = sum * r + 1.0f;
   const int32_t bits = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(shift);
-  return sum * std::bit_cast<float>((bits + 127) << 23);
+  return vanishes ? 0.0f : sum * std::bit_cast<float>((bits + 127) << 23);
 }
 
 template <class T>
@@ -37,6 +38,25 @@ T sigmoid(T x) {
     return 1.0f / (1.0f + vector_exp(-x));
   else
     return T{1} / (T{1} + std::exp(-x));
+}
+
+// What GELU needs of the normal distribution: the probability below x and the density at x. The
+// probability is right to 1e-7 (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
+struct Normal {
+  float below, density;
+};
+
+inline Normal normal(float x) {
+  constexpr float root_half = 0.70710678f, inverse_root_two_pi = 0.39894228f;
+  const float z = (x < 0.0f ? -x : x) * root_half, t = 1.0f / (1.0f + 0.3275911f * z);
+  const float bell = vector_exp(-z * z);
+  float sum = 1.061405429f;
+  sum = sum * t - 1.453152027f;
+  sum = sum * t + 1.421413741f;
+  sum = sum * t - 0.284496736f;
+  sum = sum * t + 0.254829592f;
+  const float tail = 0.5f * sum * t * bell;
+  return {x < 0.0f ? tail : 1.0f - tail, inverse_root_two_pi * bell};
 }
 
 // act(gate) and its derivative times `grad`.
@@ -53,6 +73,9 @@ Opened<T> opened(T gate, T grad) {
   } else if constexpr (kind == Activation::kRelu) {
     // not a product with 0: the gradient of a closed unit is 0 whatever came in
     return {activate(gate, kind), gate <= T{0} ? T{0} : grad};
+  } else if constexpr (std::is_same_v<T, float>) {
+    const Normal at = normal(gate);
+    return {gate * at.below, grad * (at.below + gate * at.density)};
   } else {
     return {activate(gate, kind), grad * slope(gate, kind)};
   }

@@ -34,15 +34,19 @@ def _layer(dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], obje
         [leaf(64, h) for h in widths],
         [leaf(64) for _ in widths],
     ]
+    gate_up, last = [leaf(2 * h, 64) for h in widths], [leaf(64, h) for h in widths]
+    gated = {"down": last, "activation": "silu", "gated": True, "learning_S": learning}
 
     def step() -> list[torch.Tensor]:
         selected, gate, _ = ops.route(logits, selector="topk", k=2, capacity=50)
         seen = x + ops.row_sum(first, first_bias, *layout)
         rows, position, offsets = ops.permute(seen, selected, 8)
         rows = ops.expert_mlp(rows, offsets, *weights, learning_S=learning)
+        rows = rows + ops.expert_mlp(rows, offsets, gate_up, **gated)
         y = ops.combine(rows, position, gate)
         table = ops.usage(selected, selected[:, 0] % 3, 8, 3)
-        leaves = [x, logits, first, first_bias, *(w for group in weights for w in group)]
+        leaves = [x, logits, first, first_bias, *gate_up, *last]
+        leaves += [w for group in weights for w in group]
         return [y, table, *torch.autograd.grad(y, leaves, torch.ones_like(y))]
 
     return [x, logits], step

@@ -252,15 +252,18 @@ def test_other_types(device: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_silu_is_exact_to_a_few_roundings_over_all_of_its_range(device) -> None:
+@pytest.mark.parametrize(("activation", "atol"), [("silu", 1e-30), ("gelu", 1e-6)])
+def test_activations_are_right_to_a_few_roundings_over_all_of_their_range(
+    device, activation, atol
+) -> None:
     gate = torch.cat([torch.linspace(-120, 120, 4001), torch.tensor([-3e38, -1e-30, 0.0, 3e38])])
     rows = torch.stack([gate, torch.ones_like(gate)], 1).to(device).requires_grad_()
     offsets = torch.tensor([0, len(gate)], device=device)
     up, down = [torch.eye(2, device=device)], [torch.ones(1, 1, device=device)]
-    y = ops.expert_mlp(rows, offsets, up, down=down, activation="silu", gated=True)
+    y = ops.expert_mlp(rows, offsets, up, down=down, activation=activation, gated=True)
     exact = gate.double().requires_grad_()
-    want = torch.nn.functional.silu(exact)
-    torch.testing.assert_close(y.flatten().cpu().double(), want, rtol=1e-6, atol=1e-30)
+    want = ACTIVATIONS[activation][0](exact)
+    torch.testing.assert_close(y.flatten().cpu().double(), want, rtol=1e-6, atol=atol)
     ours = torch.autograd.grad(y.sum(), rows)[0][:-4, 0]  # an infinite slope times 0 is NaN
     theirs = torch.autograd.grad(want.sum(), exact)[0][:-4]
     torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-6, atol=1e-6)

@@ -35,7 +35,7 @@ def shared_width(sizes: Sequence[Size], input_maps: int = 1) -> int:
             for inputs, outputs, experts in sizes
         )
         raise InputError(
-            f"no bottleneck fits: {listed} would be {width} wide, and the width must be at least "
+            f"no hidden width fits: {listed} would be {width} wide, and the width must be at least "
             "1 (the layer needs clearly more outputs than experts); keep that layer dense "
             "(dense_last = true), make it wider, use fewer experts or expert = 'linear'"
         )

@@ -306,7 +306,7 @@ def test_rescale_to_the_same_width_is_exact() -> None:
             _model(max_experts=None),
             {"experts": 20, "reading": "rescale"},
             _x(),
-            "no bottleneck fits",
+            "no hidden width fits",
         ),
     ],
 )

@@ -128,6 +128,7 @@ def test_descending_over_six_layers_and_with_a_minimum() -> None:
         lambda: models.HEADS["moe"].Config(hidden=(0,)),
         lambda: moe.LOSSES["balance"].Config(weight=-1.0),
         lambda: moe.EXPERTS["bottleneck"].Config(width=0),
+        lambda: moe.EXPERTS["gated"].Config(width=0),
         lambda: moe.INITIALISERS["logit_offset"].Config(steps=0),
         lambda: Classifier.Config(experts=0),
         lambda: Classifier.Config(experts=3, max_experts=2),
