@@ -32,6 +32,9 @@ class ThreePhases(Policy):
         warmup_train_experts: bool = False
         """Train the experts in the warm-up too, as the paper's first figure says; its equation
         11 does not. No domain is kept from any expert then: the warm-up only counts."""
+        warmup_train_backbone: bool = True
+        """Train the backbone in the warm-up, as equation 11 says; without, the warm-up trains the
+        router alone, and the backbone stays as it was for good."""
         from_stage: int = 0
         """First stage (from 0) with phases; earlier ones train everything."""
 
@@ -86,8 +89,11 @@ class ThreePhases(Policy):
 
     def _trains(self, phase: str) -> tuple[Role, ...]:
         if phase == "warmup":
-            extra: tuple[Role, ...] = ("experts",) if self.config.warmup_train_experts else ()
-            return ("router", "backbone", *extra)
+            extra: tuple[tuple[Role, bool], ...] = (
+                ("backbone", self.config.warmup_train_backbone),
+                ("experts", self.config.warmup_train_experts),
+            )
+            return ("router", *(role for role, trained in extra if trained))
         return ("router", "experts") if phase == "stabilisation" else ("experts",)
 
 

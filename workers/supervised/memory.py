@@ -54,7 +54,9 @@ def estimate(
     optimizer = sum(int(per_element * p.numel()) for p in set().union(*sets))
     samples = training.batch // (workers * training.accumulate)
     peaks = [_step(model, learns, _inputs(stream, model, samples), training) for learns in sets]
-    scored = min(training.eval_batch, max(1, SCORE_SAMPLES // workers))
+    objective = stream.objective
+    looked_at = min(SCORE_SAMPLES, objective.most_looked_at or SCORE_SAMPLES)
+    scored = min(training.evaluated(objective), max(1, looked_at // workers))
     scoring = _forward(model, _inputs(stream, model, scored))
     gradients = [_bytes(learns) for learns in sets]
     updates = [_update(training, learns, device) for learns in sets]

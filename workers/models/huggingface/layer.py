@@ -108,7 +108,8 @@ def chosen(
         open_TK = allowed_TE.gather(1, index_TK)
         index_TK = index_TK.where(open_TK, -1)
         weights_TK = weights_TK.where(open_TK, 0.0)
-    counts_E = torch.bincount(index_TK.reshape(-1) + 1, minlength=experts + 1)[1:]
+    places_E = torch.arange(experts, device=index_TK.device)
+    counts_E = (index_TK.reshape(-1, 1) == places_E).sum(0)
     return Selection(slots=Slots(index_TK, weights_TK, counts_E))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError, Json, LaneSettings, derive_seed
@@ -127,7 +128,10 @@ class HuggingFace(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens int64 [B, S] -> logits [B, S, V] of the token after each."""
-        y: Tensor = self.lm(input_ids=x, use_cache=False).logits
+        # without data the library cannot look whether windows hold several documents; a mask says
+        batch, window = x.shape
+        mask = x.new_ones((batch, 1, window, window), dtype=torch.bool) if x.is_meta else None
+        y: Tensor = self.lm(input_ids=x, attention_mask=mask, use_cache=False).logits
         return y
 
     def export(self, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +109,14 @@ class Text(Stream):
             TaskSpec(index=index, name=name, domain=name, settings=settings)
             for index, (name, settings) in enumerate(parts)
         )
+
+    def identity(self, task: TaskSpec) -> str:
+        """Which other texts the stream has, and in which order, decides nothing of a task."""
+        settings, read = asdict(self.config), {*task.settings["texts"], *self._trained_on}
+        for name in ("domains", "base", "order", "order_seed"):
+            del settings[name]
+        settings["glossaries"] = sorted(read & set(self.config.glossaries))
+        return digest([settings, list(self._trained_on), asdict(task)])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
