@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from workers.contract import LaneSettings
 from workers.diagnostics import CHEAP, refuse_unknown
-from workers.models import MODELS
+from workers.models import MODELS, Model
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.learning_rates import LEARNING_RATES
 from workers.supervised.optimizers import OPTIMIZERS
@@ -121,8 +121,10 @@ class SupervisedTraining:
         def _blockless(self, lane: LaneSettings) -> list[Problem]:
             """The model has nothing whose activations could be computed again."""
             kind = lane.sections["model"].kind
-            model: Any = lookup(MODELS, kind, "model.kind")
-            if not self.checkpoint_activations or isinstance(model, Problem) or model.has_blocks:
+            model = lookup(MODELS, kind, "model.kind")
+            if not (self.checkpoint_activations and isinstance(model, type)):
+                return []
+            if not issubclass(model, Model) or model.has_blocks:  # no Model is refused elsewhere
                 return []
             able = ", ".join(sorted(name for name, cls in MODELS.items() if cls.has_blocks))
             allowed = f"models with blocks: {able or 'none of ours'}, or a Model with has_blocks"
