@@ -119,7 +119,7 @@ def _plain_start(method: Any) -> bool:
     from workers.methods import METHODS
 
     found: Any = lookup(METHODS, method.kind, "method.kind")
-    return bool(found.plain_start)
+    return bool(found.starts_plainly())
 
 
 def _plain(config: Any) -> Json:

@@ -2,7 +2,8 @@
 anything is spent.
 
 ``start = "FOLDER"`` names a checkpoint, ``start = { run = "runs/x", lane = "base-s0", stage = 0 }``
-what a run's lane had learnt by a stage (the last complete one where it is left out).
+what a run's lane had learnt by a stage (the last complete one where it is left out). ``{seed}`` in
+names stands for the lane's seed.
 """
 
 from __future__ import annotations

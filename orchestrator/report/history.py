@@ -178,6 +178,7 @@ class RunHistory:
             "status": self.lane_status(lane),
             "attempts": lane.opened,
             "failures": lane.failures,
+            "start": None if lane.start is None else lane.start.uri,
             "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks,

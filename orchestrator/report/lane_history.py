@@ -173,6 +173,12 @@ class LaneHistory:
         return self.plan.spec.seed
 
     @property
+    def start(self) -> CheckpointRef | None:
+        """Model of another run that it began with; None = an untrained one."""
+        start = self.plan.spec.start
+        return None if start is None else start.checkpoint
+
+    @property
     def label(self) -> str:
         """The lane's name without its seed: what seeds are grouped by."""
         return self.name.removesuffix(f"-s{self.seed}") or self.name

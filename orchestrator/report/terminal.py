@@ -252,7 +252,8 @@ def _matrix(lane: Json) -> Table:
     for task in lane["tasks"]:
         table.add_column(task, justify="right")
     if lane["initial"]:
-        table.add_row("untrained", *(_number(score) for score in lane["initial"]))
+        first = "untrained" if lane["start"] is None else "start"
+        table.add_row(first, *(_number(score) for score in lane["initial"]))
     for stage, row in zip(lane["stages"], lane["matrix"], strict=False):
         grown = "".join(f" ({edit['text']})" for edit in stage["edits"] if edit["noun"] == "growth")
         scores = [_number(score) for score in row] if row else ["-"] * len(lane["tasks"])

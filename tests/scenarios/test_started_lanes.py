@@ -178,6 +178,7 @@ def test_the_journal_and_the_plan_tell_the_start(
     assert begun.plan.lanes[0].experts == 3
     config = restore(begun.config)
     assert config.digest == begun.config_digest
+    assert found.lane["start"] == ref.uri
     told = as_json(config, plan(config))["lanes"][0]
     assert told["start"] == ref.uri
     assert told["stages"][0]["waits_for"] == f"model {ref.digest[:16]}"

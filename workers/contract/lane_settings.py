@@ -83,13 +83,14 @@ class ChangedByEdits(Protocol):
     """A config of something that an edit makes another thing."""
 
     def before_edits(self) -> Any:
-        """Config of what it is until then, names of parameters and random draws included."""
+        """Config of what it is until then, names of parameters and random draws included; itself
+        where its ``kind`` names a class of which that is not known."""
 
 
 def before_edits(config: Any) -> Any:
     """A config with everything in it as it is until the first edit."""
-    if isinstance(config, ChangedByEdits):
-        return before_edits(config.before_edits())
+    if isinstance(config, ChangedByEdits) and (plainer := config.before_edits()) is not config:
+        return before_edits(plainer)
     if isinstance(config, list | tuple):
         return type(config)(before_edits(item) for item in config)
     if not is_dataclass(config) or isinstance(config, type):

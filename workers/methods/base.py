@@ -64,10 +64,16 @@ class Method:
     """Whether it trains a stream's first stage as plain training does, whatever its settings, and
     learns from it in ``end_stage`` alone. Lanes of such methods share that stage: one of them
     trains it, the others are called with ``training_data`` and ``end_stage`` once it is learnt.
-    Random draws in ``end_stage`` must then come from generators of the method's own."""
+    Random draws in ``end_stage`` must then come from generators of the method's own. Not inherited:
+    a subclass changes something, so it says this of itself."""
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
     """Trainers that call every hook it overrides. One that overrides none but ``after_backward``,
     ``after_step`` and ``edited`` may add ``rl``."""
+
+    @classmethod
+    def starts_plainly(cls) -> bool:
+        """Whether the class itself says ``plain_start``."""
+        return bool(vars(cls).get("plain_start", False))
 
     def __init__(self, config: Any, seed: int, objective: Objective | None = None) -> None:
         """``objective``: the stream's; None where the model learns from an environment."""

@@ -105,7 +105,7 @@ def _domains_of(
     spec: StageSpec, method: Method, data: TaskData, part: Part, domains: tuple[str, ...]
 ) -> Tensor | None:
     """Domain of each training sample, as its place in the lane's domains."""
-    plain = method.plain_start and spec.task.index == 0
+    plain = method.starts_plainly() and spec.task.index == 0
     if not domains or (method.mixes and not plain):
         return None
     if len(part) != len(data.train):

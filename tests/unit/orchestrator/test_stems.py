@@ -15,7 +15,9 @@ from orchestrator.policies import View
 from orchestrator.report.terminal import print_plan
 from tests.fakes import tiny
 from workers.contract import Json, ModelState, StageSpec, StartReport, before_edits
+from workers.methods import Replay
 from workers.models.classifier import Classifier
+from workers.moe.routers import AdaptiveRouter
 from workers.parsing import parse
 
 TOPK = {"kind": "topk", "k": 2}
@@ -45,6 +47,14 @@ def study(*lanes: Json, **changes: Any) -> Any:
         **changes,
     }
     return check(raw, "study")
+
+
+class Bent(Replay):
+    """A replay that may train its first stage otherwise, as it does not say that it does not."""
+
+
+class Odd(AdaptiveRouter):
+    """An adaptive router of somebody else."""
 
 
 def stems(config: Any) -> dict[str, Stem | None]:
@@ -83,6 +93,8 @@ def test_lanes_that_part_after_the_base_share_it(lane: Json) -> None:
         {"model": {"head": {"hidden": [17]}}},
         {"stream": {"base": [{"name": "upright", "mirror": True}]}},
         {"training": {"batch": 32}},
+        {**LINEAR, "method": {"kind": "tests.unit.orchestrator.test_stems:Bent"}},
+        {"model": {"head": {"layer": {"router": "tests.unit.orchestrator.test_stems:Odd"}}}},
     ],
 )
 def test_lanes_that_differ_in_the_base_do_not(lane: Json) -> None:

@@ -55,9 +55,9 @@ class AdaptiveRouter(LinearRouter):
             if self.temperature <= 0:
                 raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
-        def before_edits(self) -> LinearRouter.Config:
-            """Until the edit it is a linear router."""
-            return LinearRouter.Config()
+        def before_edits(self) -> Any:
+            """Until the edit it is a linear router; what a subclass is, it must say itself."""
+            return LinearRouter.Config() if self.kind == "adaptive" else self
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Without the edit that has it take over it would stay linear and say nothing."""
