@@ -14,7 +14,6 @@ from workers.models.huggingface import loading
 from workers.models.huggingface.convention import Mixture, mixtures
 from workers.models.huggingface.experts import stacked_again
 from workers.models.huggingface.layer import StockLayer
-from workers.moe.routers.linear import LinearRouter
 
 
 def export(lm: Any, layers: dict[str, StockLayer], folder: Path) -> None:
@@ -30,8 +29,7 @@ def export(lm: Any, layers: dict[str, StockLayer], folder: Path) -> None:
             f"{lm.config.model_type!r} has one number for all; export a stage in which they are "
             "alike"
         )
-    for name, layer in layers.items():
-        _check_router(name, layer)
+    routers = {name: _linear(name, layer) for name, layer in layers.items()}
     config = copy.deepcopy(lm.config)
     text = config.get_text_config()
     for name in loading.COUNTS:
@@ -39,27 +37,26 @@ def export(lm: Any, layers: dict[str, StockLayer], folder: Path) -> None:
             setattr(text, name, next(iter(counts.values())))
     with torch.device("meta"):
         empty: Any = loading.stock_model("", config, seed=0)
-    state = _state(lm, layers, mixtures(empty, config.model_type), set(empty.state_dict()))
+    wanted = set(empty.state_dict())
+    state = _state(lm, layers, routers, mixtures(empty, config.model_type), wanted)
     empty.load_state_dict(state, assign=True)
     empty.tie_weights()
     empty.save_pretrained(folder)
 
 
-def _check_router(name: str, layer: StockLayer) -> None:
-    if not isinstance(layer.router, LinearRouter):
-        raise InputError(
-            f"export: the router of {name} is {layer.router.config.kind!r}, for which the model's "  # type: ignore[union-attr]
-            "family has no place; export a lane with router linear"
-        )
-    if layer.router.offset.any():
-        raise InputError(
-            f"export: the router of {name} shifts logits of copied experts, and the model's family "
-            "has no biases to hold that; grow with initialiser random, or export an earlier stage"
-        )
+def _linear(name: str, layer: StockLayer) -> tuple[Tensor, Tensor | None]:
+    try:
+        return layer.router.as_linear()
+    except InputError as error:
+        raise InputError(f"export, router of {name}: {error}") from error
 
 
 def _state(
-    lm: nn.Module, layers: dict[str, StockLayer], stock: list[Mixture], wanted: set[str]
+    lm: nn.Module,
+    layers: dict[str, StockLayer],
+    routers: dict[str, tuple[Tensor, Tensor | None]],
+    stock: list[Mixture],
+    wanted: set[str],
 ) -> dict[str, Tensor]:
     """The stock model's state: what is the library's as it is, mixtures stacked again."""
     own = lm.state_dict()
@@ -70,10 +67,10 @@ def _state(
         for name in mixture.stacked:
             state[f"{mixture.name}.experts.{name}"] = stacked_again(experts, name)
         router = f"{mixture.name}.{mixture.router_name}"
-        linear: Any = layer.router
-        state[f"{router}.weight"] = torch.stack(list(linear.rows.values())).detach()
-        if linear.biased:
-            state[f"{router}.bias"] = torch.stack(list(linear.biases.values())).detach()
+        rows_ED, biases_E = routers[mixture.name]
+        state[f"{router}.weight"] = rows_ED.detach()
+        if biases_E is not None:
+            state[f"{router}.bias"] = biases_E.detach()
         for name, value in layer.selector.router.state_dict().items():
             state[f"{router}.{name}"] = value
     return state

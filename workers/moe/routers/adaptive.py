@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.contract import Json, LaneSettings
+from workers.contract import InputError, Json, LaneSettings
 from workers.moe.losses.base import Loss
 from workers.moe.routed import Routed
 from workers.moe.routers.base import RouterContext
@@ -160,6 +160,15 @@ class AdaptiveRouter(LinearRouter):
         return functional.linear(hidden_TH, *second)
 
     # ------------------------------------------------------------ rows
+
+    def as_linear(self) -> tuple[Tensor, Tensor | None]:
+        """See ``Router.as_linear``: what it is until it adapts."""
+        if self.up is None:
+            return super().as_linear()
+        raise InputError(
+            "an adaptive router that has adapted has two layers, for which other libraries have no "
+            "place; use router linear, or take a stage before it adapts"
+        )
 
     def add(self, expert: int) -> None:
         """A new row; after adapting it is drawn small and the teacher does not know it."""

@@ -87,6 +87,16 @@ class Router(nn.Module, ABC):
             "router linear or adaptive"
         )
 
+    def as_linear(self) -> tuple[Tensor, Tensor | None]:
+        """Rows [E, D], and biases [E] if it has any, of the linear map that it is.
+
+        Raises InputError where it is none.
+        """
+        raise InputError(
+            f"{type(self).__name__} is no linear map of a token's features, the only router that "
+            "other libraries have; use router linear"
+        )
+
     def losses(self) -> tuple[Loss, ...]:
         """Losses that the router brings along, besides those configured on the layer."""
         return ()

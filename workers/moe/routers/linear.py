@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from workers.contract import InputError
 from workers.moe.growth.growable import with_zero
 from workers.moe.routers.base import Router, RouterContext
 
@@ -103,6 +104,17 @@ class LinearRouter(Router):
             if biases_E is not None:
                 self.biases[name] = nn.Parameter(biases_E[place])
         self.offset, self.anneal = (rows_ED.new_zeros(len(rows_ED)) for _ in range(2))
+
+    def as_linear(self) -> tuple[Tensor, Tensor | None]:
+        """See ``Router.as_linear``; shifts beside the parameters have no place in it."""
+        if self.offset.any():
+            raise InputError(
+                "logits of copied or suppressed experts are shifted, and a linear router without "
+                "biases has no place for that; grow with initialiser random, or take an earlier "
+                "stage"
+            )
+        rows_ED = torch.stack(list(self.rows.values()))
+        return rows_ED, torch.stack(list(self.biases.values())) if self.biased else None
 
     def parameters_of(self, expert: int) -> list[nn.Parameter]:
         """The row of ``expert``, and its bias if it has one."""

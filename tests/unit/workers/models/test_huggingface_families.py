@@ -292,7 +292,7 @@ def test_shifted_routers_without_biases_cannot_be_exported(tmp_path: Path) -> No
     model = ours(settings=settings("olmoe"))
     grow = Grow(**EDIT, revision=1, experts=9, initialiser={"kind": "clone_split"})
     surgery.apply(model, None, grow, None)
-    with pytest.raises(InputError, match="no biases to hold that"):
+    with pytest.raises(InputError, match="without biases has no place for that"):
         model.export(tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
@@ -309,10 +309,15 @@ def test_shifts_go_into_biases_where_the_family_has_them(tmp_path: Path) -> None
         )
 
 
-def test_adapted_routers_cannot_be_exported(tmp_path: Path) -> None:
-    model = ours(settings=settings("olmoe"), router=adaptive())
-    with pytest.raises(InputError, match="router linear"):
-        model.export(tmp_path / "exported")
+def test_routers_are_exported_until_they_adapt(tmp_path: Path) -> None:
+    model = ours(settings=settings("olmoe"), router=adaptive()).eval()
+    model.export(tmp_path / "linear")
+    with torch.no_grad():
+        wanted = load_stock(tmp_path / "linear")(tokens()).logits
+        torch.testing.assert_close(wanted, model(tokens()), atol=1e-6, rtol=0)
+    surgery.apply(model, None, AdaptRouter(**EDIT, revision=1), None)
+    with pytest.raises(InputError, match="use router linear"):
+        model.export(tmp_path / "adapted")
 
 
 def test_configs_name_what_they_need() -> None:
