@@ -69,6 +69,8 @@ class Text(Stream):
         """Share of each text that is held out for testing; ``validation`` likewise."""
         train_tokens: int | None = None
         """Training tokens of each text at most, padding included; None = all."""
+        base_train_tokens: int | None = None
+        """The same of each text of the base; None = as ``train_tokens``."""
         validation_tokens: int | None = 20_000
         """Validation tokens likewise."""
         test_tokens: int | None = 40_000
@@ -191,7 +193,7 @@ class Text(Stream):
             found.append(Problem("stream.domains", f"got {self._names}", allowed))
         if config.window < 2:
             found.append(Problem("stream.window", f"got {config.window}", "must be at least 2"))
-        for name in ("train_tokens", "validation_tokens", "test_tokens"):
+        for name in ("train_tokens", "base_train_tokens", "validation_tokens", "test_tokens"):
             value = getattr(config, name)
             if value is not None and value < max(1, config.window):
                 allowed = "must hold a window at least"
@@ -247,19 +249,23 @@ class Text(Stream):
             bytes_V = torch.zeros(self.outputs, dtype=torch.int64)
             bytes_V[: len(encoder.bytes_V)] = torch.from_numpy(encoder.bytes_V)
             self.objective.measure_in(bytes_V)
-            cut = Cut(
-                window=config.window,
-                tokens={
-                    "train": config.train_tokens,
-                    "validation": config.validation_tokens,
-                    "test": config.test_tokens,
-                },
-            )
             for text in self.texts.values():
+                cut = Cut(window=config.window, tokens=self._caps(text.name))
                 self._made[text.name] = token_arrays(
                     text, encoder, self.outputs, self._split, cut, _folder("tokens")
                 )
         return self._made[name]
+
+    def _caps(self, name: str) -> dict[PartName, int | None]:
+        """Tokens of each part of a text at most."""
+        config, train = self.config, self.config.train_tokens
+        if name in config.base and config.base_train_tokens is not None:
+            train = config.base_train_tokens
+        return {
+            "train": train,
+            "validation": config.validation_tokens,
+            "test": config.test_tokens,
+        }
 
     def _part(self, task: TaskSpec, part: PartName) -> Part:
         arrays = [self._arrays(name) for name in task.settings["texts"]]
