@@ -118,14 +118,21 @@ def submit(
 
 
 @app.command()
-def plan(config: Config, set_: Set = None, as_json: AsJson = False) -> None:
+def plan(
+    config: Config,
+    set_: Set = None,
+    experts_share: Annotated[
+        float, typer.Option(help="Share of the experts that masks let train, for the memory.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
     """Dry run: stages, ids, what waits for what, resources, parameters."""
     from orchestrator.config import plan as planning
     from orchestrator.config.file import load
     from orchestrator.report import terminal
 
     checked = load(config, set_ or ())
-    lanes = planning.plan(checked)
+    lanes = planning.plan(checked, experts_share)
     if as_json:
         _print_json(planning.as_json(checked, lanes))
     else:

@@ -161,15 +161,17 @@ def estimate_memory(
     workers: int,
     trains: Sequence[Sequence[str]],
     device: str,
+    share: float,
 ) -> Memory | None:
     """Memory of each worker of a lane, without allocating it; None where the trainer cannot tell.
 
     ``trains``: sets of roles of which one at a time is trained. ``device``: "cpu" or "cuda".
+    ``share``: of each layer's experts, those that masks let train.
     """
     path = TRAINERS[trainer].memory
     if not path:
         return None
-    found: Memory = _load(path)(stream, model, training, experts, workers, trains, device)
+    found: Memory = _load(path)(stream, model, training, experts, workers, trains, device, share)
     return found
 
 

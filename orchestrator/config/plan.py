@@ -10,7 +10,7 @@ from orchestrator.core.events import LanePlan
 from orchestrator.core.transitions import planned_stages
 from orchestrator.policies import View
 from workers import trainers
-from workers.contract import Json, Memory, ModelState, StageSpec, StartReport, digest
+from workers.contract import InputError, Json, Memory, ModelState, StageSpec, StartReport, digest
 from workers.edits import ROLES
 
 
@@ -59,13 +59,19 @@ class PlannedLane:
     """Rows of R that are measured in it, and not in a lane that scores the same models alike."""
 
 
-def plan(config: RunConfig) -> tuple[PlannedLane, ...]:
-    """Every lane's stages in order; loads no data and trains nothing."""
+def plan(config: RunConfig, experts_share: float = 1.0) -> tuple[PlannedLane, ...]:
+    """Every lane's stages in order; loads no data and trains nothing.
+
+    ``experts_share``: of each layer's experts, those that masks will let train at once, for the
+    memory; above 0, at most 1.
+    """
+    if not 0.0 < experts_share <= 1.0:
+        raise InputError(f"--experts-share: got {experts_share:g}; must be above 0 and at most 1")
     planned = config.plan().lanes
     known: _Known = {}
     trained, rows = trained_by(planned), rows_of(planned)
     return tuple(
-        _lane(lane, decided, trained[lane.name][1:], rows[lane.name], known)
+        _lane(lane, decided, trained[lane.name][1:], rows[lane.name], known, experts_share)
         for lane, decided in zip(config.lanes, planned, strict=True)
     )
 
@@ -92,7 +98,12 @@ def to_train(lanes: tuple[PlannedLane, ...]) -> int:
 
 
 def _lane(
-    lane: LaneConfig, decided: LanePlan, trained: list[str], evaluations: int, known: _Known
+    lane: LaneConfig,
+    decided: LanePlan,
+    trained: list[str],
+    evaluations: int,
+    known: _Known,
+    share: float,
 ) -> PlannedLane:
     tasks, stream = lane.tasks(), lane.stream()
     foreseen = _Foreseen(lane)
@@ -113,7 +124,7 @@ def _lane(
                 trained_by=None if owner == lane.name else owner,
             )
         )
-    memory, notes = _memory(lane, stages[-1].last_experts, known)
+    memory, notes = _memory(lane, stages[-1].last_experts, known, share)
     return PlannedLane(
         lane=lane.name,
         method=lane.sections["method"].kind,
@@ -130,7 +141,7 @@ def _lane(
 
 
 def _memory(
-    lane: LaneConfig, last: int | None, known: _Known
+    lane: LaneConfig, last: int | None, known: _Known, share: float
 ) -> tuple[Memory | None, tuple[str, ...]]:
     """What a worker needs with ``last`` experts, or with as many as are known of; and notes."""
     sections, policies = lane.sections, lane.live_policies()
@@ -138,11 +149,11 @@ def _memory(
     device = "cuda" if lane.resources.gpus else "cpu"
     trains = tuple(dict.fromkeys(roles for p in policies.values() for roles in p.trains))
     told = [repr(sections[name]) for name in ("stream", "model", "training")]
-    key = digest([told, lane.trainer, experts, lane.workers, trains, device])
+    key = digest([told, lane.trainer, experts, lane.workers, trains, device, share])
     if key not in known:
         parts = lane.stream(), sections["model"], sections["training"]
         known[key] = trainers.estimate_memory(
-            lane.trainer, *parts, experts, lane.workers, trains, device
+            lane.trainer, *parts, experts, lane.workers, trains, device, share
         )
     memory, notes = known[key], []
     if memory is None:
@@ -150,7 +161,9 @@ def _memory(
     if last is None and lane.experts is not None:
         notes.append(f"growth depends on what is measured: counted with {experts} experts")
     choosing = [name for name, policy in policies.items() if policy.chooses_experts]
-    if choosing and ROLES not in trains:
+    if share < 1.0:
+        notes.append(f"{share:.1%} of each layer's experts are taken to train")
+    elif choosing and ROLES not in trains:
         notes.append(f"{', '.join(choosing)} trains experts known once measured: all are counted")
     if trainers.enlarges_batches(sections["method"].kind):
         notes.append("samples that the method adds to batches are not counted")

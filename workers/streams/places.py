@@ -85,6 +85,13 @@ def user_folder() -> Path:
     return Path.home() / ".cache" / "growstage" / "data"
 
 
+def named_folder(path: str) -> Path:
+    """The folder ``path``; a relative one that is not there is looked for where fetched data go."""
+    own = Path(path).expanduser()
+    fetched = [base / path for base in (data_folder(), user_folder())]
+    return next((place for place in (own, *fetched) if place.is_dir()), own)
+
+
 def search_places(name: str) -> tuple[Path, ...]:
     """Folders that are looked into for a data set, first choice first."""
     source = SOURCES[name]

@@ -6,6 +6,7 @@ gradient step there while every storage is counted. Knows no cluster and loads n
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,17 +40,18 @@ def estimate(
     workers: int = 1,
     trains: Sequence[Sequence[Role]] = (),
     device: str = "cpu",
+    share: float = 1.0,
 ) -> Memory:
     """Memory of each of a lane's ``workers``, with its model grown to ``experts`` (None = as it
     starts).
 
     ``config``, ``training``: Configs of ``[model]`` and ``[training]``. ``trains``: sets of roles
     (``workers.edits.Role``) of which one at a time is trained; empty = everything is. ``device``:
-    "cpu" or "cuda".
+    "cpu" or "cuda". ``share``: of each layer's experts, those that masks let train (at least one).
     """
     model = _model(stream, config, training, experts)
-    free = [p for p in model.parameters() if p.requires_grad]
-    sets = [_trained(model, roles) & set(free) for roles in trains] or [set(free)]
+    free = {p for p in model.parameters() if p.requires_grad} - _masked(model, share)
+    sets = [_trained(model, roles) & free for roles in trains] or [free]
     per_element, weights = _kept(training), _bytes(model.parameters()) + _bytes(model.buffers())
     optimizer = sum(int(per_element * p.numel()) for p in set().union(*sets))
     samples = training.batch // (workers * training.accumulate)
@@ -98,6 +100,16 @@ def _model(stream: Any, config: Any, training: Any, experts: int | None) -> Mode
 def _trained(model: Model, roles: Sequence[Role]) -> set[nn.Parameter]:
     by_role = roles_of(model)
     return {parameter for role in roles for parameter in by_role[role]}
+
+
+def _masked(model: Model, share: float) -> set[nn.Parameter]:
+    """Parameters of the experts that masks keep from training, where a share of them trains."""
+    found: set[nn.Parameter] = set()
+    for layer in model.routed.values():
+        trained = max(1, math.ceil(share * layer.live))
+        for expert in list(layer.experts.values())[trained:]:
+            found |= set(expert.parameters())
+    return found
 
 
 def _inputs(stream: Any, model: Model, samples: int) -> Tensor:

@@ -12,7 +12,7 @@ from orchestrator.config.plan import PlannedLane, as_json, plan
 from orchestrator.report.terminal import print_plan
 from tests.commands import ROOT
 from tests.fakes import tiny
-from workers.contract import Memory
+from workers.contract import InputError, Memory
 
 DOMAINS = {
     "kind": "domains",
@@ -70,6 +70,69 @@ def test_esft_is_bounded_by_all_experts_and_says_so() -> None:
     later = planned(stream=DOMAINS, policies={"esft": "esft"})
     assert later.memory_notes == ()
     assert later.memory == memory(stream=DOMAINS)
+
+
+def test_a_share_of_the_experts_is_counted_where_one_is_told() -> None:
+    config = tiny(model=MOE | {"experts": 4}, stream=DOMAINS)
+    (whole, *_), (quarter, *_) = plan(config), plan(config, experts_share=0.25)
+    assert whole.memory is not None
+    assert quarter.memory is not None
+    assert quarter.memory.weights == whole.memory.weights
+    assert quarter.memory.gradients < whole.memory.gradients
+    assert quarter.memory.optimizer == 2 * quarter.memory.gradients
+    assert quarter.memory_notes == ("25.0% of each layer's experts are taken to train",)
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        plan(config, experts_share=0.0)
+
+
+def test_a_mixture_of_16_billion_fits_one_device_where_few_experts_train() -> None:
+    """The sizes of DeepSeek-V2-Lite, ESFT from the first stage: 4 of 64 experts in each layer."""
+    pytest.importorskip("transformers")
+    sizes = {
+        "model_type": "deepseek_v2",
+        "vocab_size": 102_400,
+        "hidden_size": 2048,
+        "intermediate_size": 10_944,
+        "moe_intermediate_size": 1408,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 512,
+        "q_lora_rank": None,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128,
+        "v_head_dim": 128,
+        "topk_method": "greedy",
+        "n_group": 1,
+        "topk_group": 1,
+        "max_position_embeddings": 163_840,
+    }
+    config = tiny(
+        stream={"kind": "text", "domains": ["code"], "window": 4096},
+        model={"kind": "huggingface", "settings": sizes},
+        training={
+            "batch": 8,
+            "accumulate": 8,
+            "eval_batch": 1,
+            "precision": "bfloat16",
+            "checkpoint_activations": True,
+            "optimizer": {"kind": "adamw", "implementation": "fused"},
+        },
+        policies={"esft": {"kind": "esft", "from_stage": 0}},
+    )
+    (few, *_), (every, *_) = plan(config, experts_share=0.05), plan(config)
+    assert few.memory is not None
+    assert every.memory is not None
+    assert few.memory.total is not None
+    assert every.memory.total is not None
+    assert few.stages[0].parameters == pytest.approx(15.7e9, rel=0.01)
+    gib = 1 << 30
+    assert few.memory.weights == pytest.approx(29.3 * gib, rel=0.01)
+    assert few.memory.total < 80e9 < every.memory.total
 
 
 def test_a_method_that_adds_samples_is_named() -> None:

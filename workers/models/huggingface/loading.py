@@ -15,6 +15,7 @@ from torch import nn
 
 from workers.contract import InputError, Json
 from workers.moe.seeding import seeded
+from workers.streams.places import named_folder
 
 COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Names that families give the number of experts in their settings."""
@@ -103,10 +104,10 @@ def fingerprint(path: str) -> str:
 
 def _folder(path: str) -> Path:
     """The folder of a model; InputError where it holds none."""
-    folder = Path(path).expanduser()
+    folder = named_folder(path)
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder}: no config.json there; give a folder that `save_pretrained` of transformers "
-            "wrote"
+            "wrote, or fetch one (`growstage data list`)"
         )
     return folder

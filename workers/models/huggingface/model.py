@@ -43,7 +43,8 @@ class HuggingFace(Model):
 
         kind: str = "huggingface"
         path: str = ""
-        """Folder that ``save_pretrained`` of transformers wrote."""
+        """Folder that ``save_pretrained`` of transformers wrote, or the name of a fetched model
+        (``model/smollm2-135m``)."""
         settings: dict[str, Json] = field(default_factory=dict)
         """Without a path: ``model_type`` and sizes of a model with random weights; its vocabulary
         is the stream's unless it says ``vocab_size``. With one: laid over its config.json."""

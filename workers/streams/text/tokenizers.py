@@ -18,6 +18,7 @@ import numpy as np
 
 from workers.contract import InputError
 from workers.streams.packages import file_digest
+from workers.streams.places import named_folder
 from workers.streams.text.cache import made_once
 from workers.streams.text.token_bytes import token_bytes
 from workers.tables import Problem
@@ -192,7 +193,7 @@ class HuggingFace(Tokenizer):
 
         kind: str = "huggingface"
         path: str = ""
-        """Folder that holds it."""
+        """Folder that holds it, or the name of a fetched model (``model/smollm2-135m``)."""
         end: str = ""
         """Token that ends a document; empty = ``eos_token`` of the ``tokenizer_config.json``
         beside it."""
@@ -230,7 +231,7 @@ class HuggingFace(Tokenizer):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.config.path).expanduser().absolute()
+        return named_folder(self.config.path).absolute()
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:
