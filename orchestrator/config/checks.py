@@ -37,6 +37,7 @@ def mismatches(lane: LaneConfig) -> list[Problem]:
 def settings_of(lane: LaneConfig) -> LaneSettings:
     """The lane as its configs may look at it."""
     tasks, policies = lane.tasks(), list(lane.live_policies().values())
+    stream = lane.stream()
     return LaneSettings(
         sections=lane.sections,
         policies=lane.policies,
@@ -50,7 +51,8 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         final_experts=final_experts(lane, policies),
         max_experts=lane.max_experts,
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
-        input_shape=tuple(lane.stream().input_shape),
+        input_shape=tuple(stream.input_shape),
+        outputs=stream.outputs,
         mixes=_class("method", lane).mixes,
     )
 

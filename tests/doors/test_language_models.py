@@ -90,3 +90,9 @@ def test_windows_longer_than_the_model_s_positions_are_refused() -> None:
     short = settings("olmoe", max_position_embeddings=16)
     with pytest.raises(InputError, match="the model has 16 positions"):
         check({"name": "x", **lane({"kind": "huggingface", "settings": short}, {})}, "test")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
+    small = settings("olmoe", vocab_size=64)
+    with pytest.raises(InputError, match="the tokenizer has 96 tokens, the model 64"):
+        check({"name": "x", **lane({"kind": "huggingface", "settings": small}, {})}, "test")

@@ -70,6 +70,8 @@ class LaneSettings:
     input_shape: tuple[int, ...] = ()
     """Shape of one input of the model, of an observation in its longest form; (channels, height,
     width) of an image with labels."""
+    outputs: int = 0
+    """Width of the model's output: classes, numbers, tokens or actions."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
 

@@ -73,6 +73,9 @@ class StockRule(Selector):
         """The family's choice, from logits of which those not allowed are out of reach."""
         if allowed_TE is not None:
             logits_TE = logits_TE.masked_fill(~allowed_TE, FORBIDDEN)
+        if self.router.weight.dtype != logits_TE.dtype:  # a model cast to another precision
+            for name in {"weight", "bias"} & set(self.router._buffers):
+                setattr(self.router, name, getattr(self.router, name).to(logits_TE.dtype))
         found: Rule = self.router(logits_TE)
         return found
 

@@ -88,14 +88,18 @@ class HuggingFace(Model):
             return made
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """Windows as long as the model has positions, and a folder that did not change."""
+            """Windows no longer than the model's positions, tokens no more than its vocabulary."""
             found = []
-            config = loading.config_of(self.path, self.settings, None)
-            positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-            (window,) = lane.input_shape
+            config = loading.config_of(self.path, self.settings, lane.outputs).get_text_config()
+            positions = getattr(config, "max_position_embeddings", None)
+            window = lane.input_shape[0]
             if positions is not None and window > positions:
                 what = f"the model has {positions} positions, a window of the stream {window}"
                 found.append(Problem("path", what, "lower stream.window"))
+            if lane.outputs > config.vocab_size:
+                what = f"the tokenizer has {lane.outputs} tokens, the model {config.vocab_size}"
+                allowed = "use the model's own tokenizer: tokenizer.kind = 'huggingface'"
+                found.append(Problem("path", what, allowed))
             return found
 
     def __init__(
@@ -110,11 +114,7 @@ class HuggingFace(Model):
             )
         stock = loading.config_of(config.path, config.settings, outputs)
         vocabulary = stock.get_text_config().vocab_size
-        if outputs > vocabulary:
-            raise InputError(
-                f"the stream's tokenizer has {outputs} tokens, the model {vocabulary}; use the "
-                "model's own tokenizer"
-            )
+        assert outputs <= vocabulary, (outputs, vocabulary)
         self.lm = _stock(config, stock, seed)
         self.lm.config.use_cache = False
         self._layers = {
