@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, Json, LaneSettings, derive_seed
+from workers.contract import InputError, Json, LaneSettings, derive_seed, digest
 from workers.models.base import Model, check_experts
 from workers.models.huggingface import loading
 from workers.models.huggingface.convention import mixtures
@@ -61,7 +61,7 @@ class HuggingFace(Model):
         upcycle: Any = choice(UPCYCLES, "none")
         """How a dense model becomes a mixture."""
         contents: str = ""
-        """Digest of the folder's files, filled in when the config is read."""
+        """Digest of the folder's files or of the settings, filled in when the config is read."""
 
         def __post_init__(self) -> None:
             if bool(self.path) == ("model_type" in self.settings):
@@ -69,14 +69,20 @@ class HuggingFace(Model):
                     "give either path, or settings with a model_type "
                     f"(got path = {self.path!r}, settings = {self.settings})"
                 )
-            has = self._mixture_of().experts or _count(self.path, self.settings)
-            if self.experts == 0:
-                object.__setattr__(self, "experts", has)
-            if self.path and not self.contents:
-                object.__setattr__(self, "contents", loading.fingerprint(self.path))
-            if self.experts < has:
-                raise ValueError(f"experts must be at least the model's {has}: {self.experts}")
+            if (
+                not self.contents
+            ):  # else it was read before, as a journal or another config holds it
+                self._read()
             check_experts(self.experts, self.max_experts)
+
+        def _read(self) -> None:
+            """Take the number of experts from the model, and remember which model it was."""
+            has = self._mixture_of().experts or _count(self.path, self.settings)
+            if 0 < self.experts < has:
+                raise ValueError(f"experts must be at least the model's {has}: {self.experts}")
+            found = loading.fingerprint(self.path) if self.path else digest(self.settings)
+            object.__setattr__(self, "contents", found)
+            object.__setattr__(self, "experts", self.experts or has)
 
         @property
         def routes_to_all(self) -> bool:

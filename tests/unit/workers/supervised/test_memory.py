@@ -11,7 +11,9 @@ import pytest
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from tests import chains
 from tests.fakes import tiny
+from tests.families import settings
 from tests.unit.workers.supervised.loop import opened
 from tests.unit.workers.supervised.stack import Stack
 from workers.contract import Memory
@@ -38,7 +40,11 @@ MODELS: dict[str, dict[str, Any]] = {
         },
     },
     "convolutions": {"backbone": "nature_cnn"},
+    "olmoe": {"kind": "huggingface", "settings": settings("olmoe", hidden_size=128)},
+    "decoder": {"kind": "decoder", "experts": 4, "depth": 2},
 }
+TEXTS = {"kind": chains.KIND, "windows": 96}
+"""What the models of tokens read."""
 LIKE_MEASURED = [
     ("stack", {}),
     ("stack", {"accumulate": 4}),
@@ -50,12 +56,16 @@ LIKE_MEASURED = [
     ("dense", {"precision": "bfloat16"}),
     ("routed", {"optimizer": {"kind": "sgd"}}),
     ("convolutions", {}),
+    ("olmoe", {"batch": 64}),
+    ("olmoe", {"batch": 64, "checkpoint_activations": True}),
+    ("decoder", {"batch": 64, "accumulate": 4}),
 ]
 
 
 def lane(model: str, **training: Any) -> dict[str, Any]:
     steps = {"steps": 4, "intervals": 2, "batch": 480, "eval_batch": 64}
-    return {"stream": STREAM, "model": MODELS[model], "training": {**steps, **training}}
+    stream = TEXTS if model in ("olmoe", "decoder") else STREAM
+    return {"stream": stream, "model": MODELS[model], "training": {**steps, **training}}
 
 
 def foretold(changes: dict[str, Any], **more: Any) -> Memory:
