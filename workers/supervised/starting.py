@@ -78,7 +78,11 @@ def _another(what: str) -> InputError:
 
 def _released(arch: Mapping[str, Json]) -> dict[str, Json]:
     """The architecture with nothing masked or frozen by a phase."""
-    return {
-        name: {key: value for key, value in part.items() if key not in ("mask", "phase")}
-        for name, part in arch.items()
-    }
+    return {name: _free(part) for name, part in arch.items()}
+
+
+def _free(part: Json) -> Json:
+    kept = {key: value for key, value in part.items() if key not in ("mask", "phase")}
+    if "phase" in part:
+        kept["experts"] = [{**expert, "frozen": False} for expert in part["experts"]]
+    return kept

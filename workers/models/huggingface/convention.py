@@ -86,9 +86,26 @@ def mixtures(model: nn.Module, family: str) -> list[Mixture]:
                 raise _unknown(family, f"{name} has {len(routers)} routers beside its experts")
             ((router_name, router),) = routers.items()
             found.append(Mixture(name, block, experts, router_name, router))
+            odd = _odd(found[-1])
+            if odd:
+                raise _unknown(family, f"{name}.{odd} belongs to experts in a way of its own")
     if not found:
         raise _unknown(family, "no part with stacked experts beside a router was found")
     return found
+
+
+def _odd(mixture: Mixture) -> str | None:
+    """A tensor that growth would not follow: of a part inside the experts, or of the router with a
+    number for each expert in another shape than [E]."""
+    for name, _ in mixture.experts.named_parameters():
+        if "." in name:
+            return f"experts.{name}"
+    router = mixture.router
+    for name, own in (*router.named_parameters(), *router.named_buffers()):
+        plain = name in ("weight", "bias") or ("." not in name and own.dim() == 1)
+        if mixture.count in own.shape and not plain:
+            return f"{mixture.router_name}.{name}"
+    return None
 
 
 def _are_stacked(experts: nn.Module) -> bool:

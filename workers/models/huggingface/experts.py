@@ -69,12 +69,17 @@ def form_of(mixture: Mixture) -> Any:
     """The Config of what an expert of this mixture becomes."""
     experts: Any = mixture.experts
     down = mixture.stacked["down_proj"]
-    activation = ACTIVATIONS.get(str(getattr(experts.config, "hidden_act", "")))
+    activation = activation_of(experts)
     if is_gated(experts) and activation is not None:
         return GatedExpert.Config(width=down.shape[2], activation=activation)
     width = down.shape[1] if experts.is_transposed else down.shape[2]
     spread = float(getattr(experts.config, "initializer_range", 0.02))
     return StockExpert.Config(width=width, template=_template(experts), spread=spread)
+
+
+def activation_of(experts: Any) -> Any:
+    """Our name of a stock module's activation; None where our kernels do not compute it."""
+    return ACTIVATIONS.get(str(getattr(experts.config, "hidden_act", "")))
 
 
 def take_over(expert: Expert, mixture: Mixture, number: int) -> None:

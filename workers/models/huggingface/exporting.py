@@ -41,6 +41,7 @@ def export(lm: Any, layers: dict[str, StockLayer], folder: Path) -> None:
     state = _state(lm, layers, routers, mixtures(empty, config.model_type), wanted)
     empty.load_state_dict(state, assign=True)
     empty.tie_weights()
+    empty.generation_config = lm.generation_config
     empty.save_pretrained(folder)
 
 

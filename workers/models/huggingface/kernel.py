@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.contract import InputError
 from workers.models.huggingface.convention import is_gated
-from workers.models.huggingface.experts import ACTIVATIONS
+from workers.models.huggingface.experts import ACTIVATIONS, activation_of
 from workers.moe.dispatch import FREE, dispatch
 from workers.moe.experts.base import Kernel
 from workers.moe.experts.mixture import PackedGated
@@ -34,11 +34,12 @@ def experts(module: Any, x_TD: Tensor, index_TK: Tensor, weights_TK: Tensor) -> 
 
     Raises InputError for experts of another form.
     """
-    activation = ACTIVATIONS.get(str(module.config.hidden_act))
+    activation = activation_of(module)
     if not is_gated(module) or activation is None:
         raise InputError(
-            f"{type(module).__name__} with activation {module.config.hidden_act!r}: the experts "
-            f"implementation {NAME!r} is for gated experts without biases; use 'grouped_mm'"
+            f"{type(module).__name__}: the experts implementation {NAME!r} is for gated experts "
+            f"without biases and one of {', '.join(sorted(set(ACTIVATIONS.values())))}; use "
+            "'grouped_mm'"
         )
     count = len(module.gate_up_proj)
     counts_E = torch.bincount(index_TK.reshape(-1), minlength=count)

@@ -8,7 +8,7 @@ and weights. Letters: T tokens, E experts, K slots, D inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -59,6 +59,8 @@ class StockRule(Selector):
         }
         """The rule's own numbers of the first experts, e.g. corrections that balance them."""
         self._ids: tuple[int, ...] = ()
+        self.parents: dict[int, int] = {}
+        """Copied expert -> the one it is a copy of."""
 
     @property
     def k(self) -> int:
@@ -69,14 +71,19 @@ class StockRule(Selector):
     def active(self, experts: int) -> float:
         return min(self.k, experts)
 
+    @property
+    def corrects(self) -> bool:
+        """Whether the rule adds numbers of the experts after it has scored them."""
+        return bool(self._first)
+
     def rule(self, logits_TE: Tensor, allowed_TE: Tensor | None) -> Rule:
-        """The family's choice, from logits of which those not allowed are out of reach."""
+        """The family's choice, from logits of which those not allowed are out of reach.
+
+        In float32, as the identity is, whatever the precision of the model.
+        """
         if allowed_TE is not None:
             logits_TE = logits_TE.masked_fill(~allowed_TE, FORBIDDEN)
-        if self.router.weight.dtype != logits_TE.dtype:  # a model cast to another precision
-            for name in {"weight", "bias"} & set(self.router._buffers):
-                setattr(self.router, name, getattr(self.router, name).to(logits_TE.dtype))
-        found: Rule = self.router(logits_TE)
+        found: Rule = self.router(logits_TE.to(self.router.weight.dtype))
         return found
 
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
@@ -84,7 +91,11 @@ class StockRule(Selector):
         return chosen(index_TK, weights_TK, logits_TE.shape[1], allowed_TE)
 
     def experts_changed(self, ids: Sequence[int]) -> None:
-        """Read so many logits; the rule's own numbers of an expert that is born later are 0."""
+        """Read so many logits.
+
+        Of the rule's own numbers a copy takes its parent's (``parents``), another new expert the
+        mean of those that are there.
+        """
         router, count = self.router, len(ids)
         router.weight = torch.eye(count, dtype=router.weight.dtype, device=router.weight.device)
         if "bias" in router._buffers:
@@ -93,14 +104,22 @@ class StockRule(Selector):
             if name in vars(router):
                 setattr(router, name, count)
         for name, first in self._first.items():
-            old, values = getattr(router, name).detach(), first.new_zeros(count)
-            for place, number in enumerate(ids):
-                if number in self._ids:
-                    values[place] = old[self._ids.index(number)]
-                elif number < len(first):
-                    values[place] = first[number]
-            setattr(router, name, values)
+            values = self._widened(first, getattr(router, name).detach(), ids)
+            if name in router._parameters:
+                trains = router._parameters[name].requires_grad
+                setattr(router, name, nn.Parameter(values, requires_grad=trains))
+            else:
+                setattr(router, name, values)
         self._ids = tuple(ids)
+
+    def _widened(self, first: Tensor, old: Tensor, ids: Sequence[int]) -> Tensor:
+        values = first.new_empty(len(ids))
+        known = dict(zip(self._ids, old, strict=False)) or dict(enumerate(first))
+        mean = torch.stack(list(known.values())).mean()
+        for place, number in enumerate(ids):
+            parent = self.parents.get(number)
+            values[place] = known.get(number, mean if parent is None else known[parent])
+        return values
 
 
 def chosen(
@@ -171,16 +190,33 @@ class StockLayer(MoELayer):
         """Run the experts that the family's block names, weighted as it says, [T, D]."""
         assert self._pending is not None, "the block's router runs first"
         (logits_TE, conditions), self._pending = self._pending, None
+        assert x_TD.shape[1] == self.inputs, (x_TD.shape, self.inputs)
         selection = chosen(index_TK, weights_TK.to(x_TD.dtype), self.live, conditions.allowed_TE)
         return self._run(self.router, x_TD, logits_TE, selection, conditions)
 
+    def _tell_selector(self) -> None:
+        births = self.births.items()
+        self.selector.parents = {n: birth.parent for n, birth in births if birth.parent is not None}
+        super()._tell_selector()
+
     def check(self, growth: Growth) -> None:
         super().check(growth)
-        groups = int(getattr(self.selector.router, "num_group", 1) or 1)
-        if self.target(growth.experts) % groups:
+        self._check_groups(self.target(growth.experts))
+
+    def check_copies(self, experts: int, exclusive: bool) -> None:
+        self._check_groups(experts)
+        if exclusive and self.selector.corrects:
             raise InputError(
-                f"growth to {growth.experts} experts: the model chooses among {groups} groups of "
-                f"equal size; ask for a multiple of {groups}"
+                "the model's rule adds corrections after it has scored experts, so none can be "
+                "kept from a token; set exclusive_copies = false"
+            )
+
+    def _check_groups(self, experts: int) -> None:
+        groups = int(getattr(self.selector.router, "num_group", 1) or 1)
+        if experts % groups:
+            raise InputError(
+                f"{experts} experts: the model chooses among {groups} groups of equal size; ask "
+                f"for a multiple of {groups}"
             )
 
 
@@ -201,9 +237,10 @@ def replace_mixture(mixture: Mixture, router: Any, losses: tuple[Any, ...]) -> S
 
     ``router``: Config of what scores the experts, and at first does as the stock router did.
     """
-    biased = "bias" in mixture.router._parameters
+    if any(item.name == "bias" for item in fields(router)):
+        router = replace(router, bias="bias" in mixture.router._parameters)
     config = StockLayer.Config(
-        router=replace(router, bias=biased),
+        router=router,
         losses=losses,
         expert=form_of(mixture),
         selector=StockRule.Config(router=mixture.router),

@@ -5,6 +5,7 @@ Nothing is fetched: a folder must lie on this machine.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from workers.contract import InputError, Json
 from workers.moe.seeding import seeded
 from workers.streams.places import named_folder
 
-COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Names that families give the number of experts in their settings."""
 
 
@@ -45,10 +46,14 @@ def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -
     try:
         if path:
             folder = _folder(path)
+            read = library.AutoConfig.from_pretrained(folder, local_files_only=True)
+            _check_settings(read, given)
             return library.AutoConfig.from_pretrained(folder, local_files_only=True, **given)
         family = given.pop("model_type", None)
+        _check_settings(library.AutoConfig.for_model(family), given)
         if vocabulary is not None:
             given.setdefault("vocab_size", vocabulary)
+        given.setdefault("pad_token_id", None)  # else that token's embedding would never learn
         return library.AutoConfig.for_model(family, **given)
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         where = path or f"settings {dict(settings)}"
@@ -56,6 +61,21 @@ def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -
             f"model huggingface: {where} give no config ({str(error).splitlines()[0]}); give a "
             'folder as path, or settings = { model_type = "olmoe", ... }'
         ) from error
+
+
+def _check_settings(config: Any, given: Mapping[str, Json]) -> None:
+    """Refuse settings that are nearly those of the family.
+
+    Not all unknown ones: models read some that their configs do not list (``head_dim``).
+    """
+    known = {*config.to_dict(), *config.attribute_map}
+    for name in given:
+        near = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near:
+            raise InputError(
+                f"model huggingface: a model of type {config.model_type!r} has no setting "
+                f"{name!r}; it has {near[0]!r}"
+            )
 
 
 def stock_model(path: str, config: Any, seed: int) -> nn.Module:
@@ -69,9 +89,14 @@ def stock_model(path: str, config: Any, seed: int) -> nn.Module:
     made: nn.Module
     try:
         if path and not nowhere:
-            made = library.AutoModelForCausalLM.from_pretrained(
-                _folder(path), config=config, dtype=torch.float32, local_files_only=True
+            made, told = library.AutoModelForCausalLM.from_pretrained(
+                _folder(path),
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
             )
+            _check_complete(path, told)
         else:
             with seeded(seed):
                 made = library.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -81,6 +106,17 @@ def stock_model(path: str, config: Any, seed: int) -> nn.Module:
             f"model huggingface: {where} give no causal language model ({error})"
         ) from error
     return made
+
+
+def _check_complete(path: str, told: Mapping[str, Any]) -> None:
+    """Refuse a folder that does not hold every tensor of its model."""
+    wrong = [*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InputError(
+            f"{_folder(path)}: its files hold no {wrong[0]}{more} as its config asks for; fetch "
+            "the model again, or leave out settings that change its shape"
+        )
 
 
 def fingerprint(path: str) -> str:
@@ -108,6 +144,6 @@ def _folder(path: str) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder}: no config.json there; give a folder that `save_pretrained` of transformers "
-            "wrote, or fetch one (`growstage data list`)"
+            "wrote, or fetch one: `growstage data fetch model/NAME`"
         )
     return folder

@@ -15,6 +15,7 @@ from workers.models.huggingface import loading
 from workers.models.huggingface.convention import mixtures
 from workers.models.huggingface.exporting import export
 from workers.models.huggingface.layer import StockLayer, replace_mixture
+from workers.models.huggingface.likeness import alike
 from workers.models.huggingface.upcycling import UPCYCLES, Upcycle, upcycled
 from workers.moe.growth.growable import Growth
 from workers.moe.growth.initialisers import Random
@@ -121,12 +122,15 @@ class HuggingFace(Model):
         stock = loading.config_of(config.path, config.settings, outputs)
         vocabulary = stock.get_text_config().vocab_size
         assert outputs <= vocabulary, (outputs, vocabulary)
+        if "output_router_logits" in stock.to_dict():
+            stock.output_router_logits = False  # a loss of the library's own on them
         self.lm = _stock(config, stock, seed)
-        self.lm.config.use_cache = False
-        self._layers = {
-            mixture.name: replace_mixture(mixture, config.router, config.losses)
-            for mixture in mixtures(self.lm, self.lm.config.model_type)
-        }
+        found = mixtures(self.lm, self.lm.config.model_type)
+        with alike(self.lm, found):
+            self._layers = {
+                mixture.name: replace_mixture(mixture, config.router, config.losses)
+                for mixture in found
+            }
         self._grow(list(self._layers.values()), derive_seed(seed, "experts"))
         self.blocks = tuple(self.lm.get_decoder().layers)
         self._tied = _tied(self.lm)
@@ -173,7 +177,7 @@ def _count(path: str, settings: dict[str, Json]) -> int:
     config = loading.config_of(path, settings, None).get_text_config()
     for name in loading.COUNTS:
         found = getattr(config, name, None)
-        if isinstance(found, int):
+        if isinstance(found, int) and found > 0:
             return found
     raise InputError(
         f"model of type {config.model_type!r}: its config names no number of experts "

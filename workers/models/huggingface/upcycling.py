@@ -19,6 +19,8 @@ from workers.moe.seeding import seeded
 
 FAMILIES = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
 """Dense family -> family of its mixtures, in which everything but the feed-forward is the same."""
+FEED_FORWARD = ("mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight")
+"""What a mixture has experts for."""
 ROUTER_SPREAD = 0.02
 """Standard deviation of the router's initial weights."""
 
@@ -205,8 +207,8 @@ def mixture_config(dense: Any, upcycle: Upcycle) -> Any:
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
-        "sliding_window": None,
     }
+    own = {"sliding_window": None} | own
     known = transformers().AutoConfig.for_model(family).to_dict()
     return transformers().AutoConfig.for_model(
         family, **{name: value for name, value in (own | more).items() if name in known}
@@ -227,7 +229,14 @@ def upcycled(
     absent, _ = mixture.load_state_dict(state, strict=False)
     own = ("mlp.gate.weight", "experts.gate_up_proj", "experts.down_proj")
     strange = [name for name in absent if not name.endswith(own)]
-    assert not strange, strange
+    strange += [name for name in kept if name not in state and not name.endswith(FEED_FORWARD)]
+    if strange:
+        raise InputError(
+            f"upcycle: a mixture of type {mixture.config.model_type!r} has no place for "
+            f"{strange[0]}"
+            + (f" and {len(strange) - 1} more" if len(strange) > 1 else "")
+            + " of the dense model; take one without"
+        )
     with torch.no_grad():
         for number, (old, new) in enumerate(
             zip(source.model.layers, mixture.model.layers, strict=True)

@@ -158,6 +158,11 @@ def _check_mask(name: str, layer: MoELayer, edit: RefreshMask) -> None:
         )
     new = [copy for copy in edit.copies.get(name, ()) if copy.expert not in layer.births]
     experts = layer.live + len(new)
+    if edit.copies.get(name):
+        try:
+            layer.check_copies(experts, edit.exclusive)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     expected = list(range(layer.live, experts))
     if [copy.expert for copy in new] != expected:
         raise InputError(f"{where}: copies {[c.expert for c in new]}, their ids must be {expected}")

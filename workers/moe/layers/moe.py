@@ -277,6 +277,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
     def target(self, experts: int) -> int:
         return self.place.count(experts) + self._copies
 
+    def check_copies(self, experts: int, exclusive: bool) -> None:
+        """Raise InputError if it cannot hold so many experts, copies included.
+
+        ``exclusive``: tokens of some domains may not choose some of them.
+        """
+
     @property
     def _copies(self) -> int:
         return sum(birth.owner is not None for birth in self.births.values())

@@ -15,6 +15,7 @@ from workers.moe.experts import GatedExpert
 from workers.moe.growth import surgery
 from workers.moe.growth.schedules import SCHEDULES
 from workers.moe.layers import LAYERS
+from workers.supervised.precision import lower
 
 VOCABULARY, WINDOW = 50, 12
 
@@ -115,3 +116,11 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         Decoder.Config(width=32, heads=4, kv_heads=3)
     with pytest.raises(ValueError, match="depth must be at least 1"):
         Decoder.Config(depth=0)
+
+
+def test_it_runs_in_bfloat16() -> None:
+    model = decoder(experts=2)
+    with torch.no_grad():
+        exact = model(tokens())
+        lower(model)
+        assert 0 < float((model(tokens()) - exact).abs().max()) < 0.05

@@ -94,6 +94,22 @@ def test_an_upcycled_model_is_exported_as_a_mixture(tmp_path: Path) -> None:
     )
 
 
+def test_tensors_without_a_place_in_the_mixture_are_told(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model("llama", **DENSE, attention_bias=True)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "biased")
+    with pytest.raises(InputError, match="has no place for"):
+        upcycled(tmp_path / "biased", Copies.Config())
+
+
+def test_a_sliding_window_stays(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model("mistral", **DENSE, sliding_window=4)
+    torch.manual_seed(2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "sliding")
+    with torch.no_grad():
+        found = upcycled(tmp_path / "sliding", Copies.Config())(tokens())
+    torch.testing.assert_close(found, logits_of(tmp_path / "sliding"), atol=2e-6, rtol=1e-5)
+
+
 def test_what_cannot_be_cut_or_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="k = 5 does not divide"):
         upcycled(dense("llama", tmp_path), Slices.Config(copies=2, k=5))
