@@ -212,8 +212,11 @@ def _lanes(
     lanes = []
     for seed in seeds:
         seeded = replace(first, name=f"{base}-s{seed}", seed=seed)
-        seeded, problems = starts.begun(seeded, raw, where)
-        problems = problems or starts.problems(seeded, where)
+        if raw is not None:  # each seed may begin with another model
+            seeded, problems = starts.begun(seeded, raw, where)
+            problems = problems or checks.mismatches(seeded)
+            seeded = seeded if problems else checks.with_final_experts(seeded)
+            problems = problems or starts.problems(seeded, where)
         if problems:
             return [], problems
         lanes.append(seeded)

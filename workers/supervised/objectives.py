@@ -107,7 +107,7 @@ class Classification(Objective):
     labels = True
 
     def check(self, y: Tensor, outputs: int, where: str) -> None:
-        if y.is_floating_point() or y.dim() != 1:
+        if y.dtype.is_floating_point or y.dim() != 1:
             raise InputError(
                 f"{where}: targets {y.dtype} {tuple(y.shape)}, classification needs labels "
                 "int64 [N]; give labels, or set stream.objective"
@@ -157,7 +157,7 @@ class Regression(Objective):
     config: Regression.Config
 
     def check(self, y: Tensor, outputs: int, where: str) -> None:
-        if not y.is_floating_point() or y.dim() != 2 or y.shape[1] != outputs:
+        if not y.dtype.is_floating_point or y.dim() != 2 or y.shape[1] != outputs:
             raise InputError(
                 f"{where}: targets {y.dtype} {tuple(y.shape)}, regression needs float32 "
                 f"[N, {outputs}] (the stream's outputs); give such targets, or set "
@@ -266,7 +266,12 @@ class LanguageModelling(Objective):
         """``score``, ``loss``, ``perplexity``, ``bits_per_byte``, and ``token_accuracy`` where it
         was summed."""
         nats, tokens = sums["nats"], sums["tokens"]
-        bits = float(_bits_per_byte(torch.tensor(nats), torch.tensor(sums["bytes"])))
+        bits = float(
+            _bits_per_byte(
+                torch.tensor(nats, dtype=torch.float64),
+                torch.tensor(sums["bytes"], dtype=torch.float64),
+            )
+        )
         loss = nats / max(1.0, tokens)
         found = {
             "score": min(1.0, max(0.0, 1.0 - bits / 8.0)),

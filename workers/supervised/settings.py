@@ -110,6 +110,12 @@ class SupervisedTraining:
             """Processes of one core each that a worker starts beside it."""
             return 0
 
+        @property
+        def counts_stages(self) -> bool:
+            """Whether what a stage is trained by depends on how many stages the stream has."""
+            found: bool = self.learning_rate.over == "stream"
+            return found
+
         def validates(self, stream: Any) -> bool:
             """Whether every task of the stream has a validation part."""
             return all(stream.validates(task) for task in stream.tasks())

@@ -16,7 +16,7 @@ from workers.checkpoint import Checkpoint, read
 from workers.contract import InputError, Json, ModelShape, Start
 from workers.models import MODELS
 from workers.moe.growth import optimizer_state, surgery
-from workers.supervised.optimizers import OPTIMIZERS
+from workers.supervised.building import build_optimizer
 from workers.tables import construct
 
 
@@ -50,10 +50,23 @@ def shape(config: Any, stream: Any, saved: Checkpoint) -> ModelShape:
     return surgery.shape(grown(config, stream, saved))
 
 
-def check(config: Any, stream: Any, saved: Checkpoint, optimizer: Any = None) -> None:
-    """Refuse (InputError) weights that the model of ``config`` cannot hold, and a state that the
-    optimizer of this Config, where it is to be taken, does not keep."""
+def check_reader(stream: Any, saved: Checkpoint) -> None:
+    """Refuse (InputError) a model that learnt from inputs made otherwise, by another tokenizer."""
+    learnt, found = saved.state["reader"], stream.reader
+    if learnt != found:
+        raise InputError(
+            f"the checkpoint's model read its inputs by {learnt or 'nothing'}, the stream makes "
+            f"them by {found or 'nothing'}: another tokenizer, or one trained on other text; name "
+            "the same texts in tokenizer.trained_on, or export the model and take its tokenizer"
+        )
+
+
+def check(config: Any, stream: Any, saved: Checkpoint, training: Any = None) -> None:
+    """Refuse (InputError) weights that the model of ``config`` cannot hold, a tokenizer that they
+    do not know, and a state that the optimizer of ``training``, where it is to be taken, does not
+    keep."""
     model = grown(config, stream, saved)
+    check_reader(stream, saved)
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     there = {name: tuple(value.shape) for name, value in saved.tensors["model"].items()}
     wrong = [name for name in {**there, **own} if own.get(name) != there.get(name)]
@@ -63,8 +76,8 @@ def check(config: Any, stream: Any, saved: Checkpoint, optimizer: Any = None) ->
             f"{name} is {there.get(name, 'missing')} in it, {own.get(name, 'missing')} in the model"
             + (f", and {more} more differ" if more else "")
         )
-    if optimizer is not None:
-        built = construct(OPTIMIZERS, optimizer).build(model)
+    if training is not None:
+        built = build_optimizer(training, model)
         named = saved.tensors["optimizer"]
         optimizer_state.check_named_state(dict(model.named_parameters()), built, named)
 

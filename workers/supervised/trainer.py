@@ -61,7 +61,7 @@ from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
 from workers.supervised.stage import Stage, mixing, prepare
-from workers.supervised.starting import begin_with
+from workers.supervised.starting import begin_with, check_reader
 from workers.tables import construct
 
 
@@ -213,6 +213,7 @@ class SupervisedTrainer:
             cursor = {"step": stage.step, "position": stage.batches.position}
         state = {
             "trainer": self.lane.trainer,
+            "reader": self.stream.reader,
             "revision": self.revision,
             "arch": surgery.arch(self.model),
             "settings_digest": self.lane.built_from,
@@ -341,6 +342,7 @@ class SupervisedTrainer:
         """Everything back as it was when the checkpoint was written; where another lane did that
         with another method, as this lane would have written it."""
         state = saved.state
+        check_reader(self.stream, saved)
         surgery.ensure_arch(self.model, state["arch"])
         self.model.load_state_dict(saved.tensors["model"])
         self.optimizer = self._new_optimizer()

@@ -78,10 +78,13 @@ class HuggingFace(Model):
 
         def _read(self) -> None:
             """Take the number of experts from the model, and remember which model it was."""
-            has = self._mixture_of().experts or _count(self.path, self.settings)
+            try:
+                has = self._mixture_of().experts or _count(self.path, self.settings)
+                found = loading.fingerprint(self.path) if self.path else digest(self.settings)
+            except InputError as error:
+                raise ValueError(str(error)) from error
             if 0 < self.experts < has:
                 raise ValueError(f"experts must be at least the model's {has}: {self.experts}")
-            found = loading.fingerprint(self.path) if self.path else digest(self.settings)
             object.__setattr__(self, "contents", found)
             object.__setattr__(self, "experts", self.experts or has)
 
@@ -121,7 +124,8 @@ class HuggingFace(Model):
             )
         stock = loading.config_of(config.path, config.settings, outputs)
         vocabulary = stock.get_text_config().vocab_size
-        assert outputs <= vocabulary, (outputs, vocabulary)
+        if outputs > vocabulary:
+            raise InputError(f"the tokenizer has {outputs} tokens, the model {vocabulary}")
         if "output_router_logits" in stock.to_dict():
             stock.output_router_logits = False  # a loss of the library's own on them
         self.lm = _stock(config, stock, seed)

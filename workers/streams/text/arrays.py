@@ -18,6 +18,7 @@ from workers.contract import InputError, digest
 from workers.streams.datasets import PartName
 from workers.streams.text.cache import made_once
 from workers.streams.text.corpus import Corpus
+from workers.streams.text.parts import REVISION as DEALT
 from workers.streams.text.parts import Split, dealt, pieces
 from workers.streams.text.tokenizers import Encoder
 from workers.streams.text.windows import windows
@@ -91,7 +92,15 @@ def token_arrays(
     ``outputs``: V. While they are made, the text is in memory, and of a small vocabulary about 16
     bytes a token. Raises InputError where a part that is to have text gets none.
     """
-    settings = [asdict(split), asdict(cut), corpus.name, corpus.glossary, outputs, REVISION]
+    settings = [
+        asdict(split),
+        asdict(cut),
+        corpus.name,
+        corpus.glossary,
+        outputs,
+        REVISION,
+        DEALT,
+    ]
     key = digest([corpus.digest, encoder.identity, settings])
     name = f"{corpus.name.replace('/', '-')}-{key}"
     types = (

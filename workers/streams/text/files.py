@@ -48,6 +48,13 @@ def _field(line: str, field: str, where: str) -> str:
             f"{where}: has no text under {field!r} (found: {found or 'nothing'}); set stream.field"
         )
     text: str = entry[field]
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: holds half a character ({error.reason} at {error.start}), as texts do that "
+            "were cut; mend or leave out the line"
+        ) from error
     return text
 
 

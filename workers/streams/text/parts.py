@@ -46,6 +46,8 @@ class Split:
         return validation, test
 
 
+REVISION = 2
+"""Raised when documents are dealt otherwise: what was made of them before is made anew."""
 Parts = dict[PartName, list[str]]
 """The documents of each part, in an order drawn by the split's seed."""
 
@@ -53,8 +55,11 @@ Parts = dict[PartName, list[str]]
 def dealt(documents: Sequence[str], split: Split, name: str) -> Parts:
     """Documents of each part: whole ones, or the tails of each where there are only a few.
 
-    ``name``: of the text; texts are dealt independently. Every character is in one part.
+    ``name``: of the text; texts are dealt independently. A document that is there several times is
+    taken once, or a part would be tested on what another one is trained on. Every character is in
+    one part.
     """
+    documents = list(dict.fromkeys(documents))
     rng = np.random.default_rng(derive_seed(split.seed, "documents", name))
     order = [documents[place] for place in rng.permutation(len(documents))]
     targets = split.targets(sum(map(len, order)))

@@ -19,7 +19,7 @@ from workers.streams.domains import BASE, JOINT
 from workers.streams.places import data_folder
 from workers.streams.text.arrays import Cut, TokenArrays, token_arrays, training_pieces
 from workers.streams.text.corpus import Corpus, corpus
-from workers.streams.text.parts import Split
+from workers.streams.text.parts import REVISION, Split
 from workers.streams.text.tokenizers import TOKENIZERS, Encoder, Tokenizer
 from workers.supervised.objectives import OBJECTIVES, LanguageModelling
 from workers.tables import Problem, choice, construct
@@ -115,8 +115,9 @@ class Text(Stream):
     def identity(self, task: TaskSpec) -> str:
         """Which other texts the stream has, and in which order, decides nothing of a task."""
         settings, read = asdict(self.config), {*task.settings["texts"], *self._trained_on}
-        for name in ("domains", "base", "order", "order_seed"):
+        for name in ("domains", "base", "order", "order_seed", "train_tokens", "base_train_tokens"):
             del settings[name]
+        settings["caps"] = [self._caps(name)["train"] for name in task.settings["texts"]]
         settings["glossaries"] = sorted(read & set(self.config.glossaries))
         return digest([settings, list(self._trained_on), asdict(task)])
 
@@ -154,6 +155,10 @@ class Text(Stream):
     def tokens(self, text: str) -> Tensor:
         (ids,) = self._encoder.encode([text])
         return torch.from_numpy(ids).long()
+
+    @property
+    def reader(self) -> str:
+        return self._encoder.identity
 
     def readable(self, inputs: Tensor) -> list[str]:
         return [self._encoder.decode([number]) for number in inputs.tolist()]
@@ -237,7 +242,7 @@ class Text(Stream):
             chosen, split = [self.texts[name] for name in self._trained_on], self._split
             key = digest([[text.name, text.digest, text.glossary] for text in chosen])
             lazily = (p for text in chosen for p in training_pieces(text, split, characters))
-            return digest([key, repr(split), characters]), lazily
+            return digest([key, repr(split), characters, REVISION]), lazily
 
         return self.tokenizer.encoder(texts, _folder("tokenizers"))
 

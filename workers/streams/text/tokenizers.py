@@ -51,13 +51,16 @@ class Encoder(ABC):
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Ids of each text, int32 [T_i], in order. No text may give ``end``."""
 
-    @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
+        """The text of ids; the numbers themselves where nobody can tell."""
+        return " ".join(map(str, ids))
 
-    @abstractmethod
     def write(self, folder: Path) -> None:
-        """Write the files by which transformers loads the same tokenizer."""
+        """Write the files by which transformers loads the same tokenizer.
+
+        Raises InputError where it has no such form.
+        """
+        raise InputError(f"{type(self).__name__} has no form that other programs load")
 
 
 class LibraryEncoder(Encoder):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import platform
+import sqlite3
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +23,10 @@ from workers.streams.text.known.stdlib import modules, stdlib
 
 RECORD = "packages.json"
 """File beside what was fetched: the packages it came from, and a digest of it all."""
+
+
+DAMAGED = (OSError, ValueError, EOFError, LookupError, zlib.error, sqlite3.Error, SyntaxError)
+"""What readers raise on files that are not what they read (XML: SyntaxError)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +69,7 @@ class Known:
         place = self._present()
         try:
             return list(self.read(place))
-        except (OSError, ValueError, EOFError, LookupError) as error:
+        except DAMAGED as error:
             raise InputError(f"{place}: cannot be read ({error}); {self._again(place)}") from error
 
     def contents(self) -> str:
