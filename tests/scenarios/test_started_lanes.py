@@ -14,9 +14,11 @@ from orchestrator.config.file import ConfigError, check, restore
 from orchestrator.config.plan import as_json, plan
 from orchestrator.core.events import CheckpointSaved, RunStarted, StageStarted
 from tests.doors.lane import Outcome, run_killed, run_lane, run_lanes
+from tests.tokens import text_lane, write_texts
 from workers import checkpoint
-from workers.contract import CheckpointRef, Json
+from workers.contract import CheckpointRef, InputError, Json
 from workers.moe.routed import routed_layers
+from workers.streams import places
 from workers.supervised.trainer import SupervisedTrainer
 
 PHASES: Json = {
@@ -115,6 +117,38 @@ def test_the_optimizer_goes_on_where_it_is_asked_to(
     assert outcomes[0].digests != outcomes[1].digests
     ids = [found.lane["stages"][0]["id"] for found in outcomes]
     assert ids[0] != ids[1], "a stage's id depends on what it began with"
+
+
+def test_the_optimizer_with_master_weights_goes_on_too(tmp_path: Path) -> None:
+    training = {"steps": 6, "intervals": 3, "batch": 16, "precision": "bfloat16"}
+    known = run_lane(tmp_path / "donor", raw(training=training))
+    start = {"run": str(tmp_path / "donor"), "lane": "base-s0", "stage": 0, "optimizer": True}
+    found = run_lane(tmp_path / "run", raw(training=training, start=start))
+    first = checkpoint.read(saved(found, -1)).tensors["optimizer"]
+    assert any(name.endswith("/master") for name in first)
+    assert equal(first, checkpoint.read(saved(known, 0)).tensors["optimizer"])
+
+
+def test_an_optimizer_that_begins_anew_cannot_be_taken(donor: tuple[Path, Outcome]) -> None:
+    training = {"steps": 6, "intervals": 3, "fresh_optimizer": True}
+    start = {"run": str(donor[0]), "lane": "base-s0", "optimizer": True}
+    with pytest.raises(InputError, match=r"start\.optimizer: .*fresh_optimizer"):
+        check({"name": "x", **raw(training=training, start=start)}, "x")
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stream trains its own on its first text, of which the model knows nothing."""
+    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path / "data"))
+    texts = write_texts(tmp_path / "texts")
+    base = text_lane(texts, stream={"domains": ["cooking"]}, policies={})
+    run_lane(tmp_path / "donor", base)
+    start = {"run": str(tmp_path / "donor"), "lane": "finetune-s0"}
+    with pytest.raises(InputError, match="another tokenizer"):
+        check(
+            {"name": "x", "start": start, **text_lane(texts, stream={"domains": ["sailing"]})}, "x"
+        )
+    same = text_lane(texts, stream={"domains": ["cooking", "sailing"]})
+    assert check({"name": "x", "start": start, **same}, "x").lanes[0].start is not None
 
 
 def test_kills_change_nothing(tmp_path: Path, donor: tuple[Path, Outcome]) -> None:

@@ -101,6 +101,16 @@ def test_lanes_that_differ_in_the_base_do_not(lane: Json) -> None:
     assert stems(study({"name": "other", **lane}))["other-s0"] is None
 
 
+@pytest.mark.parametrize(("over", "shared"), [("stage", True), ("stream", False)])
+def test_rates_over_a_stream_of_another_length_are_other_rates(over: str, shared: bool) -> None:
+    rate = {"kind": "cosine", "over": over}
+    training = {"steps": 60, "intervals": 6, "learning_rate": rate}
+    longer = {"name": "other", "stream": {"order": "sequential"}}
+    found = stems(study(longer, {"name": "third"}, training=training))
+    assert (found["other-s0"] is not None) == shared
+    assert found["third-s0"] is not None, "a stream of the same length"
+
+
 def test_a_config_before_its_edits_is_the_same_at_any_depth() -> None:
     def model(router: Json | str) -> Any:
         raw = {"head": {"kind": "moe", "layer": {"kind": "moe", "router": router}}}

@@ -28,6 +28,7 @@ def test_each_form_gives_its_documents(tmp_path):
         ("a.jsonl", b'{"body": "one"}\n', "(found: body); set stream.field"),
         ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: has no text under 'text'"),
         ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl, line 1: byte 10 is not UTF-8"),
+        ("a.jsonl", b'{"text": "caf\\ud83d"}\n', "a.jsonl, line 1: holds half a character"),
         ("a.txt", b"abc\xffd", "a.txt: byte 3 is not UTF-8"),
         ("a.parquet", b"PAR1", "a.parquet: is no Parquet file"),
     ],

@@ -22,6 +22,12 @@ def test_many_documents_are_dealt_whole():
         assert share * 0.85 < sum(map(len, parts[part])) / total <= share
 
 
+def test_a_document_that_is_there_twice_is_in_one_part() -> None:
+    twice = [*MANY, *MANY[:50]]
+    parts = dealt(twice, SPLIT, "a")
+    assert sorted(text for part in parts.values() for text in part) == sorted(MANY)
+
+
 def test_the_seed_and_the_name_draw_them():
     assert dealt(MANY, SPLIT, "a") == dealt(MANY, SPLIT, "a")
     assert dealt(MANY, SPLIT, "a")["test"] != dealt(MANY, SPLIT, "b")["test"]

@@ -56,6 +56,18 @@ def test_an_order_can_be_drawn(texts):
     assert again[0] == again[1], "not the lane's seed"
 
 
+def test_a_task_is_the_same_whatever_else_the_stream_has(texts):
+    def base(**settings: Any) -> str:
+        stream = build(texts, base=NAMES[:1], domains=NAMES[1:], **settings)
+        return stream.identity(stream.tasks()[0])
+
+    one = base(base_train_tokens=320, train_tokens=160)
+    assert one == base(base_train_tokens=320, train_tokens=320, order="joint")
+    assert one == base(train_tokens=320)
+    assert one != base(base_train_tokens=160, train_tokens=160)
+    assert one != base(base_train_tokens=320, split_seed=1)
+
+
 def test_parts_are_windows_on_disk(texts):
     stream = build(texts)
     (task, *_) = stream.tasks()
