@@ -190,17 +190,27 @@ void own(const Product<T>& how, int64_t m, int64_t k, int64_t n, const T* a, int
   }
 }
 
+constexpr int64_t kMostDepth = 384;
+
 // A row-major product is the column-major product of the swapped operands.
 template <class T, class Blas>
 void call(Blas* blas, const Product<T>& how, bool transpose_b, int64_t m, int64_t k, int64_t n,
           const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
   const char first = transpose_b ? 'T' : 'N', second = how.transpose_a ? 'T' : 'N';
-  const int rows = static_cast<int>(n), columns = static_cast<int>(m), depth = static_cast<int>(k);
+  const int rows = static_cast<int>(n), columns = static_cast<int>(m);
   const int stride_b = static_cast<int>(ldb), stride_a = static_cast<int>(lda);
   const int stride_c = static_cast<int>(ldc);
-  const T one = 1, beta = how.add ? T{1} : T{0};
-  blas(&first, &second, &rows, &columns, &depth, &one, b, &stride_b, a, &stride_a, &beta, c,
-       &stride_c);
+  const T one = 1;
+  // A sum over more rows than this the library splits by how many threads there are.
+  const int64_t most = how.transpose_a ? kMostDepth : k;
+  for (int64_t at = 0; at < k; at += most) {
+    const int part = static_cast<int>(std::min(most, k - at));
+    const T beta = how.add || at > 0 ? T{1} : T{0};
+    const T* left = a + at * (how.transpose_a ? lda : 1);
+    const T* right = b + at * (transpose_b ? 1 : ldb);
+    blas(&first, &second, &rows, &columns, &part, &one, right, &stride_b, left, &stride_a, &beta, c,
+         &stride_c);
+  }
   if (how.bias == nullptr && !how.relu) return;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
