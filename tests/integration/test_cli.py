@@ -191,7 +191,7 @@ def test_run_show_lineage_and_foreign_journals(
     assert growstage("show", run_dir, "--json").json == result
     assert "finetune-s0" in growstage("show", run_dir).out
 
-    for choice, said in ((), "plays no episodes"), (("--stage", 7), "there are: 0, 1"):
+    for choice, said in ((), "learns from whole samples"), (("--stage", 7), "there are: 0, 1"):
         refused = growstage("trace", run_dir, *choice)
         assert refused.code == 2
         assert said in refused.err
