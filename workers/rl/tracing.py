@@ -13,7 +13,7 @@ from workers.rl.floor_routing import Trace, trace
 
 
 def trace_checkpoint(
-    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None
+    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None = None
 ) -> Trace:
     """One episode of ``task`` as the agent of ``checkpoint`` plays it; the same one every time.
 

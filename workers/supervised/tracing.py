@@ -22,7 +22,7 @@ class Passage:
 
 @torch.inference_mode()
 def trace_checkpoint(
-    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None
+    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None = None
 ) -> Passage:
     """``text``, or the first test window of the task, through the model of a checkpoint.
 
