@@ -111,8 +111,8 @@ def test_the_study_of_domains_in_small(
     lanes = {lane["lane"]: lane for lane in shown["lanes"]}
     assert set(lanes) == {lane.name for lane in config.lanes}
     assert {lane["status"] for lane in lanes.values()} == {"done"}
-    assert {lane["stages"][0]["stage"] for lane in lanes.values()} == {
-        lanes["joint-full-s0"]["stages"][0]["stage"]
+    assert {lane["stages"][0]["id"] for lane in lanes.values()} == {
+        lanes["joint-full-s0"]["stages"][0]["id"]
     }
     whole = lanes["joint-des-moe-s0"]["stages"][1]
     kinds = {edit["kind"] for edit in whole["edits"]}
