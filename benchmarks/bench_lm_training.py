@@ -67,7 +67,12 @@ def ours(base: Path) -> float:
             "intervals": STEPS // WARM,
             "batch": BATCH,
             "clip": CLIP,
-            "optimizer": {"kind": "adamw", "lr": RATE, "weight_decay": 0.0},
+            "optimizer": {
+                "kind": "adamw",
+                "lr": RATE,
+                "weight_decay": 0.0,
+                "implementation": "fused",
+            },
         },
         "lanes": [{}],
     }
