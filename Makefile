@@ -38,7 +38,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(FAST)
 	$(BIN)/python -m pytest tests/doors
-	$(BIN)/python -m pytest tests/integration --session-timeout 1080
+	$(BIN)/python -m pytest tests/integration --session-timeout 1320
 
 test-fast: setup
 	$(BIN)/python -m pytest $(FAST)
