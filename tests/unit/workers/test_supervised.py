@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from orchestrator.config.run import RunConfig
-from orchestrator.core.transitions import stage_spec
 from tests.commands import ROOT
 from tests.fakes import tiny
+from tests.unit.workers.supervised.loop import grow, opened, stages
 from workers import checkpoint
 from workers.contract import CheckpointRef, DivergedError, InputError, StageSpec
 from workers.edits import Cause, Grow
@@ -33,14 +33,6 @@ GROWING = {
     "training": {"epochs": 3, "intervals": 3, "clip": 1.0, "warmup": 0.2},
     "lanes": [{"method": {"kind": "replay", "buffer": 60, "batch": 16}}],
 }
-
-
-def stages(config: RunConfig) -> list[StageSpec]:
-    plan = config.lanes[0].plan()
-    found: list[StageSpec] = []
-    for index in range(len(plan.tasks)):
-        found.append(stage_spec(plan, index, found[-1].id if found else None))
-    return found
 
 
 def numbered(edit: Any, trainer: SupervisedTrainer) -> Any:
@@ -180,27 +172,6 @@ def test_samples_whose_domain_is_unknown_are_refused() -> None:
 
 
 # ---------------------------------------------------------------- edits and revisions
-
-
-def grow(experts: int, revision: int) -> Grow:
-    return Grow(
-        id=f"grow-{revision}",
-        stage="s",
-        after_interval=0,
-        experts=experts,
-        seed=revision,
-        revision=revision,
-        cause=Cause(policy="test", trigger="test"),
-    )
-
-
-def opened(stage: int = 0, **changes: Any) -> SupervisedTrainer:
-    """A trainer inside a stage of the tiny lane with these changes."""
-    config = tiny(**changes)
-    trainer = SupervisedTrainer()
-    trainer.open(config.lanes[0].spec(), None)
-    trainer.start(stages(config)[stage])
-    return trainer
 
 
 def test_edits_are_applied_one_after_another_and_intervals_prove_them(tmp_path: Path) -> None:

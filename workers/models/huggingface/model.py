@@ -70,9 +70,8 @@ class HuggingFace(Model):
                     "give either path, or settings with a model_type "
                     f"(got path = {self.path!r}, settings = {self.settings})"
                 )
-            if (
-                not self.contents
-            ):  # else it was read before, as a journal or another config holds it
+            # Contents that are known were read before: the config comes from a journal or another.
+            if not self.contents:
                 self._read()
             check_experts(self.experts, self.max_experts)
 

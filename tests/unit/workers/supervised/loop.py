@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from orchestrator.config.run import RunConfig
 from orchestrator.core.transitions import stage_spec
 from tests.fakes import tiny
 from workers.contract import CheckpointRef, StageSpec
 from workers.edits import Cause, Grow
 from workers.moe.growth.growable import shape
+from workers.moe.routed import routed_layers
 from workers.supervised.trainer import SupervisedTrainer
 
 ROUTED = {
@@ -55,6 +58,19 @@ def grow(experts: int, revision: int, **fields: Any) -> Grow:
         cause=Cause(policy="test", trigger="test"),
         **fields,
     )
+
+
+def assert_unchosen_keeps_its_bits(trainer: SupervisedTrainer) -> None:
+    """An expert of ``ROUTED`` that no token chooses: an interval leaves it alone, without state."""
+    (layer,) = routed_layers(trainer.model).values()
+    with torch.no_grad():
+        layer.router.biases["2"].fill_(-1e4)
+    before = [p.clone() for p in layer.experts["2"].parameters()]
+    trainer.run_interval(1, 0)
+    after = list(layer.experts["2"].parameters())
+    assert all(torch.equal(p, q) for p, q in zip(after, before, strict=True))
+    assert not any(p in trainer.optimizer.state for p in after)
+    assert all(p in trainer.optimizer.state for p in layer.experts["0"].parameters())
 
 
 def digests(folder: Path, again: bool, initialiser: str = "random", **changes: Any) -> list[str]:

@@ -10,10 +10,14 @@ import torch
 from torch import nn
 
 from tests.fakes import tiny
-from tests.unit.workers.supervised.loop import ROUTED, digests, opened
+from tests.unit.workers.supervised.loop import (
+    ROUTED,
+    assert_unchosen_keeps_its_bits,
+    digests,
+    opened,
+)
 from workers.contract import InputError
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.routed import routed_layers
 from workers.supervised.optimizers import SGD, AdamW
 
 MADE: dict[str, Any] = {
@@ -101,14 +105,7 @@ def test_experts_that_no_token_chose_get_no_state(how: str) -> None:
     optimizer = {"kind": "adamw", "weight_decay": 0.5, "implementation": how}
     training = {"steps": 6, "intervals": 1, "batch": 16, "optimizer": optimizer}
     trainer = opened(model=ROUTED, training=training)
-    (layer,) = routed_layers(trainer.model).values()
-    with torch.no_grad():
-        layer.router.biases["2"].fill_(-1e4)
-    before = [p.clone() for p in layer.experts["2"].parameters()]
-    trainer.run_interval(1, 0)
-    after = list(layer.experts["2"].parameters())
-    assert all(torch.equal(p, q) for p, q in zip(after, before, strict=True))
-    assert not any(p in trainer.optimizer.state for p in after)
+    assert_unchosen_keeps_its_bits(trainer)
 
 
 def test_an_unknown_kernel_is_refused() -> None:

@@ -10,9 +10,15 @@ import torch
 from torch import nn
 
 from tests.fakes import tiny
-from tests.unit.workers.supervised.loop import ROUTED, digests, grow, opened, stages
+from tests.unit.workers.supervised.loop import (
+    ROUTED,
+    assert_unchosen_keeps_its_bits,
+    digests,
+    grow,
+    opened,
+    stages,
+)
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.routed import routed_layers
 from workers.supervised.evaluator import SupervisedEvaluator
 from workers.supervised.optimizers import SGD, AdamW
 from workers.supervised.precision import MASTER, MasterWeights, lower, total_norm
@@ -205,15 +211,7 @@ def test_rescaled_experts_keep_the_copies_of_what_is_left() -> None:
 
 def test_a_masked_expert_keeps_its_bits_and_gets_no_state() -> None:
     trainer = opened(**lowered(optimizer={"kind": "adamw", "weight_decay": 0.5}))
-    (layer,) = routed_layers(trainer.model).values()
-    with torch.no_grad():
-        layer.router.biases["2"].fill_(-1e4)
-    before = [p.clone() for p in layer.experts["2"].parameters()]
-    trainer.run_interval(1, 0)
-    after = list(layer.experts["2"].parameters())
-    assert all(torch.equal(p, q) for p, q in zip(after, before, strict=True))
-    assert not any(p in trainer.optimizer.state for p in after)
-    assert all(p in trainer.optimizer.state for p in layer.experts["0"].parameters())
+    assert_unchosen_keeps_its_bits(trainer)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
