@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.doors.routed_lane import both, routed_lane
 from workers.contract import Json
+from workers.moe.routed import Birth
 from workers.moe.selection import Selection
 from workers.moe.selectors import Selector
 
@@ -29,10 +30,10 @@ class BiasedThreshold(Selector):
         self.level, self._ids = config.level, ()
         self.register_buffer("bias", torch.zeros(0))
 
-    def experts_changed(self, ids: Sequence[int]) -> None:
+    def experts_changed(self, births: Mapping[int, Birth]) -> None:
         old = dict(zip(self._ids, self.bias, strict=True))
-        self._ids = tuple(ids)
-        self.bias = torch.stack([old.get(i, torch.zeros(())) for i in ids])
+        self._ids = tuple(births)
+        self.bias = torch.stack([old.get(i, torch.zeros(())) for i in births])
 
     def active(self, experts: int) -> float:
         return experts / 2

@@ -79,6 +79,8 @@ class Routed:
     """Domain of each token, int64 [T]; None where it is not known."""
     router: Any
     """The router (``workers.moe.routers.Router``) that gave the logits."""
+    selector: Any = None
+    """The selector (``workers.moe.selectors.Selector``) that chose."""
 
     def detached(self) -> Routed:
         """The same values without a graph."""
@@ -93,6 +95,7 @@ class Routed:
             self.births,
             domain_T,
             self.router,
+            self.selector,
         )
 
 

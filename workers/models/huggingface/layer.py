@@ -7,7 +7,7 @@ and weights. Letters: T tokens, E experts, K slots, D inputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -90,13 +90,13 @@ class StockRule(Selector):
         _, weights_TK, index_TK = self.rule(logits_TE, allowed_TE)
         return chosen(index_TK, weights_TK, logits_TE.shape[1], allowed_TE)
 
-    def experts_changed(self, ids: Sequence[int]) -> None:
+    def experts_changed(self, births: Mapping[int, Birth]) -> None:
         """Read so many logits.
 
         Of the rule's own numbers a copy takes its parent's (``parents``), another new expert the
         mean of those that are there.
         """
-        router, count = self.router, len(ids)
+        router, count, ids = self.router, len(births), tuple(births)
         router.weight = torch.eye(count, dtype=router.weight.dtype, device=router.weight.device)
         if "bias" in router._buffers:
             router.bias = router.bias.new_zeros(count)

@@ -201,7 +201,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
         y_TO = dispatch(kernel_of(list(self.experts.values())), x_TD, selection, limits)
         for expert in self.shared:
             y_TO = y_TO + expert(x_TD)
-        record, losses = self.record, (*self.losses, *router.losses()) if training else ()
+        record = self.record
+        losses: tuple[Loss, ...] = ()
+        if training:
+            losses = (*self.losses, *router.losses(), *self.selector.losses())
         if training:
             record.counters.add_weights(selection)
             record.reach(reached(selection, limits))
@@ -235,6 +238,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             births=tuple(self.births.values()),
             domain_T=context.domain_T,
             router=router,
+            selector=self.selector,
         )
 
     def _add_losses(self, losses: Sequence[Loss], routed: Routed) -> None:
@@ -271,7 +275,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         self._tell_selector()
 
     def _tell_selector(self) -> None:
-        self.selector.experts_changed(tuple(self.births))
+        self.selector.experts_changed(dict(self.births))
         like(self.selector, self.experts)
 
     def target(self, experts: int) -> int:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from workers.contract import Json
+from workers.moe.losses.base import Loss
+from workers.moe.routed import Birth
 from workers.moe.selection import Selection
 
 
@@ -61,8 +63,12 @@ class Selector(nn.Module, ABC):
         compared with the others'."""
         return self.temperature * math.log(ratio)
 
-    def experts_changed(self, ids: Sequence[int]) -> None:
-        """The layer's experts are now these, in this order.
+    def losses(self) -> tuple[Loss, ...]:
+        """Losses that the selector brings along, besides those configured on the layer."""
+        return ()
+
+    def experts_changed(self, births: Mapping[int, Birth]) -> None:
+        """The layer's experts are now these, by id and in this order, each with its origin.
 
         State of an expert that stays must stay: buffers may be replaced by wider ones, parameters
         are named by id and only added. Where a saved shape is restored it is called before values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -46,8 +46,8 @@ class AboveMean(Selector):
         super().__init__()
         self.told: list[tuple[int, ...]] = []
 
-    def experts_changed(self, ids: Sequence[int]) -> None:
-        self.told.append(tuple(ids))
+    def experts_changed(self, births: Mapping[int, Birth]) -> None:
+        self.told.append(tuple(births))
 
     def active(self, experts: int) -> float:
         return experts / 2
