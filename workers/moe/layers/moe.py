@@ -205,7 +205,6 @@ class MoELayer(RoutedLayer, Growable, Layer):
         losses: tuple[Loss, ...] = ()
         if training:
             losses = (*self.losses, *router.losses(), *self.selector.losses())
-        if training:
             record.counters.add_weights(selection)
             record.reach(reached(selection, limits))
             if context.domain_T is not None:
