@@ -108,7 +108,7 @@ class Starts:
         model, experts = lane.sections["model"], None
         if isinstance(model, WithExperts):
             layers = starting.shape(model, lane.stream(), saved).layers.values()
-            experts = max((layer.experts for layer in layers), default=1)
+            experts = max((layer.born for layer in layers), default=1)
         return Start(checkpoint=ref, optimizer=named.optimizer, experts=experts)
 
     def _at(self, named: Named, lane: LaneConfig) -> CheckpointRef:

@@ -19,7 +19,7 @@ from workers.contract import (
     TaskSpec,
     derive_seed,
 )
-from workers.edits import Role
+from workers.edits import Prune, Role
 from workers.edits.base import Cause, Edit
 
 
@@ -90,6 +90,11 @@ class View:
     def diagnostics(self) -> Mapping[str, Json]:
         """Diagnostic -> what it measured at the stage's start."""
         return self.start.figures
+
+    def removed(self, layer: str) -> frozenset[int]:
+        """Ids of the layer's experts that are gone, or will be by an edit of this decision."""
+        gone = {n for edit in self.decided if isinstance(edit, Prune) for n in edit.of(layer)}
+        return frozenset(gone.union(self.model.layers[layer].removed))
 
     def decides(self, kind: type[Edit]) -> bool:
         """Whether an edit of this kind is among those of this decision so far."""

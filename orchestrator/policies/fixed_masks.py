@@ -76,11 +76,12 @@ class FixedMasks(Policy):
         masks: dict[str, Rows] = {}
         fallback: dict[str, Rows] = {}
         for layer, shape in view.model.layers.items():
+            gone = view.removed(layer)
             rows = [
-                [int(expert in named) for expert in range(shape.experts)]
+                [int(expert in named and expert not in gone) for expert in range(shape.born)]
                 for named in self.config.experts.values()
             ]
-            spare = [row if any(row) else [1] * shape.experts for row in rows]
+            spare = [row if any(row) else [1] * shape.born for row in rows]
             masks[layer] = rows if grows else spare
             if masks[layer] != spare:
                 fallback[layer] = spare

@@ -6,7 +6,7 @@ rows, domain by domain, each with a number for every expert.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import ClassVar, Literal
@@ -133,14 +133,18 @@ class UsageMasks(Policy):
         copies: dict[str, list[Duplicate]] = {}
         fallback: dict[str, Rows] = {}
         for layer, matrix in usage.items():
-            held = owners.get(layer, {})
+            gone = view.removed(layer)
+            held = {n: owner for n, owner in owners.get(layer, {}).items() if int(n) not in gone}
+            rows[layer] = [
+                [int(bit and e not in gone) for e, bit in enumerate(row)] for row in rows[layer]
+            ]
             if trigger == OPEN:
                 rows[layer] = [[1] * len(row) for row in rows[layer]]
             elif self.config.sharing == "claim":
-                made = self._claimed(matrix, rows[layer], held, view.decides(Grow))
+                made = self._claimed(matrix, rows[layer], held, gone, view.decides(Grow))
                 rows[layer], fallback[layer], owners[layer] = made
             elif self.config.sharing == "copy":
-                copied = self._copied(matrix, rows[layer], held)
+                copied = self._copied(matrix, rows[layer], held, gone)
                 usage[layer], rows[layer], copies[layer], owners[layer] = copied
         figures = {
             "overlap_before": before,
@@ -209,20 +213,27 @@ class UsageMasks(Policy):
             rows = []
             for number, domain in enumerate(self.facts.domains):
                 before = list(old[number]) if number < len(old) else []
-                before += [0.0] * (shape.experts - len(before))
+                before += [0.0] * (shape.born - len(before))
                 tokens = memory["tokens"].get(domain, 0)
-                new = [*counts.get(domain, ()), *[0] * shape.experts][: shape.experts]
+                new = [*counts.get(domain, ()), *[0] * shape.born][: shape.born]
                 rows.append(running(before, new, tokens, self.config.momentum))
-            matrices[layer] = rows
+            gone = view.removed(layer)
+            matrices[layer] = [[0.0 if e in gone else a for e, a in enumerate(r)] for r in rows]
         return matrices
 
     def _claimed(
-        self, matrix: Matrix, rows: Rows, held: Mapping[str, str], grows: bool
+        self,
+        matrix: Matrix,
+        rows: Rows,
+        held: Mapping[str, str],
+        gone: Collection[int],
+        grows: bool,
     ) -> tuple[Rows, Rows, dict[str, str]]:
         """Each expert belongs to the domain that used it first; a new domain takes free ones.
 
-        Where none is free and the decision ``grows`` the model, it takes the experts to be born;
-        the second result says what it trains in a layer that gets none.
+        Nobody gets those ``gone``. Where none is free and the decision ``grows`` the model, it
+        takes the experts to be born; the second result says what it trains in a layer that gets
+        none.
         """
         owners, count = dict(held), len(matrix[0])
         for expert in range(count):
@@ -230,12 +241,12 @@ class UsageMasks(Policy):
             if wanting and str(expert) not in owners:
                 best = max(wanting, key=lambda d: (matrix[d][expert], -d))
                 owners[str(expert)] = self.facts.domains[best]
-        free = [int(str(expert) not in owners) for expert in range(count)]
+        free = [int(not (str(e) in owners or e in gone)) for e in range(count)]
         claimed, spare = [], []
         for domain, usage in zip(self.facts.domains, matrix, strict=True):
             own = [int(owners.get(str(expert)) == domain) for expert in range(count)]
             row = own if any(usage) else list(free)
-            instead = row if any(row) else _favourite(usage, free)
+            instead = row if any(row) else _favourite(usage, free, gone)
             if not any(row) and not (grows and not any(usage)):
                 row, best = instead, instead.index(1)
                 if any(usage) and free[best]:
@@ -245,7 +256,7 @@ class UsageMasks(Policy):
         return claimed, spare, owners
 
     def _copied(
-        self, matrix: Matrix, rows: Rows, held: Mapping[str, str]
+        self, matrix: Matrix, rows: Rows, held: Mapping[str, str], gone: Collection[int]
     ) -> tuple[Matrix, Rows, list[Duplicate], dict[str, str]]:
         """Copies for domains that share an expert, within the budget (section 3.2, duplication)."""
         owners = dict(held)
@@ -259,7 +270,7 @@ class UsageMasks(Policy):
                 if str(expert) not in owners:
                     self._split(expert, matrix, rows, owners, made)
         rows = [
-            row if any(row) else _favourite(usage, _open_to(domain, owners, len(row)))
+            row if any(row) else _favourite(usage, _open_to(domain, owners, len(row), gone), gone)
             for domain, usage, row in zip(self.facts.domains, matrix, rows, strict=True)
         ]
         return matrix, rows, made, owners
@@ -318,12 +329,15 @@ def _sums(memory: Json, layer: str, rows: Mapping[str, list[int]]) -> dict[str, 
     }
 
 
-def _favourite(usage: Sequence[float], allowed: Sequence[int]) -> list[int]:
-    """A row with one expert: the most used of those allowed, or of all where none is."""
-    pool = [e for e, open_ in enumerate(allowed) if open_] or list(range(len(usage)))
+def _favourite(usage: Sequence[float], allowed: Sequence[int], gone: Collection[int]) -> list[int]:
+    """A row with one expert: the most used of those allowed, or of all there are where none is."""
+    pool = [e for e, open_ in enumerate(allowed) if open_]
+    pool = pool or [e for e in range(len(usage)) if e not in gone]
     best = max(pool, key=lambda e: (usage[e], -e))
     return [int(e == best) for e in range(len(usage))]
 
 
-def _open_to(domain: str, owners: Mapping[str, str], experts: int) -> list[int]:
-    return [int(owners.get(str(expert), domain) == domain) for expert in range(experts)]
+def _open_to(
+    domain: str, owners: Mapping[str, str], experts: int, gone: Collection[int]
+) -> list[int]:
+    return [int(owners.get(str(e), domain) == domain and e not in gone) for e in range(experts)]

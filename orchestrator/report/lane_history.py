@@ -108,7 +108,7 @@ class LaneHistory:
         self.opened = event.attempt
         self.backend, self.shape = event.report.backend, event.report.shape
         for name, layer in event.report.shape.layers.items():
-            self.founders.setdefault(name, layer.experts)
+            self.founders.setdefault(name, layer.born)
 
     def answer(self, event: StageStarted | IntervalDone | EditApplied | CheckpointSaved) -> None:
         """Take in the first answer to a numbered command; answers of reruns are left out."""

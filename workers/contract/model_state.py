@@ -19,7 +19,7 @@ class ModelState:
     """A lane's model as decided: every edit up to ``revision`` counted in."""
 
     experts: int = 1
-    """Experts of the largest layer."""
+    """Experts of the largest layer as growth counts them: those removed since included."""
     layers: Mapping[str, LayerShape] = field(default_factory=dict)
     """Growable layers by name, as last reported: edits under way are not in it."""
     revision: int = 0

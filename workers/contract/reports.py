@@ -14,6 +14,18 @@ class LayerShape:
     experts: int
     widths: tuple[int, ...]
     parameters: int
+    removed: tuple[int, ...] = ()
+    """Ids of experts that are no longer there; no other one ever gets them."""
+
+    @property
+    def born(self) -> int:
+        """Experts that were ever there: ids run from 0 to one below it."""
+        return self.experts + len(self.removed)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the live experts, in order."""
+        return tuple(number for number in range(self.born) if number not in self.removed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +117,11 @@ class IntervalReport:
     """Gradient steps (supervised) or environment steps (rl) since the stage began."""
     metrics: dict[str, float]
     gate_weights: dict[str, list[float]] = field(default_factory=dict)
-    """Layer -> mean routing weight of each live expert over the interval's tokens, 0 to 1."""
+    """Layer -> mean routing weight of each expert by id over the interval's tokens, 0 to 1; 0 for
+    one that was removed."""
     counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Layer -> domain -> how many of its tokens chose each expert. Integers, so that sums over
-    workers and intervals are exact."""
+    """Layer -> domain -> how many of its tokens chose each expert, by id. Integers, so that sums
+    over workers and intervals are exact."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Domain -> tokens trained on, each counted once a layer."""
     revision: int = 0
@@ -138,7 +151,7 @@ class EvaluationReport:
     model_figures: dict[str, float] = field(default_factory=dict)
     """Figures of the model over all tasks: ``<diagnostic>`` or ``<diagnostic>/<part>``."""
     gate_weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Task name -> layer -> mean gate weight of each expert on that task."""
+    """Task name -> layer -> mean gate weight of each expert by id on that task."""
     probes: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     """Task name -> layer -> gate weights of each expert on the task's probe: the same few test
     samples over the whole lane."""

@@ -35,6 +35,18 @@ class Gates:
     """Whether the expert ran for the token, bool [T, E]."""
     probabilities: Tensor
     """Softmax of the router's logits over all allowed experts [T, E]."""
+    ids: tuple[int, ...] | None = None
+    """Id of each of the E experts; None = they are numbered 0, 1, 2, ..."""
+    born: int = 0
+    """Experts that were ever there, those removed since included."""
+
+    def by_id(self, values_NE: Tensor) -> Tensor:
+        """Values of the experts (last dimension) by id, 0 for those that were removed."""
+        if self.ids is None or len(self.ids) == self.born:
+            return values_NE
+        wide = values_NE.new_zeros((*values_NE.shape[:-1], self.born))
+        wide[..., list(self.ids)] = values_NE
+        return wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

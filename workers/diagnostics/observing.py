@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -46,12 +47,18 @@ def observe(model: nn.Module) -> Iterator[Callable[[], dict[str, Gates]]]:
 
     The one place that knows how routed layers tell what they do.
     """
-    rounds = {name: layer.rounds for name, layer in routed_layers(model).items()}
+    layers = routed_layers(model)
     with observing(model, _gates) as kept:
 
         def take() -> dict[str, Gates]:
             taken = {
-                layer: _together(parts, rounds[layer]) for layer, parts in kept.items() if parts
+                name: replace(
+                    _together(parts, layers[name].rounds),
+                    ids=layers[name].ids,
+                    born=layers[name].born,
+                )
+                for name, parts in kept.items()
+                if parts
             }
             for parts in kept.values():
                 parts.clear()
@@ -71,7 +78,8 @@ def _gates(routed: Routed) -> Gates:
 
 def _together(parts: Sequence[Gates], rounds: int = 1) -> Gates:
     """Gates of consecutive tokens, or of each token's passes where a layer has several rounds."""
-    return Gates(
+    return replace(
+        parts[0],
         weights=_rows([part.weights for part in parts], rounds),
         chosen=_rows([part.chosen for part in parts], rounds),
         probabilities=_rows([part.probabilities for part in parts], rounds),
@@ -88,13 +96,16 @@ def _rows(passes: Sequence[Tensor], rounds: int) -> Tensor:
 
 
 def by_sample(gates: Gates, samples: int) -> Tensor:
-    """Mean gate weights of each of N samples over its positions and rounds [N, E]."""
-    return gates.weights.unflatten(0, (samples, -1)).mean(1)
+    """Mean gate weights of each of N samples over its positions and rounds, [N, E] by id."""
+    return gates.by_id(gates.weights.unflatten(0, (samples, -1)).mean(1))
 
 
 def mean_weights(routed: Mapping[str, Gates]) -> dict[str, list[float]]:
-    """Layer -> mean gate weight of each expert over all tokens [E]."""
-    return {layer: gates.weights.double().mean(0).tolist() for layer, gates in routed.items()}
+    """Layer -> mean gate weight of each expert by id over all tokens [E]."""
+    return {
+        layer: gates.by_id(gates.weights.double().mean(0)).tolist()
+        for layer, gates in routed.items()
+    }
 
 
 def drift_probe(
@@ -110,7 +121,8 @@ def drift_probe(
         positions, experts = len(gates.weights) // samples, gates.weights.shape[1]
         if experts > 1 and positions:
             rows = gates.weights[(index * positions + positions // 2).to(gates.weights.device)]
-            told[layer] = [[round(gate, DECIMALS) for gate in row] for row in rows.tolist()]
+            by_id = gates.by_id(rows).tolist()
+            told[layer] = [[round(gate, DECIMALS) for gate in row] for row in by_id]
     return told
 
 

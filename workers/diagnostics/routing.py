@@ -209,15 +209,16 @@ class ExpertRelevance(Diagnostic):
         return self.config.samples
 
     def told(self, probe: Probe) -> Json:
-        """``{layer: {domain: {"tokens": [share of each expert], "gates": [mean weight]}}}``."""
+        """``{layer: {domain: {"tokens": [share of each expert], "gates": [mean weight]}}}``, by id,
+        0 for experts that were removed."""
         told: dict[str, dict[str, dict[str, list[float]]]] = {}
         for layer, gates in probe.routed.items():
             parts = zip(probe.domains, probe.by_domain(gates.weights), strict=False)
             sets = probe.by_domain(gates.chosen)
             told[layer] = {
                 domain: {
-                    "tokens": _token_share(chosen_TE, weights_TE),
-                    "gates": weights_TE.double().mean(0).tolist(),
+                    "tokens": gates.by_id(_token_share(chosen_TE, weights_TE)).tolist(),
+                    "gates": gates.by_id(weights_TE.double().mean(0)).tolist(),
                 }
                 for (domain, weights_TE), chosen_TE in zip(parts, sets, strict=True)
                 if len(weights_TE)
@@ -262,14 +263,13 @@ def _by_domain(probe: Probe) -> Iterator[tuple[str, list[list[float]]]]:
         yield layer, [part.sum(0).tolist() for part in probe.by_domain(shares(gates.weights))]
 
 
-def _token_share(chosen_TE: Tensor, weights_TE: Tensor) -> list[float]:
+def _token_share(chosen_TE: Tensor, weights_TE: Tensor) -> Tensor:
     experts = chosen_TE.shape[1]
     if bool(chosen_TE.all()):
         counts_E = weights_TE.argmax(-1).bincount(minlength=experts).double()
     else:
         counts_E = chosen_TE.double().sum(0)
-    share: list[float] = (counts_E / counts_E.sum().clamp_min(1.0)).tolist()
-    return share
+    return counts_E / counts_E.sum().clamp_min(1.0)
 
 
 def _entropy(share_TE: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from workers.edits.adapt_router import AdaptRouter
 from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
 from workers.edits.fit_router import FitRouter
 from workers.edits.grow import Grow
+from workers.edits.prune import Prune
 from workers.edits.refresh_mask import Duplicate, RefreshMask
 from workers.edits.set_phase import ROLES, Role, SetPhase
 
 EDITS: dict[str, type[Edit]] = {
     "grow": Grow,
+    "prune": Prune,
     "refresh_mask": RefreshMask,
     "set_phase": SetPhase,
     "adapt_router": AdaptRouter,
@@ -29,6 +31,7 @@ __all__ = [
     "Forward",
     "Grow",
     "Parents",
+    "Prune",
     "RefreshMask",
     "Role",
     "SetPhase",

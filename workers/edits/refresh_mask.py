@@ -38,13 +38,13 @@ class RefreshMask(Edit):
     domains: tuple[str, ...]
     """Row order of ``masks`` and ``usage``."""
     masks: dict[str, list[list[int]]]
-    """Layer -> domain -> 0 or 1 for each expert, copies included. Experts beyond a row's end (born
-    by growth that was decided together with the mask) may be trained."""
+    """Layer -> domain -> 0 or 1 for each expert by id, copies included. Experts beyond a row's end
+    (born by growth that was decided together with the mask) may be trained."""
     fallback: dict[str, list[list[int]]] = field(default_factory=dict)
     """Layer -> domain -> the row that holds instead where the one of ``masks`` names no expert and
     growth has brought the layer none: a schedule may give a layer nothing."""
     usage: dict[str, list[list[float]]] = field(default_factory=dict)
-    """Layer -> domain -> share of the domain's tokens that chose each expert (the matrix A)."""
+    """Layer -> domain -> share of the domain's tokens that chose each expert by id (matrix A)."""
     copies: dict[str, list[Duplicate]] = field(default_factory=dict)
     """Layer -> experts this edit copies, in order of their ids."""
     exclusive: bool = False
@@ -56,11 +56,12 @@ class RefreshMask(Edit):
         copies = sum(len(made) for made in self.copies.values())
         return f"mask version {self.version}" + (f", {copies} copies" if copies else "")
 
-    def on(self, live: Mapping[str, int]) -> RefreshMask:
-        """The edit as it holds for layers of so many experts: ``fallback`` put in where it must."""
+    def on(self, born: Mapping[str, int]) -> RefreshMask:
+        """The edit as it holds for layers that had so many experts: ``fallback`` put in where it
+        must."""
         masks = {
             layer: [
-                spare if not any(row) and len(row) >= live.get(layer, 0) else row
+                spare if not any(row) and len(row) >= born.get(layer, 0) else row
                 for row, spare in zip(rows, self.fallback.get(layer, rows), strict=True)
             ]
             for layer, rows in self.masks.items()
@@ -73,6 +74,6 @@ class RefreshMask(Edit):
         from workers.moe.domains.specialise import plan_mask
         from workers.moe.growth.growable import shape
 
-        live = {name: layer.experts for name, layer in shape(module).layers.items()}
-        change = plan_mask(module, self.on(live))
+        born = {name: layer.born for name, layer in shape(module).layers.items()}
+        change = plan_mask(module, self.on(born))
         return lambda: Change(parents=change())

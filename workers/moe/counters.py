@@ -12,7 +12,7 @@ from workers.moe.selection import Selection
 
 
 class Counters:
-    """Sums since they were last taken; experts may be added in between."""
+    """Sums since they were last taken; experts may be added and removed in between."""
 
     def __init__(self) -> None:
         self.domains: tuple[str, ...] = ()
@@ -30,6 +30,11 @@ class Counters:
     def _reset_choices(self) -> None:
         self._choices_GE = torch.zeros(len(self.domains), 0, dtype=torch.int64)
         self._tokens_G = torch.zeros(len(self.domains), dtype=torch.int64)
+
+    def remove(self, place: int) -> None:
+        """The expert at this place is gone."""
+        self._weights_E = _without(self._weights_E, place)
+        self._choices_GE = _without(self._choices_GE, place)
 
     def count_for(self, domains: tuple[str, ...]) -> None:
         """Count for these domains; counts for others are dropped."""
@@ -67,6 +72,11 @@ class Counters:
         counted = torch.cat([chosen_GE, self._tokens_G.to(chosen_GE.device).unsqueeze(1)], 1)
         self._reset_choices()
         return counted
+
+
+def _without(sums: Tensor, place: int) -> Tensor:
+    """All entries but one (last dimension); one that was not counted yet has none."""
+    return torch.cat([sums[..., :place], sums[..., place + 1 :]], -1)
 
 
 def _widened(sums: Tensor, experts: int) -> Tensor:

@@ -150,6 +150,11 @@ class Record:
         elif self._reached_E is not None:
             self._reached_E = None if reached_E is None else self._reached_E | reached_E
 
+    def remove(self, place: int) -> None:
+        """The expert at this place is gone: sums go on without it, what a step reached is over."""
+        self.counters.remove(place)
+        self.take_reached()
+
     def take_reached(self) -> tuple[bool, Tensor | None]:
         """(whether a training forward ran, which experts learn from it) since the last call."""
         found = self.ran, self._reached_E
@@ -170,6 +175,16 @@ class RoutedLayer(nn.Module):
     @property
     def live(self) -> int:
         """Experts under the router."""
+        return len(self.experts)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Id of each expert under the router, in order."""
+        return tuple(int(name) for name in self.experts)
+
+    @property
+    def born(self) -> int:
+        """Experts that were ever there: ids run from 0 to one below it."""
         return len(self.experts)
 
     @property
@@ -279,7 +294,7 @@ def own(counts: Tensor) -> Tensor:
 
 
 def take_gate_weights(model: nn.Module, add_up: Total = own) -> dict[str, list[float]]:
-    """Layer -> mean gate weight of each expert since the last call; one device sync in all.
+    """Layer -> mean gate weight of each expert by id since the last call; one device sync in all.
 
     Layers that saw no token are left out. ``add_up``: sums what each worker added up.
     """
@@ -295,12 +310,13 @@ def take_gate_weights(model: nn.Module, add_up: Total = own) -> dict[str, list[f
     for name, layer in parts.items():
         sums, tokens = [next(flat) for _ in range(layer.live)], next(flat)
         if tokens:
-            found[name] = [weight / tokens for weight in sums]
+            found[name] = _by_id(layer, [weight / tokens for weight in sums])
     return found
 
 
 def take_counts(model: nn.Module, add_up: Total = own) -> Counts:
-    """(layer -> domain -> tokens that chose each expert, domain -> tokens) since the last call.
+    """(layer -> domain -> tokens that chose each expert by id, domain -> tokens) since the last
+    call.
 
     Counted in steps whose domains are known. A token that passes a layer in several rounds chooses
     in each, but is one token. ``add_up``: sums what each worker counted.
@@ -321,6 +337,12 @@ def take_counts(model: nn.Module, add_up: Total = own) -> Counts:
         by_domain = zip(layer.record.counters.domains, rows, strict=True)
         seen = {domain: row for domain, row in by_domain if row[-1]}
         if seen:
-            counts[name] = {domain: row[:-1] for domain, row in seen.items()}
+            counts[name] = {domain: _by_id(layer, row[:-1]) for domain, row in seen.items()}
             tokens = {domain: row[-1] for domain, row in seen.items()}
     return counts, tokens
+
+
+def _by_id(layer: RoutedLayer, values: list[Any]) -> list[Any]:
+    """Values of the live experts as a list by id, 0 for those that are gone."""
+    known = dict(zip(layer.ids, values, strict=True))
+    return [known.get(number, 0 * values[0]) for number in range(layer.born)]

@@ -72,6 +72,10 @@ class StockRule(Selector):
         return min(self.k, experts)
 
     @property
+    def fewest(self) -> int:
+        return self.k
+
+    @property
     def corrects(self) -> bool:
         """Whether the rule adds numbers of the experts after it has scored them."""
         return bool(self._first)
@@ -118,7 +122,8 @@ class StockRule(Selector):
         mean = torch.stack(list(known.values())).mean()
         for place, number in enumerate(ids):
             parent = self.parents.get(number)
-            values[place] = known.get(number, mean if parent is None else known[parent])
+            inherited = mean if parent is None else known.get(parent, mean)
+            values[place] = known.get(number, inherited)
         return values
 
 
@@ -202,6 +207,10 @@ class StockLayer(MoELayer):
     def check(self, growth: Growth) -> None:
         super().check(growth)
         self._check_groups(self.target(growth.experts))
+
+    def check_removal(self, experts: Sequence[int]) -> None:
+        super().check_removal(experts)
+        self._check_groups(self.live - len(experts))
 
     def check_copies(self, experts: int, exclusive: bool) -> None:
         self._check_groups(experts)

@@ -6,7 +6,7 @@ Letters: T tokens, E experts, G domains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ class Mask:
     version: int
     domains: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
-    """Domain -> 0 or 1 for each expert."""
+    """Domain -> 0 or 1 for each expert, by id."""
     copies: Mapping[int, str] = field(default_factory=dict)
     """Copy -> the domain whose tokens alone choose it in training, where they are exclusive."""
 
@@ -33,6 +33,13 @@ class Mask:
     def binding(self) -> bool:
         """Whether anything is masked at all."""
         return bool(self.copies) or not all(all(row) for row in self.rows)
+
+    def trains(self, domain: str, expert: int) -> bool:
+        """Whether tokens of a domain may teach an expert, if it is there."""
+        if domain not in self.domains:
+            return True
+        row = self.rows[self.domains.index(domain)]
+        return expert >= len(row) or bool(row[expert])
 
     def arch(self) -> Json:
         """As JSON, for the architecture that travels with the weights."""
@@ -63,43 +70,41 @@ class Masking:
         self.mask: Mask | None = None
         self._trainable_GE: Tensor | None = None
         self._owner_E: Tensor | None = None
-        self._domains: tuple[str, ...] = ()
+        self._known: tuple[tuple[str, ...], tuple[int, ...]] = (), ()
+        """Domains and experts that the tensors are for."""
 
     def set(self, mask: Mask | None) -> None:
         """Train under another mask from now on."""
         self.mask, self._trainable_GE, self._owner_E = mask, None, None
 
-    def trainable(self, domain_T: Tensor, domains: tuple[str, ...], experts: int) -> Tensor | None:
+    def trainable(
+        self, domain_T: Tensor, domains: tuple[str, ...], experts: tuple[int, ...]
+    ) -> Tensor | None:
         """Bool [T, E]: may this expert learn from this token (equation 8)? None = all may.
 
-        ``domain_T``: place of each token's domain in ``domains``.
+        ``domain_T``: place of each token's domain in ``domains``; ``experts``: the live ones' ids.
         """
         if self.mask is None or not self.mask.binding:
             return None
-        self._know(domains)
-        if self._trainable_GE is None or self._trainable_GE.shape[1] != experts:
-            self._trainable_GE = self._rows(self.mask, experts).to(domain_T.device)
+        self._know(domains, experts)
+        if self._trainable_GE is None:
+            rows = [[self.mask.trains(domain, n) for n in experts] for domain in domains]
+            self._trainable_GE = torch.tensor(rows, device=domain_T.device)
         return self._trainable_GE[domain_T]
 
-    def allowed(self, domain_T: Tensor, domains: tuple[str, ...], experts: int) -> Tensor | None:
+    def allowed(
+        self, domain_T: Tensor, domains: tuple[str, ...], experts: tuple[int, ...]
+    ) -> Tensor | None:
         """Bool [T, E]: may this token choose this expert? Copies take their owner's tokens only."""
         if self.mask is None or not self.mask.copies:
             return None
-        self._know(domains)
-        if self._owner_E is None or len(self._owner_E) != experts:
-            owner = [-1] * experts
-            for expert, domain in self.mask.copies.items():
-                owner[expert] = domains.index(domain)
+        self._know(domains, experts)
+        if self._owner_E is None:
+            copies = self.mask.copies
+            owner = [domains.index(copies[n]) if n in copies else -1 for n in experts]
             self._owner_E = torch.tensor(owner, device=domain_T.device)
         return (self._owner_E < 0) | (self._owner_E == domain_T.unsqueeze(1))
 
-    def _know(self, domains: tuple[str, ...]) -> None:
-        if domains != self._domains:
-            self._domains, self._trainable_GE, self._owner_E = domains, None, None
-
-    def _rows(self, mask: Mask, experts: int) -> Tensor:
-        """The mask's rows in the order of the step's domains, wide enough for ``experts``."""
-        rows: dict[str, Sequence[int]] = dict(zip(mask.domains, mask.rows, strict=True))
-        free = [1] * experts
-        found = [[*rows.get(domain, free), *free][:experts] for domain in self._domains]
-        return torch.tensor(found, dtype=torch.bool)
+    def _know(self, domains: tuple[str, ...], experts: tuple[int, ...]) -> None:
+        if (domains, experts) != self._known:
+            self._known, self._trainable_GE, self._owner_E = (domains, experts), None, None

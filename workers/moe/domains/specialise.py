@@ -157,20 +157,21 @@ def _check_mask(name: str, layer: MoELayer, edit: RefreshMask) -> None:
             f"{where}: {len(rows)} rows for {len(edit.domains)} domains; give one each"
         )
     new = [copy for copy in edit.copies.get(name, ()) if copy.expert not in layer.births]
-    experts = layer.live + len(new)
+    experts = layer.born + len(new)
     if edit.copies.get(name):
         try:
-            layer.check_copies(experts, edit.exclusive)
+            layer.check_copies(layer.live + len(new), edit.exclusive)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    expected = list(range(layer.live, experts))
+    expected = list(range(layer.born, experts))
     if [copy.expert for copy in new] != expected:
         raise InputError(f"{where}: copies {[c.expert for c in new]}, their ids must be {expected}")
     for copy in new:
         if copy.parent not in layer.births or copy.owner not in edit.domains:
             raise InputError(
                 f"{where}: copy {copy.expert} of expert {copy.parent} for {copy.owner!r}; allowed: "
-                f"experts 0 to {layer.live - 1} and domains {', '.join(edit.domains)}"
+                f"experts {', '.join(map(str, layer.births))} and domains "
+                f"{', '.join(edit.domains)}"
             )
     for domain, row in zip(edit.domains, rows, strict=True):
         if len(row) > experts or (new and len(row) < experts):
@@ -178,5 +179,6 @@ def _check_mask(name: str, layer: MoELayer, edit: RefreshMask) -> None:
                 f"{where}, domain {domain!r}: {len(row)} experts, the layer has {experts}; a mask "
                 "names only experts that exist"
             )
-        if not any(row) and len(row) == experts:
+        there = [bit for number, bit in enumerate(row) if number not in layer.experts.removed]
+        if not any(there) and len(row) == experts:
             raise InputError(f"{where}, domain {domain!r}: no expert; leave at least one")

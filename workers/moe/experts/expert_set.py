@@ -1,11 +1,12 @@
 """The experts of one layer by id: what each is made of, how wide it is, where it comes from.
 
-Knows no router. Parameters are named by expert id and only ever added.
+Knows no router. Parameters are named by expert id; an id is given once, also after its expert is
+gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class ExpertSet(nn.ModuleDict):
         """``sizes``: inputs and outputs."""
         super().__init__()
         self.births: dict[int, Birth] = {}
+        self.removed: dict[int, Birth] = {}
+        """Experts that are gone, by id."""
         self._table, self._forms, self._sizes = table, forms, sizes
         self._form_of: dict[int, int] = {}
         self._widths: dict[int, int] = {}
@@ -55,6 +58,11 @@ class ExpertSet(nn.ModuleDict):
     def narrowing(self) -> bool:
         """Whether every form can give up hidden units."""
         return all(cls.narrows for cls in self._classes)
+
+    @property
+    def born(self) -> int:
+        """Experts ever there: the id of the next one."""
+        return len(self.births) + len(self.removed)
 
     def forms(self) -> list[tuple[Any, Any]]:
         """Class and Config of each form."""
@@ -88,7 +96,11 @@ class ExpertSet(nn.ModuleDict):
         self.put(number, self.make(form, width), form, birth, reference)
 
     def remove(self, number: int) -> None:
-        """Forget an expert."""
+        """Take an expert out for good."""
+        self.removed[number] = self.births[number]
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
         del self[str(number)], self.births[number], self._form_of[number]
 
     def narrow(self, width_of: WidthOf, x_TD: Tensor) -> dict[str, tuple[int, Tensor]]:
@@ -110,7 +122,7 @@ class ExpertSet(nn.ModuleDict):
     # ------------------------------------------------------------ architecture
 
     def arch(self) -> list[Json]:
-        """One record for each expert, in order of the ids."""
+        """One record for each live expert, in order of the ids."""
         return [
             {
                 "id": number,
@@ -124,16 +136,31 @@ class ExpertSet(nn.ModuleDict):
             for number, birth in self.births.items()
         ]
 
-    def ensure_arch(self, records: Sequence[Json], reference: nn.Module) -> None:
-        """Become the experts of ``records``; values are loaded afterwards."""
-        ids = [record["id"] for record in records]
-        if not ids or ids != list(range(len(ids))):
+    def removed_arch(self) -> list[Json]:
+        """One record for each expert that is gone, in order of the ids."""
+        return [
+            {"id": number, "birth": birth.stage, "parent": birth.parent, "owner": birth.owner}
+            for number, birth in sorted(self.removed.items())
+        ]
+
+    def ensure_arch(
+        self, records: Sequence[Json], removed: Sequence[Json], reference: nn.Module
+    ) -> None:
+        """Become the experts of ``records``, without those ``removed``; values are loaded
+        afterwards."""
+        ids, gone = [record["id"] for record in records], [record["id"] for record in removed]
+        if not ids or ids != sorted(ids) or sorted(ids + gone) != list(range(len(ids + gone))):
             raise InputError(
-                f"the saved architecture lists the experts {ids}; they must be numbered "
-                "0, 1, 2, ...: the checkpoint is damaged, restore another one"
+                f"the saved architecture lists the experts {ids}, and {gone} as removed; together "
+                "they must be numbered 0, 1, 2, ...: the checkpoint is damaged, restore another "
+                "one"
             )
-        for number in [number for number in self.births if number not in ids]:
-            self.remove(number)
+        for number in leaving(self.births, ids):
+            self._forget(number)
+        self.removed = {
+            record["id"]: Birth(record["birth"], record["parent"], record["owner"])
+            for record in removed
+        }
         for record in records:
             number, form, width = record["id"], record["form"], record["width"]
             birth = Birth(record["birth"], record["parent"], record.get("owner"))
@@ -150,6 +177,14 @@ class ExpertSet(nn.ModuleDict):
 
     def _frozen(self, number: int) -> bool:
         return not any(p.requires_grad for p in self.expert(number).parameters())
+
+
+def leaving(present: Iterable[int], wanted: Iterable[int]) -> list[int]:
+    """Of the experts present, those that must go so that the rest and the ones still missing,
+    added behind it, stand in the order of ids."""
+    present, wanted = list(present), set(wanted)
+    first = min(wanted - set(present), default=None)
+    return [n for n in present if n not in wanted or (first is not None and n > first)]
 
 
 def _class_of(table: dict[str, type], config: Any) -> Any:

@@ -16,7 +16,7 @@ from workers.moe.dispatch import FREE, Limits, dispatch, reached
 from workers.moe.domains.masks import Mask, Masking
 from workers.moe.experts import EXPERTS
 from workers.moe.experts.base import kernel_of
-from workers.moe.experts.expert_set import ExpertSet
+from workers.moe.experts.expert_set import ExpertSet, leaving
 from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, like
 from workers.moe.growth.schedules import EVERYWHERE, Place
 from workers.moe.layers.base import Layer
@@ -170,8 +170,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
             trainable_TE = None
             if domain_T is not None:
                 record.counters.add_tokens(domain_T)
-                trainable_TE = self.masking.trainable(domain_T, step.domains, self.live)
-                open_TE = self.masking.allowed(domain_T, step.domains, self.live)
+                trainable_TE = self.masking.trainable(domain_T, step.domains, self.ids)
+                open_TE = self.masking.allowed(domain_T, step.domains, self.ids)
                 allowed_TE = _both(allowed_TE, open_TE)
             k = self.config.grad_max_k
             limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
@@ -258,6 +258,14 @@ class MoELayer(RoutedLayer, Growable, Layer):
         return self.experts.births
 
     @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self.births)
+
+    @property
+    def born(self) -> int:
+        return self.experts.born
+
+    @property
     def mask(self) -> Mask | None:
         """The gradient mask in force."""
         return self.masking.mask
@@ -273,12 +281,37 @@ class MoELayer(RoutedLayer, Growable, Layer):
             router.add(number)
         self._tell_selector()
 
+    def check_removal(self, experts: Sequence[int]) -> None:
+        """Raise InputError if it cannot go on without these live experts; changes nothing."""
+        left = [number for number in self.births if number not in experts]
+        least = self.selector.fewest
+        if len(left) < least:
+            raise InputError(
+                f"{len(left)} of the experts {list(self.births)} would be left, and selector "
+                f"{type(self.selector).__name__} needs at least {least}; remove fewer"
+            )
+        for domain in () if self.mask is None else self.mask.domains:
+            if not any(self.mask is None or self.mask.trains(domain, n) for n in left):
+                raise InputError(
+                    f"no expert that domain {domain!r} may train would be left of "
+                    f"{list(self.births)}; remove fewer, or refresh the mask before"
+                )
+
+    def remove(self, number: int) -> None:
+        """Take an expert out for good, and its row in each router; the others stay as they are."""
+        place = self.ids.index(number)
+        self.experts.remove(number)
+        for router in self.routers:
+            router.remove(number)
+        self._tell_selector()
+        self.record.remove(place)
+
     def _tell_selector(self) -> None:
         self.selector.experts_changed(dict(self.births))
         like(self.selector, self.experts)
 
     def target(self, experts: int) -> int:
-        return self.place.count(experts) + self._copies
+        return self.place.count(experts) + self._copies - len(self.experts.removed)
 
     def check_copies(self, experts: int, exclusive: bool) -> None:
         """Raise InputError if it cannot hold so many experts, copies included.
@@ -288,7 +321,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     @property
     def _copies(self) -> int:
-        return sum(birth.owner is not None for birth in self.births.values())
+        """Copies for domains, those removed since included."""
+        born = (*self.births.values(), *self.experts.removed.values())
+        return sum(birth.owner is not None for birth in born)
 
     # ------------------------------------------------------------ growth
 
@@ -320,7 +355,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             )
             grown.narrowed = {f"experts.{name}": kept for name, kept in cut.items()}
         for number in range(added):
-            new = max(self.births) + 1
+            new = self.born
             parent = growth.initialiser.parent(old, number)
             with seeded(derive_seed(growth.seed, new)):
                 self.add(new, Birth(growth.stage, parent))
@@ -347,7 +382,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def layer_shape(self) -> LayerShape:
         widths = tuple(int(self.expert(number).width) for number in self.births)
-        return LayerShape(experts=self.live, widths=widths, parameters=count_parameters(self))
+        return LayerShape(
+            experts=self.live,
+            widths=widths,
+            parameters=count_parameters(self),
+            removed=tuple(sorted(self.experts.removed)),
+        )
 
     def active_parameters(self) -> int:
         active = min(self.live, math.ceil(self.selector.active(self.live)))
@@ -362,6 +402,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             "later_routers": [router.arch() for router in self.routers[1:]] or None,
             "selector": self.selector.arch(),
             "shared": self.config.shared or None,
+            "removed": self.experts.removed_arch() or None,
             "mask": None if self.mask is None else self.mask.arch(),
             "phase": None if self.phase is None else list(self.phase),
         }
@@ -377,16 +418,18 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 f"{saved}, the model {present}; restore with the config that the checkpoint was "
                 "made with"
             )
-        before = set(self.births)
-        self.experts.ensure_arch(arch["experts"], self)
+        before = list(self.births)
+        self.experts.ensure_arch(arch["experts"], arch.get("removed", ()), self)
+        gone = leaving(before, self.births)
         for router, saved_router in zip(
             self.routers, [arch.get("router"), *arch.get("later_routers", ())], strict=True
         ):
-            for number in sorted(before - set(self.births)):
+            for number in gone:
                 router.remove(number)
             with seeded(0):  # every value is overwritten
-                for number in sorted(set(self.births) - before):
-                    router.add(number)
+                for number in self.births:
+                    if number not in before or number in gone:
+                        router.add(number)
             if saved_router is not None or router.arch() is not None:
                 router.ensure_arch(saved_router)
         self._tell_selector()

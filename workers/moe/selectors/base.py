@@ -40,6 +40,11 @@ class Selector(nn.Module, ABC):
     temperature: float = 1.0
     """Logits are divided by it before their softmax."""
 
+    @property
+    def fewest(self) -> int:
+        """Experts that a layer must keep when some are removed."""
+        return 1
+
     @abstractmethod
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
         """Experts and weights of T tokens.

@@ -44,6 +44,10 @@ class TopK(Selector):
         self.k, self.temperature, self.noise = config.k, config.temperature, config.noise
         self.full = config.weights == "full"
 
+    @property
+    def fewest(self) -> int:
+        return self.k
+
     def active(self, experts: int) -> float:
         """k, or all while there are fewer."""
         return min(self.k, experts)

@@ -313,7 +313,7 @@ def test_growth_counts_experts_without_copies() -> None:
         ({"masks": {LAYER: [[1] * 4]}}, "1 rows for 2 domains"),
         (
             {"copies": {LAYER: [Duplicate(expert=4, parent=9, owner="south")]}},
-            "allowed: experts 0 to 3",
+            "allowed: experts 0, 1, 2, 3 and",
         ),
         ({"copies": {LAYER: [Duplicate(expert=7, parent=0, owner="south")]}}, "ids must be"),
     ],
