@@ -54,6 +54,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "selectors": moe.SELECTORS,
         "experts": moe.EXPERTS,
         "losses": moe.LOSSES,
+        "upcycles": moe.UPCYCLES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
         "policies": POLICIES,

@@ -7,5 +7,15 @@ from workers.moe.layers import LAYERS
 from workers.moe.losses import LOSSES
 from workers.moe.routers import ROUTERS
 from workers.moe.selectors import SELECTORS
+from workers.moe.upcycles import UPCYCLES
 
-__all__ = ["EXPERTS", "INITIALISERS", "LAYERS", "LOSSES", "ROUTERS", "SCHEDULES", "SELECTORS"]
+__all__ = [
+    "EXPERTS",
+    "INITIALISERS",
+    "LAYERS",
+    "LOSSES",
+    "ROUTERS",
+    "SCHEDULES",
+    "SELECTORS",
+    "UPCYCLES",
+]

@@ -16,11 +16,12 @@ from workers.models.huggingface.convention import mixtures
 from workers.models.huggingface.exporting import export
 from workers.models.huggingface.layer import StockLayer, replace_mixture
 from workers.models.huggingface.likeness import alike
-from workers.models.huggingface.upcycling import UPCYCLES, Upcycle, upcycled
+from workers.models.huggingface.upcycling import upcycled
 from workers.moe.growth.growable import Growth
 from workers.moe.growth.initialisers import Random
 from workers.moe.losses import LOSSES
 from workers.moe.routers import ROUTERS
+from workers.moe.upcycles import UPCYCLES, Upcycle
 from workers.tables import Problem, choice, choices, construct
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError
+from workers.moe.experts.feed_forward import FeedForward
 from workers.moe.growth.budget import Size
 
 
@@ -62,6 +63,13 @@ class Expert(nn.Module):
     @classmethod
     def packed(cls, experts: Sequence[Any]) -> Kernel | None:
         """One kernel for experts that are all of this class; None = run them in a loop."""
+        return None
+
+    def feed_forward(self) -> FeedForward | None:
+        """The expert as linear maps, its own parameters; None = it is something else.
+
+        What has it can be made of a dense layer's maps (``workers.moe.upcycles``).
+        """
         return None
 
     def zero_output(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ops.expert_mlp import ACTIVATIONS
 from workers.moe.experts.base import Expert
+from workers.moe.experts.feed_forward import FeedForward, linear_map
 from workers.moe.experts.mixture import Packed
 from workers.moe.experts.narrowing import ridge, strongest
 from workers.moe.growth.budget import Size, shared_width
@@ -62,6 +63,10 @@ class Bottleneck(Expert):
             return None
         tensors = [(e.up.weight, e.up.bias, e.down.weight, e.down.bias) for e in experts]
         return Packed(tensors, activation)
+
+    def feed_forward(self) -> FeedForward:
+        """See ``Expert.feed_forward``."""
+        return FeedForward((linear_map(self.up), linear_map(self.down)), self.activation)
 
     @torch.no_grad()
     def zero_output(self) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ops.expert_mlp import ACTIVATIONS
 from workers.moe.experts.base import Expert
+from workers.moe.experts.feed_forward import FeedForward
 from workers.moe.experts.mixture import PackedGated
 from workers.moe.experts.narrowing import ridge, strongest
 from workers.moe.growth.budget import Size, shared_width
@@ -69,6 +70,11 @@ class GatedExpert(Expert):
         if any(expert.activation != activation for expert in experts):
             return None
         return PackedGated([e.gate_up for e in experts], [e.down for e in experts], activation)
+
+    def feed_forward(self) -> FeedForward:
+        """See ``Expert.feed_forward``."""
+        maps = ((self.gate_up, None), (self.down, None))
+        return FeedForward(maps, self.activation, gated=True)
 
     @torch.no_grad()
     def zero_output(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.moe.experts.base import Expert
+from workers.moe.experts.feed_forward import FeedForward, linear_map
 from workers.moe.experts.mixture import Packed
 
 
@@ -35,6 +36,10 @@ class LinearExpert(Expert):
     def packed(cls, experts: Sequence[Any]) -> Packed:
         """All of them as one kernel."""
         return Packed([(expert.up.weight, expert.up.bias) for expert in experts])
+
+    def feed_forward(self) -> FeedForward:
+        """See ``Expert.feed_forward``."""
+        return FeedForward((linear_map(self.up),))
 
     @torch.no_grad()
     def zero_output(self) -> None:

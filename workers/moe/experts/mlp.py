@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from workers.moe.experts.base import Expert
+from workers.moe.experts.feed_forward import FeedForward, linear_map
 from workers.moe.perceptron import Perceptron, check_hidden
 from workers.moe.seeding import seeded
 
@@ -31,3 +32,7 @@ class MLPExpert(Perceptron, Expert):
         # one draw of the layer's stream seeds the whole expert
         with seeded(int(torch.randint(2**31 - 1, (), device="cpu"))):
             self.draw([inputs, *config.hidden, outputs])
+
+    def feed_forward(self) -> FeedForward:
+        """See ``Expert.feed_forward``."""
+        return FeedForward(tuple(linear_map(layer) for layer in self.layers))  # type: ignore[arg-type]

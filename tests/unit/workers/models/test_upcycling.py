@@ -12,7 +12,8 @@ from torch import Tensor
 from tests.families import VOCABULARY, WINDOW
 from workers.contract import InputError
 from workers.models.huggingface import HuggingFace
-from workers.models.huggingface.upcycling import FAMILIES, UPCYCLES, Copies, Slices
+from workers.models.huggingface.upcycling import FAMILIES
+from workers.moe.upcycles import UPCYCLES, Copies, Slices
 
 transformers = pytest.importorskip("transformers")
 
