@@ -183,6 +183,33 @@ def trace(
 
 
 @app.command()
+def evaluate(
+    run_dir: RunDir,
+    policy: Annotated[
+        str,
+        typer.Option(help="NAME, NAME:key=value,... or a TOML table; growstage list inference."),
+    ] = "plain",
+    lane: Annotated[str | None, typer.Option(help="Lane; default: the first that has one.")] = None,
+    stage: Annotated[int | None, typer.Option(help="Stage, from 0; default: the last.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Task to score; repeatable; default: all.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    tracking: Annotated[bool, typer.Option(help="Record it in MLflow.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """How a stage's model answers under an inference policy, and how as it was trained."""
+    from orchestrator import session
+    from orchestrator.report import inference
+
+    told = session.evaluate(run_dir, policy, lane, stage, tasks or (), tracking_uri, tracking)
+    if as_json:
+        _print_json(told)
+    else:
+        print(inference.text(told))
+
+
+@app.command()
 def export(
     run_dir: RunDir,
     lane: Annotated[str, typer.Argument(help="Lane.", show_default=False)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.beginning import (
@@ -162,3 +163,27 @@ def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:
     from orchestrator.tracking.tracker import print_lineage as show
 
     show(name, tracking_uri, as_json)
+
+
+def evaluate(
+    run_dir: Place,
+    policy: str,
+    lane: str | None,
+    stage: int | None,
+    tasks: Sequence[str],
+    tracking_uri: str | None,
+    tracked: bool,
+) -> Json:
+    """A stage's model with an inference policy and without; recorded in MLflow where ``tracked``.
+
+    Raises InputError where the run has no such stage, or the policy cannot answer for its model.
+    """
+    from orchestrator.report import inference
+
+    settings, path = inference.settings(policy), open_folder(run_dir).path
+    told = inference.evaluate(run_dir, settings, lane, stage, tasks)
+    if tracked:
+        from orchestrator.tracking.inference import record
+
+        record(path, tracking_store(path, tracking_uri), told)
+    return told

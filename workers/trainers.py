@@ -15,6 +15,7 @@ from workers.contract import (
     CheckpointRef,
     Evaluator,
     InputError,
+    Json,
     LaneSpec,
     Memory,
     TaskSpec,
@@ -42,6 +43,9 @@ class TrainerKind:
     """Import path of what follows its models' routers; empty where nothing does."""
     exporting: str = ""
     """Import path of what writes its models for other programs; empty where nothing does."""
+    inference: str = ""
+    """Import path of what answers with its models under an inference policy; empty where nothing
+    does."""
     acts: bool = False
     """Whether it learns from what the model itself does, so that a token must be able to choose
     the same experts when it acts as when it learns."""
@@ -56,6 +60,7 @@ TRAINERS: dict[str, TrainerKind] = {
         memory="workers.supervised.memory:estimate",
         tracing="workers.supervised.tracing:trace_checkpoint",
         exporting="workers.supervised.exporting:export_checkpoint",
+        inference="workers.supervised.inference:infer",
         starts=True,
     ),
     "rl": TrainerKind(
@@ -65,6 +70,7 @@ TRAINERS: dict[str, TrainerKind] = {
         replicas=False,
         instead="training.num_learners",
         tracing="workers.rl.tracing:trace_checkpoint",
+        inference="workers.rl.inference:infer",
         acts=True,
     ),
 }
@@ -121,6 +127,23 @@ def export(lane: LaneSpec, checkpoint: CheckpointRef, folder: Path) -> None:
             "growstage; its checkpoints are safetensors files and JSON"
         )
     _load(path)(lane, checkpoint, folder)
+
+
+def infer(
+    lane: LaneSpec, checkpoint: CheckpointRef, tasks: tuple[TaskSpec, ...], policy: Json
+) -> dict[str, Any]:
+    """A checkpoint's scores with an inference policy and without; see ``inference.running``.
+
+    Raises InputError where the policy cannot answer for the lane's model.
+    """
+    path = TRAINERS[lane.trainer].inference
+    if not path:
+        raise InputError(
+            f"lane {lane.lane!r}: models of trainer {lane.trainer!r} answer under no inference "
+            "policy; take a lane of another trainer"
+        )
+    found: dict[str, Any] = asdict(_load(path)(lane, checkpoint, tasks, policy))
+    return found
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

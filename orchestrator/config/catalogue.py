@@ -30,6 +30,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers import models, moe, trainers
     from workers.diagnostics import DIAGNOSTICS
     from workers.edits import EDITS
+    from workers.inference import INFERENCE
     from workers.methods import METHODS
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS, TOKENIZERS
@@ -60,6 +61,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "policies": POLICIES,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,
+        "inference": INFERENCE,
         "trainings": trainers.trainings(),
         "optimizers": OPTIMIZERS,
         "learning_rates": LEARNING_RATES,

@@ -74,6 +74,15 @@ class Tracker:
         """The command and the links that show the run; experiment 0 before anything is written."""
         return views.links(self.store.uri, self.store.ledger.ids.get("experiment", "0"), port)
 
+    def stage(self, lane: str, index: int) -> tuple[str, str]:
+        """(key of the run that shows a stage, its stream's name), from the journal alone."""
+        projection = Projection()
+        for record, _ in read(self.run_dir / JOURNAL_FILE):
+            projection.add(record)
+        history = projection.history
+        assert history.started is not None
+        return projection.key(history.lanes[lane], index), history.started.name
+
     # ------------------------------------------------------------ one chunk of the journal
 
     def _start_over(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +49,30 @@ from workers.rl.floor_routing import FloorGates
 Watch = Callable[[int, Tensor, Tensor, NDArray[np.bool_]], None]
 """Told of each step after the model answered: its number, observations and states [N, ...] before
 it, and which environments still play."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of N environments, after it was taken."""
+
+    observations: Tensor
+    """Before it [N, ...]."""
+    state: Tensor
+    """The model's, before it [N, S]."""
+    observations_after: Tensor
+    state_after: Tensor
+    rewards: Tensor
+    """Float [N]."""
+    over: Tensor
+    """Whether the episode ended with it, bool [N]."""
+
+
+class Player(Protocol):
+    """What plays: an ``ActingModel``, or something around one."""
+
+    def initial_state(self, batch: int) -> Tensor: ...
+
+    def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class RLEvaluator:
@@ -229,17 +254,19 @@ def _restored(
 
 @torch.inference_mode()
 def play(
-    model: ActingModel,
+    model: Player,
     engine: BatchedEnvironment,
     *,
     episodes: int,
     max_steps: int,
     seed: int,
     watch: Watch | None = None,
+    after: Callable[[Step], None] | None = None,
 ) -> list[Episode]:
     """The first episode of each of the first ``episodes`` environments.
 
-    An episode still running after ``max_steps`` counts as it stands.
+    An episode still running after ``max_steps`` counts as it stands. ``after`` is told of each
+    step once it was taken.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, state = engine.reset(), model.initial_state(engine.num_envs)
@@ -255,6 +282,10 @@ def play(
         actions, _ = sample_actions(logits, generator)
         observations, rewards, terminated, truncated = engine.step(actions.numpy())
         done = terminated | truncated
+        if after is not None:
+            now = as_tensor(observations).to(device)
+            gained, ended = torch.from_numpy(rewards.copy()), torch.from_numpy(done.copy())
+            after(Step(seen, before, now, state, gained.to(device), ended.to(device)))
         total[running] += rewards[running]
         length[running] += 1
         last = step + 1 == max_steps

@@ -196,7 +196,11 @@ class StockLayer(MoELayer):
         assert self._pending is not None, "the block's router runs first"
         (logits_TE, conditions), self._pending = self._pending, None
         assert x_TD.shape[1] == self.inputs, (x_TD.shape, self.inputs)
-        selection = chosen(index_TK, weights_TK.to(x_TD.dtype), self.live, conditions.allowed_TE)
+        allowed_TE = conditions.allowed_TE
+        if self.selector.steered:
+            selection = self.selector.select(logits_TE, allowed_TE, conditions.training)
+        else:
+            selection = chosen(index_TK, weights_TK.to(x_TD.dtype), self.live, allowed_TE)
         return self._run(self.router, x_TD, logits_TE, selection, conditions)
 
     def _tell_selector(self) -> None:

@@ -39,6 +39,8 @@ class Selector(nn.Module, ABC):
 
     temperature: float = 1.0
     """Logits are divided by it before their softmax."""
+    steered: bool = False
+    """Whether ``select`` is at present answered from outside (``workers.inference.steering``)."""
 
     @property
     def fewest(self) -> int:
