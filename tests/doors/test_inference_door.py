@@ -110,8 +110,9 @@ def test_the_plain_model_scores_what_the_run_s_evaluation_did(run: Any) -> None:
     ],
 )
 def test_every_entry_answers_and_answers_the_same_again(run: Any, policy: str) -> None:
-    told = evaluated(run, policy, "--lane", "replay-s0")
-    assert told == evaluated(run, policy)
+    few = ("--tasks", "classes 0,1", "--tasks", "classes 8,9")
+    told = evaluated(run, policy, "--lane", "replay-s0", *few)
+    assert told == evaluated(run, policy, *few)
     assert all(0.0 <= score <= 1.0 for score in told["scores"])
     assert told["figures"] != told["plain_figures"] or told["chosen"], "it changed the answers"
 
