@@ -56,7 +56,7 @@ class Flattened(InferencePolicy):
 
 RAW: dict[str, Any] = {
     "stream": {"kind": "split", "dataset": "digits"},
-    "training": {"epochs": 8, "optimizer": {"kind": "adamw", "lr": 5e-3}},
+    "training": {"epochs": 4, "optimizer": {"kind": "adamw", "lr": 5e-3}},
     "model": {"experts": 2, "max_experts": 6, "head": {"kind": "moe", "hidden": [24]}},
     "policies": {"growth": "periodic"},
     "lanes": [{"method": "replay"}],
