@@ -22,10 +22,10 @@ def _all(ranked_TE: Tensor, level: float, threshold: Tensor | None) -> Tensor:
 
 
 def _top_p(ranked_TE: Tensor, level: float, threshold: Tensor | None) -> Tensor:
-    """Fewest experts whose probability reaches ``level`` (arXiv 2403.07652)."""
+    """Fewest experts whose probability exceeds ``level`` (arXiv 2403.07652)."""
     mass_TE = torch.exp(ranked_TE - ranked_TE[:, :1])
     passed_TE = torch.cat([torch.zeros_like(mass_TE[:, :1]), mass_TE.cumsum(1)[:, :-1]], 1)
-    return passed_TE < level * mass_TE.sum(1, keepdim=True)
+    return passed_TE <= level * mass_TE.sum(1, keepdim=True)
 
 
 def _percentile(ranked_TE: Tensor, level: float, threshold: Tensor | None) -> Tensor:

@@ -84,7 +84,7 @@ void choose(const Route<T>& a, int64_t token, T* scores, int32_t* order, T* chos
     if (slot > 0 && (a.selector == Selector::kPercentile || a.selector == Selector::kThreshold))
       used = used && value >= least;
     if (a.selector == Selector::kTopP) {
-      used = used && (slot == 0 || passed < enough);
+      used = used && (slot == 0 || passed <= enough);
       passed += std::exp(value - scores[order[0]]);
     }
     chosen[slot] = used ? value : none;

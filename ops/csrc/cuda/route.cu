@@ -130,7 +130,7 @@ __device__ void choose(const Route& a, int64_t token, Compute<T>* chosen, int64_
         first = at.value;
         enough = scores.mass(first) * static_cast<C>(a.level);
       }
-      used = used && (slot == 0 || passed < enough);
+      used = used && (slot == 0 || passed <= enough);
       passed += exp(at.value - first);
     }
     if (lane == 0) {

@@ -267,6 +267,13 @@ def test_selectors_that_choose_how_many(selector: str) -> None:
     assert capped.tolist() == [[1], [0]]
 
 
+def test_top_p_must_exceed_its_level() -> None:
+    selected, weights, counts = ops.route(torch.zeros(1, 4), selector="topp", k=4, level=0.5)
+    assert selected.tolist() == [[0, 1, 2, -1]]
+    torch.testing.assert_close(weights, torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
+    assert counts.tolist() == [1, 1, 1, 0]
+
+
 def test_the_best_expert_is_used_whatever_the_threshold() -> None:
     logits = torch.tensor([[1.0, 3.0], [float("-inf"), float("-inf")]])
     selected, gate, counts = ops.route(

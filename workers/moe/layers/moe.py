@@ -166,6 +166,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         domain_T, limits = None, FREE
         if training:
             record.losses = {}
+            if step.first:
+                self.selector.step_begins()
             domain_T = record.domain_of(len(x_TD))
             trainable_TE = None
             if domain_T is not None:

@@ -2,8 +2,13 @@
 
 from workers.moe.losses.balance import Balance
 from workers.moe.losses.base import Loss
+from workers.moe.losses.router_entropy import RouterEntropy
 from workers.moe.losses.z import ZLoss
 
-LOSSES: dict[str, type] = {"balance": Balance, "z": ZLoss}
+LOSSES: dict[str, type] = {
+    "balance": Balance,
+    "router_entropy": RouterEntropy,
+    "z": ZLoss,
+}
 
-__all__ = ["LOSSES", "Balance", "Loss", "ZLoss"]
+__all__ = ["LOSSES", "Balance", "Loss", "RouterEntropy", "ZLoss"]

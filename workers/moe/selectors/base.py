@@ -55,6 +55,14 @@ class Selector(nn.Module, ABC):
         training forward with gradients, in which running statistics may move and noise is added.
         """
 
+    def step_begins(self) -> None:
+        """A training step begins: before the first ``select`` of its first part.
+
+        What moves once a step moves here, by what ``select`` noted in buffers in the step before.
+        Floating-point buffers are what all workers of a lane have in common: after each step their
+        movement is averaged over the workers, weighted by samples.
+        """
+
     @abstractmethod
     def active(self, experts: int) -> float:
         """Experts that a token runs through on average, of ``experts`` live ones."""

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-import ops
-from workers.moe.selection import Selection, Slots
-from workers.moe.selectors.base import Selector, check_weights
+from workers.moe.selection import Selection
+from workers.moe.selectors.base import check_weights
+from workers.moe.selectors.ranked import Ranked
 
 
-class TopK(Selector):
+class TopK(Ranked):
     """The k largest logits of each token, weighted by a softmax over the chosen or over all."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Selector.Config):
-        """Settings of the top-k selector."""
+    class Config(Ranked.Config):
+        """Settings of the top-k selector; k = 1 needs weights "full" for its router to learn."""
 
         kind: str = "topk"
         k: int = 2
         """Experts for each token (all of them while there are fewer)."""
-        temperature: float = 1.0
-        """Logits are divided by it before the choice and the softmax."""
-        noise: float = 0.0
-        """Standard deviation of the Gaussian noise on the logits in training."""
-        weights: Literal["chosen", "full"] = "chosen"
-        """Softmax over the chosen experts, or over all of them (Switch, arXiv 2101.03961), which
-        k = 1 needs for its router to learn."""
 
         def __post_init__(self) -> None:
-            if self.k < 1 or self.temperature <= 0 or self.noise < 0:
-                raise ValueError(
-                    "k must be at least 1, temperature above 0 and noise not negative, got "
-                    f"{self.k}, {self.temperature} and {self.noise}"
-                )
+            if self.k < 1:
+                raise ValueError(f"k must be at least 1, got {self.k}")
+            # super() has no cell to look in here: a dataclass with slots is a second class.
+            Ranked.Config.__post_init__(self)
             check_weights("k", self.k, self.weights)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.k, self.temperature, self.noise = config.k, config.temperature, config.noise
-        self.full = config.weights == "full"
+        super().__init__(config)
+        self.k = config.k
 
     @property
     def fewest(self) -> int:
@@ -53,22 +42,6 @@ class TopK(Selector):
         return min(self.k, experts)
 
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
-        """See ``Selector.select``; a token that is allowed no expert chooses none."""
-        noisy = training and self.noise > 0
-        noise_TE = self.noise * torch.randn_like(logits_TE) if noisy else None
-        selected_TK, weights_TK, counts_E = ops.route(
-            logits_TE,
-            selector="topk",
-            k=self.k,
-            temperature=self.temperature,
-            noise_TE=noise_TE,
-            allowed_TE=allowed_TE,
-        )
-        if not self.full:
-            return Selection(slots=Slots(selected_TK, weights_TK, counts_E))
-        noisy_TE = logits_TE if noise_TE is None else logits_TE + noise_TE
-        all_TE = self.probabilities(noisy_TE, allowed_TE)
-        weights_TK = all_TE.gather(1, selected_TK.clamp(min=0))
-        weights_TK = torch.where(selected_TK >= 0, weights_TK, 0.0)
-        slots = Slots(selected_TK, weights_TK, counts_E)
-        return Selection(slots=slots, probabilities_TE=all_TE)
+        """See ``Selector.select``."""
+        noise_TE = self.noise_like(logits_TE, training)
+        return self.ranked(logits_TE, allowed_TE, noise_TE, varies=False, selector="topk", k=self.k)
