@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from workers.contract import InputError, LaneSettings, derive_seed
 from workers.models.base import Model, check_experts
 from workers.moe.experts import GatedExpert
 from workers.moe.growth.schedules import SCHEDULES, places
-from workers.moe.layers import LAYERS, MoELayer
+from workers.moe.layers import LAYERS, MoELayer, active
 from workers.moe.seeding import seeded
 from workers.moe.selectors import TopK
 from workers.tables import Problem, choice, construct
@@ -95,9 +96,8 @@ class Decoder(Model):
     ) -> None:
         super().__init__()
         self.config = config
-        standing = places(
-            construct(SCHEDULES, config.schedule), [(config.width, config.width)] * config.depth
-        )
+        schedule, maps = construct(SCHEDULES, config.schedule), [(config.width,) * 2] * config.depth
+        standing = places(schedule, maps, partial(active, config.layer))
         self.blocks = nn.ModuleList(
             Block(config, place, derive_seed(seed, "block", index))
             for index, place in enumerate(standing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from workers.contract import derive_seed
 from workers.moe.growth.schedules import SCHEDULES, places
-from workers.moe.layers import LAYERS
+from workers.moe.layers import LAYERS, active
 from workers.moe.perceptron import Stack, check_hidden
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
@@ -49,7 +50,8 @@ class MoEHead(Stack):
         maps = list(pairwise([inputs, *config.hidden, outputs]))
         routed = maps[:-1] if config.dense_last else maps
         layers: list[nn.Module] = []
-        standing = places(construct(SCHEDULES, config.schedule), routed)
+        schedule = construct(SCHEDULES, config.schedule)
+        standing = places(schedule, routed, partial(active, config.layer))
         for i, (place, sizes) in enumerate(zip(standing, routed, strict=True)):
             own = derive_seed(seed, "layer", i)
             layer = construct(LAYERS, config.layer, *sizes, experts, max_experts, own, place=place)

@@ -1,6 +1,6 @@
 """Layers by name: what heads and trunks put between two widths."""
 
-from workers.moe.layers.base import LAYERS, Layer
+from workers.moe.layers.base import LAYERS, Layer, active
 from workers.moe.layers.chain import ChainLayer
 from workers.moe.layers.linear import LinearLayer
 from workers.moe.layers.moe import MoELayer
@@ -20,4 +20,5 @@ __all__ = [
     "LinearLayer",
     "MoELayer",
     "ResidualLayer",
+    "active",
 ]

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+
+from workers.tables import Problem, lookup
 
 LAYERS: dict[str, type] = {}
 """Layers by name."""
@@ -20,8 +24,21 @@ class Layer(nn.Module):
     arguments only.
     """
 
+    @classmethod
+    def active(cls, config: Any, experts: int) -> float:
+        """Experts of so many that a token runs through, on average, in a layer of this config."""
+        return float(experts)
+
     def draw_orthogonal(self, gain: float) -> None:
         """Draw a plain linear map anew: orthogonal with this gain, no bias.
 
         For models whose linear maps start so; layers with draws of their own pay no heed.
         """
+
+
+def active(config: Any, experts: int) -> float:
+    """See ``Layer.active``; of the layer that the config stands for."""
+    cls: Any = lookup(LAYERS, config.kind, "layer")
+    assert not isinstance(cls, Problem), str(cls)
+    found: float = cls.active(config, experts)
+    return found

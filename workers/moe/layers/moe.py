@@ -129,6 +129,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
             with seeded(derive_seed(seed, "expert", number)):
                 self.add(number, Birth())
 
+    @classmethod
+    def active(cls, config: Any, experts: int) -> float:
+        """See ``Layer.active``; what a new selector says."""
+        selector: Selector = construct(cls.selector_table, config.selector)
+        return min(float(experts), selector.active(experts))
+
     # ------------------------------------------------------------ forward
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workers.contract import derive_seed
 from workers.moe.growth.schedules import EVERYWHERE, Place
-from workers.moe.layers.base import LAYERS, Layer
+from workers.moe.layers.base import LAYERS, Layer, active
 from workers.moe.seeding import seeded
 from workers.tables import choice, construct
 
@@ -50,6 +50,11 @@ class ResidualLayer(Layer):
             same = inputs == outputs
             self.shortcut = nn.Identity() if same else nn.Linear(inputs, outputs, bias=False)
         self.norm = nn.LayerNorm(outputs) if config.norm else nn.Identity()
+
+    @classmethod
+    def active(cls, config: Any, experts: int) -> float:
+        """See ``Layer.active``; of the inner layer."""
+        return active(config.inner, experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""

@@ -1,0 +1,1 @@
+"""How many experts each layer has over depth: the kinds of schedules, and a layer's place."""
