@@ -6,6 +6,7 @@ from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
 from orchestrator.policies.esft import Esft
 from orchestrator.policies.fixed_masks import FixedMasks
+from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
 from orchestrator.policies.three_phases import ThreePhases
 from orchestrator.policies.usage_masks import UsageMasks
@@ -17,6 +18,7 @@ POLICIES: dict[str, type] = {
     "three_phases": ThreePhases,
     "usage_masks": UsageMasks,
     "fixed_masks": FixedMasks,
+    "freeze_routers": FreezeRouters,
     "esft": Esft,
 }
 """Policies: when a model is changed, and how."""

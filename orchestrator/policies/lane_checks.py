@@ -13,14 +13,21 @@ def routed(lane: LaneSettings) -> list[WithRoutedLayers]:
     return [part for part in lane.parts("model") if isinstance(part, WithRoutedLayers)]
 
 
+def unrouted(lane: LaneSettings) -> list[Problem]:
+    """Why a policy of experts or routers has nothing to do in this lane."""
+    if routed(lane):
+        return []
+    allowed = (
+        "use routed layers in the model (head moe or big_moe, layer moe of a decoder), or take "
+        "this policy out"
+    )
+    return [Problem("kind", "the model has no experts under a router", allowed)]
+
+
 def unable(lane: LaneSettings) -> list[Problem]:
     """Why this lane cannot train under masks or phases at all."""
-    if not routed(lane):
-        allowed = (
-            "use routed layers in the model (head moe or big_moe, layer moe of a decoder), or "
-            "take this policy out"
-        )
-        return [Problem("kind", "the model has no experts under a router", allowed)]
+    if found := unrouted(lane):
+        return found
     if lane.mixes:
         method = lane.sections["method"].kind
         allowed = "nobody can tell its samples' domains: use method finetune"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workers.diagnostics.base import Diagnostic, Figures, Gates, Probe, Scope
+from workers.diagnostics.capacity import RdcIndex, Superposition
+from workers.diagnostics.patterns import ActiveFlops, RoutingPatterns
 from workers.diagnostics.plasticity import (
     DormantRatio,
     EffectiveRank,
@@ -33,6 +35,7 @@ from workers.diagnostics.routing import (
     Specialisation,
     SwitchBalance,
 )
+from workers.diagnostics.sensitivity import Curvature, GateGradientVariance
 from workers.parsing import choose
 from workers.tables import Problem
 
@@ -56,6 +59,12 @@ DIAGNOSTICS: dict[str, type] = {
     "weight_norm": WeightNorm,
     "weight_distance": WeightDistance,
     "gradient_norms": GradientNorms,
+    "routing_patterns": RoutingPatterns,
+    "active_flops": ActiveFlops,
+    "gate_gradient_variance": GateGradientVariance,
+    "curvature": Curvature,
+    "rdc_index": RdcIndex,
+    "superposition": Superposition,
 }
 """Diagnostics by name."""
 

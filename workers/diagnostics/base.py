@@ -7,7 +7,7 @@ one token, lie together), E experts, F features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -73,6 +73,9 @@ class Probe:
     """Routed layer -> what it did with every evaluated token, not only those of ``inputs``."""
     start: Mapping[str, Tensor] = field(default_factory=dict)
     """Parameters of the untrained model by name."""
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Of (outputs, targets), the mean over samples; only where a diagnostic with
+    ``needs_gradients`` was asked for, in a lane with targets."""
     gradients: Mapping[str, Tensor | None] | None = None
     """Gradient of the mean loss on ``inputs`` by parameter, None for frozen ones; only where a
     diagnostic with ``needs_gradients`` was asked for."""

@@ -256,6 +256,7 @@ def pooled(
         domains=domains,
         domain=torch.cat([_places(probe, domains) for probe in probes]),
         start=probes[0].start,
+        loss=loss,
         gradients=found,
     )
 

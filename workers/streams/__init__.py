@@ -6,6 +6,7 @@ from workers.streams.chunks import Chunks, ClassOrdered
 from workers.streams.data import Part, Rows, TaskData
 from workers.streams.datasets import DATASETS, Dataset
 from workers.streams.domains import Domains
+from workers.streams.linear_clusters import LinearClusters
 from workers.streams.permuted import Permuted
 from workers.streams.random_labels import RandomLabels
 from workers.streams.rotated import Rotated
@@ -22,6 +23,7 @@ STREAMS: dict[str, type] = {
     "random_labels": RandomLabels,
     "datasets": DatasetSequence,
     "domains": Domains,
+    "linear_clusters": LinearClusters,
     "arrays": Arrays,
     "text": Text,
 }

@@ -24,6 +24,10 @@ SIGNALS: Mapping[str, str] = {
     "train_score": (
         "score (0 to 1) at the interval's end on a seeded sample of the stage's training part"
     ),
+    "routing_flips": (
+        "share (0 to 1) of that sample's tokens whose heaviest expert became another one within "
+        "the interval, in the routed layer where it is largest; 0 without routed layers"
+    ),
 }
 """Signal -> what it is, and its unit."""
 
@@ -49,12 +53,15 @@ class Interval:
             "gradient_norm": torch.stack(self.norms).mean().item(),
         }
 
-    def signals(self, metrics: Mapping[str, float], train_score: float) -> dict[str, float]:
+    def signals(
+        self, metrics: Mapping[str, float], train_score: float, routing_flips: float
+    ) -> dict[str, float]:
         """Every entry of SIGNALS; ``metrics``: what the method of that name gave."""
         return {
             **metrics,
             "loss_slope": slope(torch.stack(self.losses)),
             "train_score": train_score,
+            "routing_flips": routing_flips,
         }
 
     def sums(self) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ from workers.streams import Part, Stream, TaskData
 from workers.streams.sampling import spread, strata
 from workers.supervised.batches import Batches
 
+Assigned = dict[str, Tensor]
+"""Routed layer -> place of the heaviest expert of each token, int64 [T]."""
+
 SCORE_SAMPLES = 512
 """Training samples on which an interval's training score is measured: drawn by the stage's seed
 over the whole stage, of each class and domain its share; fewer where the objective says so. Of an
@@ -39,6 +42,8 @@ class Stage:
     """Samples that stand for the whole stage, for its training score; in memory."""
     probe: Part
     """Likewise, for edits."""
+    assigned: Assigned | None = None
+    """Where the model as it is sends ``scored``; None = nobody looked since it was changed."""
     step: int = 0
     """Gradient steps done."""
 

@@ -37,9 +37,11 @@ from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import (
     IDLE,
+    Routed,
     StepContext,
     drop_gradients,
     go_on,
+    observing,
     routed_layers,
     stepping,
     take_counts,
@@ -60,7 +62,7 @@ from workers.supervised.objectives import measured, sums
 from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.signals import Interval
-from workers.supervised.stage import Stage, mixing, prepare
+from workers.supervised.stage import Assigned, Stage, mixing, prepare
 from workers.supervised.starting import begin_with, check_reader
 from workers.tables import construct
 
@@ -153,6 +155,9 @@ class SupervisedTrainer:
         target = stage.steps * n // stage.spec.intervals
         interval = Interval(stage.step, target - stage.step, self.config.clip is not None)
         context = self._context(stage)
+        if stage.assigned is None:
+            self._train_score(stage)
+        before = stage.assigned or {}
         self.model.train()
         while stage.step < target:
             self._step(stage, context, interval)
@@ -173,7 +178,7 @@ class SupervisedTrainer:
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 f"train_{self.stream.objective.score_name}": score,
             },
-            signals=interval.signals(metrics, score),
+            signals=interval.signals(metrics, score, self._flips(before, stage.assigned or {})),
             gate_weights=gate_weights,
             counts=counts,
             tokens=tokens,
@@ -195,7 +200,7 @@ class SupervisedTrainer:
             edit,
             EditProbe(stage.probe.x, stage.probe.y, stage.probe.domain),
         )
-        self.revision = edit.revision
+        self.revision, stage.assigned = edit.revision, None
         self.method.edited(self._context(stage), report)
         self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         return report
@@ -312,9 +317,24 @@ class SupervisedTrainer:
         objective, x, y = self.stream.objective, stage.scored.x, stage.scored.y
         mine = self.replicas.part(len(y))
         batch = self.config.evaluated(objective)
-        found = sums(measured(self.model, objective, x[mine], y[mine], batch, figures=False))
+        with observing(self.model, _heaviest) as seen:
+            found = sums(measured(self.model, objective, x[mine], y[mine], batch, figures=False))
+        stage.assigned = {layer: torch.cat(passes) for layer, passes in seen.items() if passes}
         total = self.replicas.sum_counts(torch.tensor(list(found.values()), dtype=torch.float64))
         return objective.summary(dict(zip(found, total.tolist(), strict=True)), len(y))["score"]
+
+    def _flips(self, before: Assigned, after: Assigned) -> float:
+        """Largest share over layers of tokens that went to another expert, of all workers'."""
+        if not self.layers:
+            return 0.0
+        counts = torch.zeros(2, len(self.layers), dtype=torch.float64)
+        for place, layer in enumerate(self.layers):
+            if layer in after:  # a worker may have no sample
+                counts[:, place] += torch.tensor(
+                    [float((before[layer] != after[layer]).sum()), len(after[layer])]
+                )
+        flipped_L, tokens_L = self.replicas.sum_counts(counts)
+        return float((flipped_L / tokens_L).max())
 
     def _measured(self, stage: Stage) -> dict[str, Json]:
         """What the lane's policies want to know of the model at a stage's start."""
@@ -398,3 +418,8 @@ def _make_deterministic(lane: LaneSpec) -> None:
     # Nothing here reads memory it has not written; filling it first costs time at every op.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(derive_seed(lane.seed, "lane"))
+
+
+def _heaviest(routed: Routed) -> torch.Tensor:
+    """Place of the expert that weighs most in each token's output, int64 [T]."""
+    return routed.weights.argmax(-1)

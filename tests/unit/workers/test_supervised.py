@@ -474,3 +474,27 @@ def test_signals_and_losses_by_name() -> None:
     assert second.metrics["loss"] < first.metrics["loss"]
     (name,) = [name for name in first.metrics if name.startswith("loss/")]
     assert 0.4 < first.metrics[name] < 1.5, "the balance loss is 1 where all are used alike"
+
+
+def test_routing_flips_are_the_share_of_tokens_that_went_elsewhere() -> None:
+    """Zero while routers are frozen, one when their rows are exchanged between two experts."""
+    model = {"experts": 2, "head": {"kind": "moe", "hidden": [16]}}
+    trainer = opened(model=model, training={"steps": 40, "intervals": 4})
+    (layer,) = trainer.layers.values()
+    for parameter in layer.router.parameters():
+        parameter.requires_grad_(False)
+    assert trainer.run_interval(1, 0).signals["routing_flips"] == 0.0
+    rows = layer.router.rows
+    trainer.stage.assigned = {name: 1 - e for name, e in trainer.stage.assigned.items()}
+    assert trainer.run_interval(2, 0).signals["routing_flips"] == 1.0
+    for parameter in rows.values():
+        parameter.requires_grad_(True)
+    before = trainer.stage.assigned["head.layers.0"].clone()
+    told = trainer.run_interval(3, 0).signals["routing_flips"]
+    after = trainer.stage.assigned["head.layers.0"]
+    assert told == float((before != after).double().mean())
+
+
+def test_a_model_without_routers_has_no_flips() -> None:
+    trainer = opened(model={"head": {"kind": "mlp", "hidden": [8]}}, training={"steps": 2})
+    assert trainer.run_interval(1, 0).signals["routing_flips"] == 0.0
