@@ -22,8 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t for so many seeds."""
+from benchmarks.study import told  # noqa: E402
+
 FIGURE = "bits_per_byte"
 
 
@@ -86,17 +86,6 @@ def study(report: Any) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def told(values: list[float] | None) -> str:
-    """Mean and half width of the 95 % interval."""
-    if not values:
-        return "-"
-    mean = statistics.mean(values)
-    if len(values) not in T95:
-        return f"{mean:.3f}"
-    half = T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} ± {half:.3f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run")
@@ -111,7 +100,7 @@ def main() -> None:
     names = ("base change", "domains before", "domains after", "overlap")
     print(f"| lane | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for lane, figures in rows.items():
-        print(f"| {lane} | {' | '.join(told(figures.get(name)) for name in names)} |")
+        print(f"| {lane} | {' | '.join(told(figures.get(name, ())) for name in names)} |")
     base = next(iter(rows.values()))["base before"]
     print(f"\nbase before: {told(base)} bits per byte, {len(base)} seed(s)")
 

@@ -81,8 +81,7 @@ def read(file: Path, diagnostic: str) -> tuple[float, ...]:
             f"measured: {file} is no report ({error}); write one: growstage show RUN --json"
         ) from error
     sums: dict[str, list[float]] = {}
-    for lane in lanes:
-        stage = lane["stages"][-1]
+    for stage in [lane["stages"][-1] for lane in lanes if lane["stages"]]:
         for figures in (*stage["figures"].values(), stage["model_figures"]):
             for layer, value in _layers(figures, diagnostic).items():
                 sums.setdefault(layer, []).append(value)

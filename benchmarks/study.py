@@ -1,0 +1,149 @@
+"""Table of a study: what the lanes of a run came to, mean over seeds with 95 % intervals.
+
+    python benchmarks/study.py RUN [--against WORD] [--json]
+
+A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
+are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
+training score is 95 % of the last interval's), parameters, and diagnostics of routed layers as mean
+over layers (``active_flops``: the sum). ``--against WORD``: differences of the score to the row of
+the same group whose variant is WORD, seed by seed. Half widths by Student's t.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t for so many seeds."""
+OF_LAYERS = {
+    "experts_per_token": "mean k",
+    "routing_patterns": "patterns",
+    "marginal_entropy": "usage entropy",
+    "load_cv": "load CV",
+    "gate_gradient_variance": "gate gradient variance",
+}
+"""Diagnostic -> column: mean over layers."""
+COLUMNS = (
+    "score",
+    "perplexity",
+    "steps to 95 %",
+    "kparameters",
+    "kFLOPs a token",
+    *OF_LAYERS.values(),
+)
+Row = dict[str, dict[int, float]]
+"""Column -> seed -> value."""
+
+
+def told(values: Iterable[float], digits: int = 3) -> str:
+    """Mean and half width of the 95 % interval."""
+    found = list(values)
+    if not found:
+        return "-"
+    mean = statistics.mean(found)
+    if len(found) not in T95:
+        return f"{mean:.{digits}f}"
+    half = T95[len(found)] * statistics.stdev(found) / len(found) ** 0.5
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def steps_to(scores: list[tuple[int, float]], share: float = 0.95) -> float:
+    """Steps after which the training score first is so much of the last one."""
+    return float(next(steps for steps, score in scores if score >= share * scores[-1][1]))
+
+
+def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dict[str, float]:
+    """Column -> value of one lane that was trained to its end."""
+    stage = lane["stages"][-1]
+    figures = {**stage["model_figures"], **stage["figures"].get(stage["task"], {})}
+    found = {
+        "score": lane["matrix"][-1][stage["index"]],
+        "steps to 95 %": steps_to(scores),
+        "kparameters": parameters / 1000,
+    }
+    if "perplexity" in figures:
+        found["perplexity"] = figures["perplexity"]
+    if "active_flops/all/total" in figures:
+        found["kFLOPs a token"] = figures["active_flops/all/total"] / 1000
+    for diagnostic, column in OF_LAYERS.items():
+        names = (name.split("/") for name in figures)
+        layers = [name[1] for name in names if name[0] == diagnostic and len(name) == 2]
+        if layers:
+            found[column] = statistics.mean(figures[f"{diagnostic}/{layer}"] for layer in layers)
+    return found
+
+
+def study(run: str) -> dict[str, Row]:
+    """Lane without its seed -> its row."""
+    from orchestrator.core.events import IntervalDone, LaneOpened
+    from orchestrator.core.folder import open_folder
+    from orchestrator.core.journal import JOURNAL_FILE, read
+    from orchestrator.session import report_of
+
+    scores: dict[str, dict[str, dict[int, tuple[int, float]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    parameters: dict[str, int] = {}
+    for record, _ in read(open_folder(run).path / JOURNAL_FILE):
+        if isinstance(record, IntervalDone):
+            told = record.report
+            scores[record.lane][told.stage][told.n] = told.steps, told.signals["train_score"]
+        elif isinstance(record, LaneOpened):
+            parameters[record.lane] = record.report.shape.parameters
+    rows: dict[str, Row] = defaultdict(lambda: defaultdict(dict))
+    for lane in report_of(run)["lanes"]:
+        if lane["status"] != "done":
+            print(f"{lane['lane']}: {lane['status']}, left out", file=sys.stderr)
+            continue
+        name, stage = lane["lane"], lane["stages"][-1]
+        trained = stage["trained_by"] or name
+        of_stage = list(scores[trained][stage["id"]].values())
+        for column, value in measured(lane, of_stage, parameters[name]).items():
+            rows[name.removesuffix(f"-s{lane['seed']}")][column][lane["seed"]] = value
+    return rows
+
+
+def differences(rows: dict[str, Row], word: str) -> dict[str, list[float]]:
+    """Lane -> its score less that of its group's ``word``, for each seed that both have."""
+    found = {}
+    for name, row in rows.items():
+        group, _, variant = name.partition(" ")
+        other = rows.get(f"{group} {word}")
+        if other is not None and variant != word:
+            ours, theirs = row["score"], other["score"]
+            found[name] = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run")
+    parser.add_argument("--against", default=None)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    rows = study(given.run)
+    against = {} if given.against is None else differences(rows, given.against)
+    if given.json:
+        print(json.dumps({"rows": rows, "differences": against}))
+        return
+    names = [column for column in COLUMNS if any(column in row for row in rows.values())]
+    more = [] if given.against is None else [f"score less {given.against}"]
+    print(f"| lane | {' | '.join([*names, *more])} |\n|---|{'---|' * len([*names, *more])}")
+    for lane, row in rows.items():
+        cells = [told(row[name].values(), 4 if name == "score" else 2) for name in names]
+        cells += [told(against.get(lane, ()), 4)] * len(more)
+        print(f"| {lane} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
