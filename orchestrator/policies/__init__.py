@@ -8,6 +8,7 @@ from orchestrator.policies.esft import Esft
 from orchestrator.policies.fixed_masks import FixedMasks
 from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
+from orchestrator.policies.prune import PruneExperts
 from orchestrator.policies.three_phases import ThreePhases
 from orchestrator.policies.usage_masks import UsageMasks
 from workers.tables import lookup
@@ -20,6 +21,7 @@ POLICIES: dict[str, type] = {
     "fixed_masks": FixedMasks,
     "freeze_routers": FreezeRouters,
     "esft": Esft,
+    "prune": PruneExperts,
 }
 """Policies: when a model is changed, and how."""
 

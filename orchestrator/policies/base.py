@@ -142,8 +142,6 @@ class Policy:
     """Whether its edits treat domains apart, so that the worker must know each sample's."""
     chooses_experts: ClassVar[bool] = False
     """Whether it trains some experts only, known once they are measured."""
-    start_diagnostics: ClassVar[tuple[str, ...]] = ()
-    """Names of ``workers.diagnostics.DIAGNOSTICS`` that the worker measures at a stage's start."""
 
     def __init__(self, config: Any, facts: LaneFacts) -> None:
         self.config = config
@@ -171,6 +169,12 @@ class Policy:
         """Whether stages and steps alone decide its edits, so that a plan may ask it with a view
         that holds no reports; ``steps_per_stage``: None = they depend on the data."""
         return False
+
+    @property
+    def start_diagnostics(self) -> tuple[str, ...]:
+        """Names of ``workers.diagnostics.DIAGNOSTICS`` that the worker measures at a stage's
+        start."""
+        return ()
 
     @property
     def trains(self) -> tuple[tuple[Role, ...], ...]:

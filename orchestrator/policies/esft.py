@@ -27,7 +27,6 @@ class Esft(Policy):
     proposes: ClassVar[tuple[str, ...]] = ("refresh_mask", "set_phase")
     by_domain: ClassVar[bool] = True
     chooses_experts: ClassVar[bool] = True
-    start_diagnostics: ClassVar[tuple[str, ...]] = (RELEVANCE,)
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -75,6 +74,10 @@ class Esft(Policy):
     @property
     def trains(self) -> tuple[tuple[Role, ...], ...]:
         return (ROLES, ("experts",)) if self.config.from_stage else (("experts",),)
+
+    @property
+    def start_diagnostics(self) -> tuple[str, ...]:
+        return (RELEVANCE,)
 
     @property
     def first_stage(self) -> int:

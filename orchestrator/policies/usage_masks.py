@@ -27,6 +27,8 @@ from workers.tables import Problem
 
 NOTHING: Json = {"counts": {}, "tokens": {}}
 """Layer -> domain -> tokens that chose each expert, and domain -> tokens: since the last mask."""
+SUPER = "super_experts"
+"""Diagnostic of a stage's start: layer -> ids of experts never to be masked."""
 OPEN = "warm-up"
 """Trigger of a mask that keeps no domain from any expert."""
 
@@ -64,6 +66,8 @@ class UsageMasks(Policy):
         """No copies in a layer whose mean row entropy is above this share of the largest one."""
         from_stage: int = 0
         """First stage (from 0) that counts and masks."""
+        spare_super: bool = False
+        """Never mask experts that diagnostic ``super_experts`` finds at a stage's start."""
 
         def __post_init__(self) -> None:
             if not 0.0 < self.threshold <= 1.0:
@@ -106,6 +110,10 @@ class UsageMasks(Policy):
             return found
 
         def _acting(self, lane: LaneSettings) -> list[Problem]:
+            if self.spare_super and lane.acts:
+                what = "true in a lane that learns from its own actions"
+                allowed = "such a lane measures nothing at a stage's start: leave it out"
+                return [Problem("spare_super", what, allowed)]
             if not self.exclusive_copies or not lane.acts:
                 return []
             what = "true in a lane that learns from its own actions"
@@ -119,6 +127,10 @@ class UsageMasks(Policy):
     @property
     def first_stage(self) -> int:
         return self.config.from_stage
+
+    @property
+    def start_diagnostics(self) -> tuple[str, ...]:
+        return (SUPER,) if self.config.spare_super else ()
 
     def propose(self, view: View, memory: Json) -> Proposal:
         memory = _counted(view, memory)
@@ -146,6 +158,8 @@ class UsageMasks(Policy):
             elif self.config.sharing == "copy":
                 copied = self._copied(matrix, rows[layer], held, gone)
                 usage[layer], rows[layer], copies[layer], owners[layer] = copied
+            if self.config.spare_super:
+                _open(rows[layer], view.diagnostics[SUPER][layer])
         figures = {
             "overlap_before": before,
             "overlap_after": mean_overlap(rows.values()),
@@ -296,6 +310,13 @@ class UsageMasks(Policy):
             rows[domain][expert] = 0
             owners[str(copy)] = owner
             made.append(Duplicate(expert=copy, parent=expert, owner=owner))
+
+
+def _open(rows: Rows, experts: Sequence[int]) -> None:
+    """Every domain may train these experts."""
+    for row in rows:
+        for expert in experts:
+            row[expert] = 1
 
 
 def _counted(view: View, memory: Json) -> Json:

@@ -11,6 +11,7 @@ from typing import Any
 
 from workers.diagnostics.base import Diagnostic, Figures, Gates, Probe, Scope
 from workers.diagnostics.capacity import RdcIndex, Superposition
+from workers.diagnostics.output_aware import OutputAware
 from workers.diagnostics.patterns import ActiveFlops, RoutingPatterns
 from workers.diagnostics.plasticity import (
     DormantRatio,
@@ -36,6 +37,7 @@ from workers.diagnostics.routing import (
     SwitchBalance,
 )
 from workers.diagnostics.sensitivity import Curvature, GateGradientVariance
+from workers.diagnostics.super_experts import SuperExperts
 from workers.parsing import choose
 from workers.tables import Problem
 
@@ -51,6 +53,8 @@ DIAGNOSTICS: dict[str, type] = {
     "specialisation": Specialisation,
     "domain_overlap": DomainOverlap,
     "expert_relevance": ExpertRelevance,
+    "output_aware": OutputAware,
+    "super_experts": SuperExperts,
     "dormant_ratio": DormantRatio,
     "zero_activation_ratio": ZeroActivationRatio,
     "effective_rank": EffectiveRank,
