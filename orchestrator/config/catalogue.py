@@ -31,6 +31,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers.diagnostics import DIAGNOSTICS
     from workers.edits import EDITS
     from workers.inference import INFERENCE
+    from workers.merges import MERGES
     from workers.methods import METHODS
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS, TOKENIZERS
@@ -58,6 +59,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "upcycles": moe.UPCYCLES,
         "initialisers": moe.INITIALISERS,
         "schedules": moe.SCHEDULES,
+        "merges": MERGES,
         "policies": POLICIES,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,

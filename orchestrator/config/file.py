@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import checks
+from orchestrator.config.merging import with_merges
 from orchestrator.config.run import Failures, LaneConfig, Resources, RunConfig
 from orchestrator.config.sections import (
     LANE_KEYS,
@@ -22,7 +23,7 @@ from orchestrator.config.sections import (
     choose_sections,
     merge,
 )
-from orchestrator.config.start import Starts
+from orchestrator.config.start import ABSENT, Starts
 from workers.contract import InputError, Json
 from workers.parsing import parse
 from workers.tables import Problem
@@ -64,6 +65,7 @@ class _LaneKeys:
     seeds: list[int] | None = None
     workers: int | None = None
     start: Any = None
+    merge: Any = None
 
 
 def _with_sections(name: str, base: type) -> Any:
@@ -146,13 +148,18 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
         kept = {key: value for key, value in raw.items() if key in LANE_KEYS or key == "lanes"}
         top = _File(name="", **kept) if isinstance(kept.get("lanes", []), list) else None
     lanes: list[LaneConfig] = []
+    merges: dict[str, tuple[Any, str]] = {}
     starts = Starts()
     for number, entry in enumerate(top.lanes if top else ()):
         more, found = _lanes(top, entry, f"lanes.{number}", starts)
+        if isinstance(entry, Mapping) and entry.get("merge") is not None:
+            merges |= {lane.name: (entry["merge"], f"lanes.{number}.merge") for lane in more}
         lanes += more
         problems += found
     if top is not None and not top.lanes:
         problems.append(Problem("lanes", "missing", "give at least one [[lanes]] entry"))
+    if top is not None and not problems:
+        lanes, problems = with_merges(lanes, merges, starts)
     names = [lane.name for lane in lanes]
     problems += [
         Problem("lanes", f"two lanes are called {name!r}", "give each its own name")
@@ -201,6 +208,9 @@ def _lanes(
         workers=own.workers if own.workers is not None else top.workers,
     )
     raw, where = (top.start, "start") if own.start is None else (own.start, f"{path}.start")
+    if own.merge is not None and raw not in (None, ABSENT):
+        allowed = f"its first model is made of others' by merge: set start = {ABSENT!r}"
+        return [], [Problem(where, f"got {raw!r}", allowed)]
     if not first.stream().problems():  # else they are told below
         first, problems = starts.begun(first, raw, where)
         if problems:

@@ -49,6 +49,8 @@ class PlannedLane:
     workers: int
     start: str | None
     """Checkpoint of another run that it begins with."""
+    merged: tuple[str, ...]
+    """Trained models that its first one is made of, each with its stage."""
     stages: tuple[PlannedStage, ...]
     memory: Memory | None
     """What each worker will need at its peak, with the model as large as it gets; None where
@@ -133,6 +135,7 @@ def _lane(
         resources=asdict(lane.resources),
         workers=lane.workers,
         start=None if lane.start is None else lane.start.checkpoint.uri,
+        merged=() if lane.merged is None else tuple(p.name for p in lane.merged.parents),
         stages=tuple(stages),
         memory=memory,
         memory_notes=notes,
@@ -176,6 +179,9 @@ def _before(lane: LaneConfig, stage: StageSpec) -> str:
     """The model that the stage goes on from."""
     if stage.index == 0 and lane.start is not None:
         return f"model {lane.start.checkpoint.digest[:16]}"
+    if stage.index == 0 and lane.merged is not None:
+        parents = [f"{parent.name} ({parent.stage})" for parent in lane.merged.parents]
+        return f"{lane.merged.way['kind']} of {', '.join(parents)}"
     return stage.parent or "untrained model"
 
 

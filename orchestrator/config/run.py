@@ -14,6 +14,7 @@ from workers import trainers
 from workers.contract import (
     Json,
     LaneSpec,
+    Merged,
     Start,
     TaskSpec,
     WithExperts,
@@ -70,6 +71,8 @@ class LaneConfig:
     """Workers that train the lane together; each reserves ``resources``."""
     start: Start | None = None
     """Model of another run that the lane begins with; None = an untrained one."""
+    merged: Merged | None = None
+    """Trained models that its first one is made of."""
 
     @property
     def cpus(self) -> float:
@@ -152,6 +155,7 @@ class LaneConfig:
             strict_ops=self.strict_ops,
             workers=self.workers,
             start=self.start,
+            merged=self.merged,
         )
 
     def plan(self) -> LanePlan:

@@ -29,7 +29,9 @@ def stage_digests(lane: LaneConfig) -> tuple[str, ...]:
     exact, tasks = trainers.TRAINERS[lane.trainer].exact, lane.tasks()
     told = len(domains_of(tasks)) > 1 or any(policy.by_domain for policy in policies.values())
     start = lane.start
-    begun = None if start is None else [start.checkpoint.digest, start.optimizer]
+    begun: Json = None if start is None else [start.checkpoint.digest, start.optimizer]
+    if lane.merged is not None:
+        begun = lane.merged.identity
     stages = len(tasks) if exact and sections["training"].counts_stages else None
     common = [lane.trainer, _plain(sections["training"]), stages, told, begun]
     seen = [scored_on(lane), [asdict(task) for task in tasks]]

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.controller import fold
+from orchestrator.core.events import LanePlan
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
-from orchestrator.core.state import RunState
+from orchestrator.core.state import RunState, StageEnd
 from workers import trainers
 from workers.contract import CheckpointRef, InputError, Start, WithExperts
 from workers.parsing import parse
@@ -79,7 +80,7 @@ class Starts:
         try:
             return replace(lane, start=self._start(lane, named)), []
         except InputError as error:
-            return lane, [_problem(path, error)]
+            return lane, [problem_of(path, error)]
 
     def problems(self, lane: LaneConfig, path: str) -> list[Problem]:
         """Why the lane's model, widths settled, cannot begin with its start."""
@@ -92,7 +93,7 @@ class Starts:
         try:
             starting.check(lane.sections["model"], lane.stream(), saved, training)
         except InputError as error:
-            return [_problem(path, error)]
+            return [problem_of(path, error)]
         return []
 
     def _start(self, lane: LaneConfig, named: Named) -> Start:
@@ -127,6 +128,13 @@ class Starts:
         assert named.run is not None
         assert named.lane is not None
         run, name = (text.replace(SEED, str(seed)) for text in (named.run, named.lane))
+        return self.end_of(run, name, named.stage)[1].checkpoint
+
+    def end_of(self, run: str, name: str, stage: int | None) -> tuple[LanePlan, StageEnd]:
+        """A lane of another run, and how it stood after a stage (None = the last complete one).
+
+        Raises InputError where there is none.
+        """
         if run not in self._runs:
             journal = open_folder(run).path / JOURNAL_FILE
             self._runs[run] = fold(record for record, _ in read(journal))[0]
@@ -134,13 +142,13 @@ class Starts:
         if name not in lanes:
             raise InputError(f"{run} has no lane {name!r}; allowed: {', '.join(lanes)}")
         ends = lanes[name].ends
-        stage = max(ends, default=0) if named.stage is None else named.stage
-        if stage not in ends:
+        wanted = max(ends, default=0) if stage is None else stage
+        if wanted not in ends:
             complete = ", ".join(str(index) for index in sorted(ends) if index >= 0) or "none yet"
             raise InputError(
-                f"lane {name} of {run}: stage {stage} is not complete; complete stages: {complete}"
+                f"lane {name} of {run}: stage {wanted} is not complete; complete stages: {complete}"
             )
-        return ends[stage].checkpoint
+        return lanes[name].plan, ends[wanted]
 
     def _read(self, ref: CheckpointRef) -> Checkpoint:
         from workers.checkpoint import read as read_checkpoint
@@ -150,6 +158,7 @@ class Starts:
         return self._saved[ref]
 
 
-def _problem(path: str, error: InputError) -> Problem:
+def problem_of(path: str, error: InputError) -> Problem:
+    """The mistake that an error tells, at its place in the file."""
     what, _, cure = str(error).rpartition("; ")
     return Problem(path, what, cure)

@@ -32,6 +32,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.merging import lost, opened, unfinished
 from orchestrator.core.sharing import held_back, scored_alike, source_of, taken, taken_over
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.core.transitions import (
@@ -100,7 +101,7 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
         case RunResumed():
             return _restart(state, event)
         case ClusterChanged():
-            return _settle(replace(state, cpus=event.cpus, gpus=event.gpus), ())
+            return _settle(replace(state, cpus=event.cpus, gpus=event.gpus), (), event.at)
         case RunInterrupted():
             return replace(state, status="interrupted"), ()
         case RunFinished():
@@ -117,9 +118,9 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
             lane = replace(lane, status="running", executed=event.report.seq)
             if not lane.model.layers:
                 lane = shaped(lane, event.report.shape)
-            return _settle(*_continue(state, lane, ()))
+            return _settle(*_continue(state, lane, ()), event.at)
         case LaneClosed():
-            return _settle(_with(state, replace(lane, status="done")), ())
+            return _settle(_with(state, replace(lane, status="done")), (), event.at)
         case EditApplied() if contradicts(lane, event):
             return _refused(state, diverged(event, lane))
         case IntervalDone() if event.report.revision != commanded(lane, event):
@@ -161,7 +162,9 @@ def _answered(
                 pending = {**state.evaluations, (lane.name, event.index): event.checkpoint}
                 state = replace(state, evaluations=pending)
                 actions = (evaluation(lane, event.index, event.checkpoint),)
-            return _settle(*_continue(state, lane, actions))  # others may wait for the stage
+            return _settle(
+                *_continue(state, lane, actions), event.at
+            )  # others may wait for the stage
     return _continue(state, lane, actions)
 
 
@@ -192,11 +195,11 @@ def _measured(state: RunState, event: EvaluationDone) -> tuple[RunState, Actions
     """A row came: note it, and start the stage that was held for it."""
     if (event.lane, event.index) not in state.evaluations:
         return state, ()
-    return _told(state, event.lane, event.index, tuple(event.report.validation))
+    return _told(state, event.lane, event.index, tuple(event.report.validation), event.at)
 
 
 def _told(
-    state: RunState, name: str, index: int, row: tuple[float, ...]
+    state: RunState, name: str, index: int, row: tuple[float, ...], at: float
 ) -> tuple[RunState, Actions]:
     """The row is known, or given up (empty), to every lane whose model and tasks are these:
     nothing waits for it any longer."""
@@ -208,7 +211,7 @@ def _told(
         state = _with(state, lane)
         if lane.held and lane.status == "running":
             state, actions = _continue(state, lane, actions)
-    return _settle(state, actions)
+    return _settle(state, actions, at)
 
 
 # ---------------------------------------------------------------- starts and failures
@@ -232,7 +235,7 @@ def _restart(state: RunState, event: RunResumed) -> tuple[RunState, Actions]:
         evaluation(state.lanes[name], index, checkpoint)
         for (name, index), checkpoint in state.evaluations.items()
     )
-    return _settle(state, pending)
+    return _settle(state, pending, event.at)
 
 
 def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
@@ -249,13 +252,13 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     count = lane.retries.get(event.kind, 0) + 1
     lane = replace(lane, retries={**lane.retries, event.kind: count}, status="waiting")
     if count <= budget.retries:
-        return _settle(_with(state, lane), ())
+        return _settle(_with(state, lane), (), event.at)
     if skips and closing:
-        return _settle(_with(state, replace(lane, status="done")), ())
+        return _settle(_with(state, replace(lane, status="done")), (), event.at)
     if skips:
-        return _settle(_with(state, skipped(lane)), ())
+        return _settle(_with(state, skipped(lane)), (), event.at)
     state = _with(state, replace(lane, status="failed"))
-    return _settle(state, (), abort=budget.then == "abort_run")
+    return _settle(state, (), event.at, abort=budget.then == "abort_run")
 
 
 def _refused(state: RunState, failure: WorkFailed) -> tuple[RunState, Actions]:
@@ -278,17 +281,47 @@ def _evaluation_failed(state: RunState, event: WorkFailed) -> tuple[RunState, Ac
         lane = state.lanes[event.lane]
         return state, (evaluation(lane, event.index, state.evaluations[key]),)
     if budget.then == "skip_stage":
-        return _told(state, *key, ())
+        return _told(state, *key, (), event.at)
     drops: Actions = ()
     for lane in scored_alike(*key, state.lanes):
         # The row stays asked for, so that a resume measures it.
         state = _with(state, replace(lane, status="failed"))
         drops = (*drops, DropLane(lane=lane.name)) if lane.active else drops
-    return _settle(state, drops, abort=budget.then == "abort_run")
+    return _settle(state, drops, event.at, abort=budget.then == "abort_run")
 
 
-def _settle(state: RunState, actions: Actions, abort: bool = False) -> tuple[RunState, Actions]:
+def _without_parents(state: RunState, at: float) -> tuple[RunState, Actions]:
+    """Lanes fail whose first model is to be made of one that will not come; each says so."""
+    told: Actions = ()
+    while True:
+        orphans = {
+            name: parent
+            for name, lane in state.lanes.items()
+            if lane.status == "waiting" and (parent := lost(lane, state.lanes)) is not None
+        }
+        if not orphans:
+            return state, told
+        for name, parent in orphans.items():
+            lane = replace(state.lanes[name], status="failed")
+            state = _with(state, lane)
+            failure = WorkFailed(
+                at=at,
+                lane=name,
+                attempt=lane.attempt,
+                kind="stage_error",
+                index=-1,
+                message=f"its model is made of {parent.name}, which lane {parent.lane} did not "
+                "come to: it failed or gave a stage up",
+            )
+            told = (*told, RecordFailure(failure=failure))
+
+
+def _settle(
+    state: RunState, actions: Actions, at: float, abort: bool = False
+) -> tuple[RunState, Actions]:
     """Open what the cluster has room for; finish the run when nothing is left."""
+    state, orphans = _without_parents(state, at)
+    actions = (*actions, *orphans)
     failed = {name for name, lane in state.lanes.items() if lane.status == "failed"}
     pending = [key for key in state.evaluations if not _spent(state, key)]
     settled = all(lane.status in ("done", "failed") for lane in state.lanes.values())
@@ -303,7 +336,7 @@ def _settle(state: RunState, actions: Actions, abort: bool = False) -> tuple[Run
         lane = replace(lane, status="opening", attempt=lane.attempt + 1)
         state = _with(state, lane)
         start = OpenLane(
-            spec=lane.plan.spec,
+            spec=opened(lane, state.lanes),
             attempt=lane.attempt,
             checkpoint=lane.base,
             taken=taken(lane, state.lanes),
@@ -337,12 +370,15 @@ def _spent(state: RunState, key: tuple[str, int]) -> bool:
 
 def schedule(state: RunState) -> tuple[str, ...]:
     """Waiting lanes that fit beside the active ones, in the config's order; those whose first
-    stages another lane is to train wait for them without holding anything."""
+    stages another lane is to train, or whose model is made of other lanes' models, wait for them
+    without holding anything."""
     cpus = state.cpus - sum(lane.plan.cpus for lane in state.lanes.values() if lane.active)
     gpus = state.gpus - sum(lane.plan.gpus for lane in state.lanes.values() if lane.active)
     ready = []
     for name, lane in state.lanes.items():
         if lane.status != "waiting" or held_back(lane, state.lanes):
+            continue
+        if unfinished(lane, state.lanes):
             continue
         if lane.plan.cpus <= cpus + 1e-9 and lane.plan.gpus <= gpus + 1e-9:
             ready.append(name)

@@ -17,6 +17,7 @@ from orchestrator.core.events import (
     StartStage,
     WorkFailed,
 )
+from orchestrator.core.merging import scored
 from orchestrator.core.state import LaneState, StageEnd
 from orchestrator.policies.base import View
 from workers.contract import CheckpointRef, ModelShape, ModelState, StageSpec, derive_seed
@@ -36,8 +37,8 @@ def stage_spec(plan: LanePlan, index: int, parent: str | None) -> StageSpec:
 
 
 def root(plan: LanePlan) -> str | None:
-    """Stage of another run whose model the lane begins with; None = an untrained one."""
-    return None if plan.spec.start is None else plan.spec.start.checkpoint.stage
+    """What the lane's first model is: ``LaneSpec.root``."""
+    return plan.spec.root
 
 
 def planned_stages(plan: LanePlan) -> tuple[StageSpec, ...]:
@@ -200,7 +201,7 @@ def stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
 
 def evaluation(lane: LaneState, index: int, checkpoint: CheckpointRef) -> Evaluate:
     """Score the model after a stage on every task."""
-    return Evaluate(spec=lane.plan.spec, index=index, checkpoint=checkpoint, tasks=lane.plan.tasks)
+    return Evaluate(spec=scored(lane), index=index, checkpoint=checkpoint, tasks=lane.plan.tasks)
 
 
 def contradicts(lane: LaneState, event: EditApplied) -> bool:

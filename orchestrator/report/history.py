@@ -179,6 +179,7 @@ class RunHistory:
             "attempts": lane.opened,
             "failures": lane.failures,
             "start": None if lane.start is None else lane.start.uri,
+            "merged": lane.merged,
             "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks,

@@ -179,6 +179,13 @@ class LaneHistory:
         return None if start is None else start.checkpoint
 
     @property
+    def merged(self) -> list[Json]:
+        """Models that its first one was made of: where each comes from, and its stage's id."""
+        merged = self.plan.spec.merged
+        parents = () if merged is None else merged.parents
+        return [{"from": parent.name, "stage": parent.stage} for parent in parents]
+
+    @property
     def label(self) -> str:
         """The lane's name without its seed: what seeds are grouped by."""
         return self.name.removesuffix(f"-s{self.seed}") or self.name

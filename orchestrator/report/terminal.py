@@ -363,6 +363,7 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         need = ", ".join(f"{name} {value}" for name, value in lane.resources.items() if value)
         several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
         begun = f"\nbegins with {lane.start}" if lane.start is not None else ""
+        begun += f"\nmade of {', '.join(lane.merged)}" if lane.merged else ""
         told = f"{lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need}"
         table = Table(
             title=f"{lane.lane} ({told}){begun}",

@@ -1,4 +1,4 @@
-"""Where a model came from, read from MLflow alone: model <- stage <- edits <- parent <- ... data.
+"""Where a model came from, read from MLflow alone: model <- stage <- edits <- parents <- ... data.
 
 Works on any client that is passed in; imports no MLflow and reads no journal.
 """
@@ -24,38 +24,38 @@ class Step:
     """One link of the chain: a model and the stage that made it out of the one before."""
 
     model: Json
-    """``id, name, digest, uri, experts, parameters, started_from``; None while the stage has no
-    model yet."""
+    """``id, name, digest, uri, experts, parameters, started_from, merged_by``; None while the stage
+    has no model yet."""
     stage: Json
     """``id, index, task, domain, lane, run, status``; None for the model that a lane begins with:
     an untrained one, or (``model["started_from"]``) one that another run has trained."""
     data: tuple[Json, ...]
     """``name, digest, source`` of what the stage was trained on."""
     edits: tuple[Json, ...]
+    parents: tuple[str, ...]
+    """Ids of the models that it goes on from; several where it is made of them."""
     config_digest: str
     code_version: str
     ops_backend: str
 
 
 def lineage(client: Any, name: str) -> list[Step]:
-    """The chain from a model back to the untrained one.
+    """The chain from a model back to the untrained ones; behind a model that is made of several
+    come the chains of each, in their order.
 
     ``name``: a model's id, name or digest prefix, a stage's id prefix, or the id of a stage's
     MLflow run. Raises InputError where nothing or more than one thing answers to it.
     """
-    model, run = _resolve(client, name)
     chain: list[Step] = []
-    seen: set[str] = set()
-    while run is not None:
-        chain.append(_step(client, model, run))
-        made = {item.model_id for item in run.outputs.model_outputs}
-        inputs = [item.model_id for item in run.inputs.model_inputs if item.model_id not in made]
-        parent = inputs[0] if inputs else None
-        if parent is None or parent in seen:
-            break
-        seen.add(parent)
-        model = client.get_logged_model(parent)
-        run = client.get_run(model.source_run_id)
+    left, seen = [_resolve(client, name)], set()
+    while left:
+        model, run = left.pop()
+        step = _step(client, model, run)
+        chain.append(step)
+        for parent in reversed([one for one in step.parents if one not in seen]):
+            seen.add(parent)
+            found = client.get_logged_model(parent)
+            left.append((found, client.get_run(found.source_run_id)))
     return chain
 
 
@@ -89,7 +89,7 @@ def show(chain: list[Step], as_json_text: bool) -> None:
 
 
 def tree(chain: list[Step]) -> Any:
-    """A rich tree: newest model first, each followed by the parent its stage started from."""
+    """A rich tree: newest model first, each followed by what its stage started from."""
     from rich.tree import Tree
 
     root = Tree(f"lineage, {len(chain)} models, newest first", highlight=False)
@@ -127,7 +127,10 @@ def _details(step: Step) -> list[str]:
         for edit in step.edits
     ]
     lines += [f"data {item['digest']} {escape(item['source'])}" for item in step.data]
-    if step.stage is None:
+    if step.stage is None and len(step.parents) > 1:
+        made = f"made by {step.model['merged_by']}" if step.model is not None else "made"
+        lines.append(f"{made} of {', '.join(step.parents)}")
+    elif step.stage is None:
         start = "none" if step.model is None else step.model["started_from"]
         lines.append(
             "untrained: built from the lane's config and seed"
@@ -206,7 +209,10 @@ def _step(client: Any, model: Any, run: Any) -> Step:
             "status": run.info.status,
         }
         edits = tuple(json.loads(_artifact(client, run.info.run_id, "edits.json") or "[]"))
+    made = {item.model_id for item in run.outputs.model_outputs}
+    inputs = [item.model_id for item in run.inputs.model_inputs if item.model_id not in made]
     return Step(
+        parents=tuple(dict.fromkeys(inputs)),
         model=None if model is None else _model(model),
         stage=stage,
         data=tuple(_data(entry.dataset) for entry in run.inputs.dataset_inputs),
@@ -227,6 +233,7 @@ def _model(model: Any) -> Json:
         "experts": int(params["experts"]),
         "parameters": int(params["parameters"]),
         "started_from": params.get("started_from", "none"),
+        "merged_by": params.get("merged_by", "none"),
     }
 
 

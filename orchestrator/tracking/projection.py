@@ -336,12 +336,10 @@ class Projection:
         self, lane: LaneHistory, index: int, ref: CheckpointRef, adopted_from: str | None
     ) -> LogModel:
         """The model a final checkpoint holds, with all that traces it."""
-        parents = [
-            other for other, stage in lane.stages.items() if other < index and stage.checkpoint
-        ]
         stage = lane.stages[index].spec if index >= 0 else None
         start = lane.plan.spec.start
         first = "untrained" if start is None else "start"
+        first = first if lane.plan.spec.merged is None else "merged"
         tags = self._lane_tags(lane, "model")
         params = {
             "stage": f"{index:02d}" if stage else first,
@@ -358,21 +356,40 @@ class Projection:
             "ops_backend": lane.backend,
             "adopted_from": adopted_from or "none",
             "started_from": "none" if start is None else start.checkpoint.digest,
+            "merged_by": lane.plan.spec.merged.way["kind"] if lane.plan.spec.merged else "none",
             "experts": str(largest(lane.shape)),
             "parameters": str(lane.shape.parameters) if lane.shape else "0",
         }
-        parent = self._stage_key(lane, max(parents)) if parents else self.key(lane)
+        parents, starts = self._before(lane, index)
         suffix = f"stage{index:02d}" if stage else first
         return LogModel(
             key=self.key(lane, index) if stage else self.key(lane),
             run=self.key(lane, index) if stage else self.key(lane),
-            parent=parent if stage else None,
+            parents=parents,
             name=re.sub(r"[^\w-]", "_", f"{self._model_prefix(lane)}-{suffix}"),
             step=index + 1,
             params=params,
             tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
-            start=start.checkpoint.digest if start is not None and stage is None else None,
+            starts=starts,
         )
+
+    def _before(self, lane: LaneHistory, index: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What the model after a stage (-1 = the lane's first one) goes on from: keys of models
+        here, and digests of other runs' models."""
+        spec = lane.plan.spec
+        if index >= 0:
+            done = [n for n, stage in lane.stages.items() if n < index and stage.checkpoint]
+            return (self._stage_key(lane, max(done)) if done else self.key(lane),), ()
+        if spec.start is not None:
+            return (), (spec.start.checkpoint.digest,)
+        made_of = () if spec.merged is None else spec.merged.parents
+        here = [
+            self._stage_key(self.history.lanes[parent.lane], parent.index)
+            for parent in made_of
+            if parent.lane is not None
+        ]
+        there = [parent.checkpoint.digest for parent in made_of if parent.checkpoint is not None]
+        return tuple(here), tuple(there)
 
     def _stage_key(self, lane: LaneHistory, index: int) -> str:
         """Key of a stage and its model: those of the lane that trained it."""

@@ -257,18 +257,20 @@ class Store:
         self.client.log_inputs(self.run(write.key), datasets=[entry])
 
     def _log_model(self, write: LogModel) -> None:
-        """Create the model unless known, and chain it: parent -> stage -> model, each link once."""
+        """Create the model unless known, and chain it: parents -> stage -> model, each once."""
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
         run, name = self.run(write.run), f"model:{write.key}"
-        parent = None if write.parent is None else self.ledger.ids.get(f"model:{write.parent}")
-        if write.start is not None:
-            parent = self._model_of_another_run(write.start)
+        found = [self.ledger.ids.get(f"model:{key}") for key in write.parents]
+        found += [self._model_of_another_run(digest) for digest in write.starts]
+        parents = list(dict.fromkeys(parent for parent in found if parent))
         if name not in self.ledger.ids:
-            self.ledger.created(name, self._find_model(write) or self._create_model(write, parent))
+            self.ledger.created(name, self._find_model(write) or self._create_model(write, parents))
         model, known = self.ledger.ids[name], self.client.get_run(run)
-        if parent and parent not in {item.model_id for item in known.inputs.model_inputs}:
-            self.client.log_inputs(run, models=[LoggedModelInput(parent)])
+        chained = {item.model_id for item in known.inputs.model_inputs}
+        missing = [LoggedModelInput(parent) for parent in parents if parent not in chained]
+        if missing:
+            self.client.log_inputs(run, models=missing)
         if model not in {item.model_id for item in known.outputs.model_outputs}:
             self.client.log_outputs(run, [LoggedModelOutput(model, step=write.step)])
 
@@ -287,17 +289,17 @@ class Store:
         found = self.client.search_logged_models(experiments, filter_string=query)
         return min(found, key=lambda item: item.creation_timestamp).model_id if found else None
 
-    def _create_model(self, write: LogModel, parent: str | None) -> str:
+    def _create_model(self, write: LogModel, parents: list[str]) -> str:
         """A model whose weights stay at their checkpoint: MLflow holds what they are."""
         experiment = self.ledger.ids["experiment"]
-        note = views.model_note(parent, experiment)
+        note = views.model_note(parents, experiment)
         tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
         model: LoggedModel = self.client.create_logged_model(
             experiment,
             name=write.name,
             source_run_id=self.run(write.run),
             tags={**tags, "mlflow.note.content": note},
-            params={**write.params, "parent_model": parent or "none"},
+            params={**write.params, "parent_model": ",".join(parents) or "none"},
         )
         self.client.finalize_logged_model(model.model_id, "READY")
         return model.model_id

@@ -82,11 +82,12 @@ def run_note(report: Json, links: Mapping[str, str], figures: Sequence[str], run
     return _fit([head, *images, _table(["lane", "status", *names], rows)])
 
 
-def model_note(parent: str | None, experiment: str) -> str:
+def model_note(parents: Sequence[str], experiment: str) -> str:
     """Markdown of a model: where it came from."""
-    if parent is None:
+    if not parents:
         return "The untrained model of its lane."
-    return f"Grown out of [{parent}](#/experiments/{experiment}/models/{parent})"
+    links = [f"[{parent}](#/experiments/{experiment}/models/{parent})" for parent in parents]
+    return f"{'Grown out of' if len(links) == 1 else 'Made of'} {', '.join(links)}"
 
 
 def results_csv(report: Json) -> str:

@@ -67,17 +67,18 @@ class LogDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogModel:
-    """A run made a model out of its parent."""
+    """A run made a model out of its parents."""
 
     key: str
     run: str
-    parent: str | None
+    parents: tuple[str, ...]
+    """Keys of models of this run that it goes on from; several where it is made of them."""
     name: str
     step: int
     params: Mapping[str, str]
     tags: Mapping[str, str]
-    start: str | None = None
-    """Digest of another run's model that this one begins with, where it has no parent here."""
+    starts: tuple[str, ...] = ()
+    """Digests of other runs' models that this one begins with, or is made of."""
 
 
 Write = OpenRun | CloseRun | ReopenRun | LogPoints | LogDataset | LogModel

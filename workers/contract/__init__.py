@@ -27,7 +27,16 @@ from workers.contract.reports import (
     Replica,
     StartReport,
 )
-from workers.contract.specs import LaneSpec, StageSpec, Start, Taken, TaskSpec, domains_of
+from workers.contract.specs import (
+    LaneSpec,
+    Merged,
+    Parent,
+    StageSpec,
+    Start,
+    Taken,
+    TaskSpec,
+    domains_of,
+)
 
 __all__ = [
     "Checked",
@@ -44,9 +53,11 @@ __all__ = [
     "LayerShape",
     "LostError",
     "Memory",
+    "Merged",
     "ModelShape",
     "ModelState",
     "OpenReport",
+    "Parent",
     "Replica",
     "RunError",
     "StageSpec",

@@ -74,6 +74,40 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """A trained model that a lane's first one is made of."""
+
+    name: str
+    """Where it comes from, for people: ``lane`` or ``run lane``, and its stage."""
+    stage: str | None
+    """Id of the stage that makes it; None = an untrained model."""
+    model: dict[str, Json]
+    """Section ``model`` that it is built by."""
+    domains: tuple[str, ...] = ()
+    """Domains that it has learnt, in order."""
+    checkpoint: CheckpointRef | None = None
+    """None = a lane of the same run has yet to train it."""
+    lane: str | None = None
+    """That lane."""
+    index: int = -1
+    """Index of the stage in that lane."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """Trained models that a lane's first one is made of, and how."""
+
+    way: dict[str, Json]
+    """``kind`` of ``workers.merges.MERGES``, and its settings."""
+    parents: tuple[Parent, ...]
+
+    @property
+    def identity(self) -> Json:
+        """What of it decides the bits of the model; where its parents lie does not."""
+        return [self.way, [[parent.stage, parent.domains] for parent in self.parents]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSpec:
     """One pass over a stream (one method, one seed): all a worker needs to build it.
 
@@ -104,6 +138,17 @@ class LaneSpec:
     """Workers that train the lane together, each with a replica of the model."""
     start: Start | None = None
     """What the lane begins with; None = an untrained model."""
+    merged: Merged | None = None
+    """What its first model is made of; None = it is drawn, or the one that ``start`` names."""
+
+    @property
+    def root(self) -> str | None:
+        """What the first stage goes on from: a stage of another run, or the id of the merge that
+        makes the lane's first model; None = an untrained one."""
+        if self.merged is not None:
+            sections = [self.settings["stream"], self.settings["model"]]
+            return digest([self.merged.identity, sections, self.seed])
+        return None if self.start is None else self.start.checkpoint.stage
 
     @property
     def built_from(self) -> str:
@@ -116,4 +161,5 @@ class LaneSpec:
         several = {"workers": self.workers} if self.workers > 1 else {}
         start = self.start
         begun = {} if start is None else {"start": [start.checkpoint.digest, start.optimizer]}
-        return digest(self.settings | several | begun)
+        made = {} if self.merged is None else {"merged": self.merged.identity}
+        return digest(self.settings | several | begun | made)

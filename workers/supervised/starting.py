@@ -26,7 +26,7 @@ def begin_with(model: nn.Module, start: Start) -> Checkpoint:
     Raises InputError where the folder is missing or damaged, or the architecture another one.
     """
     saved = read(start.checkpoint)
-    surgery.ensure_arch(model, _released(saved.state["arch"]))
+    surgery.ensure_arch(model, released(saved.state["arch"]))
     model.load_state_dict(saved.tensors["model"])
     return saved
 
@@ -39,7 +39,7 @@ def grown(config: Any, stream: Any, saved: Checkpoint) -> nn.Module:
     try:
         with torch.device("meta"):
             model: nn.Module = construct(MODELS, config, stream.input_shape, stream.outputs, seed=0)
-            surgery.ensure_arch(model, _released(saved.state["arch"]))
+            surgery.ensure_arch(model, released(saved.state["arch"]))
     except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _another(f"{error}".partition(";")[0]) from error
     return model
@@ -89,7 +89,7 @@ def _another(what: str) -> InputError:
     )
 
 
-def _released(arch: Mapping[str, Json]) -> dict[str, Json]:
+def released(arch: Mapping[str, Json]) -> dict[str, Json]:
     """The architecture with nothing masked or frozen by a phase."""
     return {name: _free(part) for name, part in arch.items()}
 

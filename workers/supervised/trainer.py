@@ -58,6 +58,7 @@ from workers.supervised.building import (
 )
 from workers.supervised.data_parallel import ALONE, Replicas
 from workers.supervised.learning_rates import Course
+from workers.supervised.merging import merge_into
 from workers.supervised.objectives import measured, sums
 from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
@@ -95,6 +96,8 @@ class SupervisedTrainer:
         begun = (
             None if ref is not None or lane.start is None else begin_with(self.model, lane.start)
         )
+        if ref is None and lane.merged is not None:
+            merge_into(self.model, lane.merged, self.stream, lane.seed)
         self.model = self.model.to(self.device)
         if self.config.checkpoint_activations:
             recompute_blocks(self.model)

@@ -57,9 +57,9 @@ def test_the_tree_is_run_lanes_stages() -> None:
 def test_models_are_chained_down_to_the_untrained_one() -> None:
     models = {w.key: w for w in writes(story()) if isinstance(w, LogModel)}
     lane = f"{RUN_ID}/replay-s0"
-    assert models[f"{lane}/002"].parent == f"{lane}/001"
-    assert models[f"{lane}/000"].parent == lane
-    assert models[lane].parent is None
+    assert models[f"{lane}/002"].parents == (f"{lane}/001",)
+    assert models[f"{lane}/000"].parents == (lane,)
+    assert models[lane].parents == ()
     assert models[f"{lane}/001"].params["experts"] == "2"
 
 
