@@ -54,6 +54,7 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         input_shape=tuple(stream.input_shape),
         outputs=stream.outputs,
         mixes=_class("method", lane).mixes,
+        needs=stream.needs,
     )
 
 

@@ -74,6 +74,14 @@ class LaneSettings:
     """Width of the model's output: classes, numbers, tokens or actions."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
+    needs: str = "labels"
+    """Capability of models (``workers.models.Model``) that the stream asks for."""
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether a token's answer must not depend on the rest of its batch: a model that acts
+        sees one step at a time, one of next tokens must not look at those that follow."""
+        return self.acts or self.needs == "tokens"
 
     def parts(self, section: str) -> Iterator[Any]:
         """The Config of a section and every Config inside it."""

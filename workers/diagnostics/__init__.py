@@ -11,6 +11,7 @@ from typing import Any
 
 from workers.diagnostics.base import Diagnostic, Figures, Gates, Probe, Scope
 from workers.diagnostics.capacity import RdcIndex, Superposition
+from workers.diagnostics.difficulty import ExpertsByLoss
 from workers.diagnostics.output_aware import OutputAware
 from workers.diagnostics.patterns import ActiveFlops, RoutingPatterns
 from workers.diagnostics.plasticity import (
@@ -49,6 +50,7 @@ DIAGNOSTICS: dict[str, type] = {
     "dead_experts": DeadExperts,
     "switch_balance": SwitchBalance,
     "experts_per_token": ExpertsPerToken,
+    "experts_by_loss": ExpertsByLoss,
     "co_selection": CoSelection,
     "specialisation": Specialisation,
     "domain_overlap": DomainOverlap,

@@ -107,18 +107,24 @@ class SwitchBalance(OfLayer):
 
 
 class ExpertsPerToken(Diagnostic):
-    """Mean number of experts that run for a token; its variance under ``<layer>/variance``."""
+    """Mean number of experts that run for a token; ``<layer>/variance``, ``<layer>/k=<n>``.
 
-    unit = "experts (variance: experts squared)"
+    ``k=<n>`` is the share of tokens with n experts, told of each n that occurs.
+    """
+
+    unit = "experts (variance: experts squared; k=n: share, 0..1)"
     source = "DynaMoE (arXiv 2603.01697), E[k]"
     scope = "task"
 
     def figures(self, probe: Probe) -> Figures:
         found: Figures = {}
         for layer, gates in several(probe):
-            k_T = gates.chosen.sum(-1).double()
-            found[layer] = float(k_T.mean())
-            found[f"{layer}/variance"] = float(k_T.var(correction=0))
+            k_T = gates.chosen.sum(-1)
+            found[layer] = float(k_T.double().mean())
+            found[f"{layer}/variance"] = float(k_T.double().var(correction=0))
+            for k, tokens in enumerate(k_T.bincount().tolist()):
+                if tokens:
+                    found[f"{layer}/k={k}"] = tokens / len(k_T)
         return found
 
 

@@ -112,16 +112,20 @@ class Selection:
         chosen_TE, weights_TE = self.chosen_TE, self.weights_TE
         per_token = chosen_TE.sum(1)
         most = self.experts if per_token.is_meta else _most(per_token)
-        ranked_TE = weights_TE.detach().masked_fill(~chosen_TE, float("-inf"))
-        order_TK = torch.sort(ranked_TE, dim=1, descending=True, stable=True).indices[:, :most]
-        used_TK = chosen_TE.gather(1, order_TK)
-        weights_TK = torch.where(used_TK, weights_TE.gather(1, order_TK), 0.0)
-        return Slots(order_TK.where(used_TK, -1), weights_TK, chosen_TE.sum(0))
+        ranked_TE = exact(weights_TE.detach()).masked_fill(~chosen_TE, float("-inf"))
+        selected_TK, _, counts_E = ops.route(ranked_TE, selector="topk", k=most)
+        weights_TK = of_slots(weights_TE, selected_TK)
+        return Slots(selected_TK, weights_TK, counts_E)
 
     def _scattered(self, weights_TK: Tensor) -> Tensor:
         assert self.slots is not None
         empty_TE = weights_TK.new_zeros((len(weights_TK), self.experts))
         return empty_TE.scatter_add(1, self.slots.selected_TK.clamp(min=0), weights_TK)
+
+
+def of_slots(values_TE: Tensor, selected_TK: Tensor) -> Tensor:
+    """What a table over experts says of the chosen ones [T, K]; 0 in unused slots."""
+    return torch.where(selected_TK >= 0, values_TE.gather(1, selected_TK.clamp(min=0)), 0.0)
 
 
 def _most(per_token: Tensor) -> int:

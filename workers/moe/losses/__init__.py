@@ -2,13 +2,15 @@
 
 from workers.moe.losses.balance import Balance
 from workers.moe.losses.base import Loss
+from workers.moe.losses.importance import Importance
 from workers.moe.losses.router_entropy import RouterEntropy
 from workers.moe.losses.z import ZLoss
 
 LOSSES: dict[str, type] = {
     "balance": Balance,
+    "importance": Importance,
     "router_entropy": RouterEntropy,
     "z": ZLoss,
 }
 
-__all__ = ["LOSSES", "Balance", "Loss", "RouterEntropy", "ZLoss"]
+__all__ = ["LOSSES", "Balance", "Importance", "Loss", "RouterEntropy", "ZLoss"]

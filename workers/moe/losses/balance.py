@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from workers.moe.losses.base import Loss
@@ -14,7 +15,8 @@ from workers.moe.routed import Routed
 class Balance(Loss):
     """E sum_e f_e P_e (Switch Transformer, arXiv 2101.03961, equation 4); 1 when balanced.
 
-    f_e: share of tokens whose first choice is e, without gradient; P_e: mean probability of e.
+    f_e: share of tokens whose first choice is e, without gradient, that of the router where a token
+    was dropped; P_e: mean probability of e.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class Balance(Loss):
     def loss(self, routed: Routed) -> Tensor:
         """See ``Loss.loss``."""
         experts = routed.weights.shape[1]
-        first_T = routed.weights.detach().argmax(-1)
+        any_T1 = routed.chosen.any(-1, keepdim=True)
+        first_T = torch.where(any_T1, routed.weights, routed.probabilities).detach().argmax(-1)
         share_E = nn.functional.one_hot(first_T, experts).to(routed.weights).mean(0)
         full = self.config.probabilities == "full"
         mean_E = (routed.probabilities if full else routed.weights).mean(0)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Json
+from workers.contract import Json, LaneSettings
 from workers.moe.losses.base import Loss
 from workers.moe.routed import Birth
 from workers.moe.selection import Selection
+from workers.tables import Problem
 
 
 class Selector(nn.Module, ABC):
@@ -114,3 +115,11 @@ def check_weights(name: str, k: int | None, weights: str) -> None:
             f"never learns; set weights = 'full' (the softmax over all experts), or {name} to at "
             "least 2"
         )
+
+
+def one_learner(lane: LaneSettings) -> list[Problem]:
+    """Refuse several learners of an RL lane, which would each move a running statistic alone."""
+    if getattr(lane.sections.get("training"), "num_learners", 0) < 2:
+        return []
+    found = "has running statistics, and several learners would each keep their own"
+    return [Problem("kind", found, "set training.num_learners to 1 or 0, or use another selector")]

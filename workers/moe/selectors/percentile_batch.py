@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.contract import LaneSettings
 from workers.moe.selection import Selection, exact
+from workers.moe.selectors.base import one_learner
 from workers.moe.selectors.percentile_token import check_level
 from workers.moe.selectors.ranked import Ranked
+from workers.tables import Problem
 
 
 class PercentileBatch(Ranked):
@@ -47,6 +50,10 @@ class PercentileBatch(Ranked):
             if not 0.0 <= self.decay < 1.0:
                 raise ValueError(f"decay must be from 0 to below 1, got {self.decay}")
             Ranked.Config.__post_init__(self)
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Its threshold is kept alike over the workers of a supervised lane only."""
+            return one_learner(lane)
 
     running: Tensor
     mass: Tensor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ops
-from workers.moe.selection import Selection, Slots, exact
+from workers.moe.selection import Selection, Slots, exact, of_slots
 from workers.moe.selectors.base import Selector
 
 
@@ -81,11 +81,6 @@ class Ranked(Selector):
         all_TE = self.probabilities(noisy_TE, allowed_TE)
         weights_TK = of_slots(all_TE, selected_TK)
         return Selection(slots=Slots(selected_TK, weights_TK, counts_E), probabilities_TE=all_TE)
-
-
-def of_slots(values_TE: Tensor, selected_TK: Tensor) -> Tensor:
-    """What a table over experts says of the chosen ones [T, K]; 0 in unused slots."""
-    return torch.where(selected_TK >= 0, values_TE.gather(1, selected_TK.clamp(min=0)), 0.0)
 
 
 def used_slots(selected_TK: Tensor) -> int:

@@ -83,7 +83,7 @@ def test_weights_that_do_not_sum_to_1_are_shares_of_their_token() -> None:
 
 def test_a_variable_number_of_experts_has_a_mean_and_a_variance() -> None:
     found = figures("experts_per_token", probe([[1.0, 0.0, 0.0], [0.4, 0.3, 0.3]]))
-    assert found == {"layer": 2.0, "layer/variance": 1.0}
+    assert found == {"layer": 2.0, "layer/variance": 1.0, "layer/k=1": 0.5, "layer/k=3": 0.5}
 
 
 def test_co_selection() -> None:

@@ -1,22 +1,23 @@
-"""Selectors with running state: workers that train one lane keep one state."""
+"""Selectors with running state: one state for all workers of a lane, and through a resume."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fakes import tiny
 from tests.pairs import Pair
-from tests.unit.workers.supervised.loop import stages
+from tests.unit.workers.supervised.loop import digests, stages
 from workers.moe.growth.surgery import fingerprint
 from workers.moe.routed import routed_layers
 from workers.supervised.data_parallel import ALONE
 from workers.supervised.trainer import SupervisedTrainer
 
-STATE = {"percentile_batch": "mass"}
-"""Selector -> a buffer that the data do not decide, the same for any number of workers."""
+STATE = {"percentile_batch": "mass", "loss_free": "load"}
+"""Selector -> a buffer that is the same for any number of workers, up to rounding."""
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,13 @@ def test_two_workers_keep_one_state(pair: Pair, selector: str) -> None:
     name = STATE[selector]
     assert one[1][name] == pytest.approx(alone[name])
     assert any(alone[name])
+
+
+@pytest.mark.parametrize("selector", STATE)
+def test_taken_up_again_it_gives_the_same_bits(tmp_path: Path, selector: str) -> None:
+    head = {"kind": "moe", "hidden": [24], "layer": {"selector": selector}}
+    changes = {
+        "model": {"experts": 3, "max_experts": 6, "head": head},
+        "training": {"epochs": 1, "intervals": 2, "batch": 40},
+    }
+    assert digests(tmp_path, True, **changes) == digests(tmp_path, False, **changes)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.workers.supervised.loop import digests, opened
+from tests.unit.workers.supervised.loop import opened
 from workers.moe.routed import routed_layers
 from workers.moe.selectors import PercentileBatch
 
@@ -98,11 +98,6 @@ def test_parts_of_a_step_move_it_once() -> None:
     (layer,) = routed_layers(trainer.model).values()
     assert float(layer.selector.step_parts) == 3.0
     assert float(layer.selector.mass) == pytest.approx(1 - 0.99**3), "three steps of four"
-
-
-def test_taken_up_again_it_gives_the_same_bits(tmp_path: Any) -> None:
-    changes = {**SETTINGS, "training": {"epochs": 2, "intervals": 3, "batch": 20}}
-    assert digests(tmp_path, True, **changes) == digests(tmp_path, False, **changes)
 
 
 @pytest.mark.parametrize("wrong", [{"level": -0.1}, {"decay": 1.0}, {"temperature": 0.0}])
