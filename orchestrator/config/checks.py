@@ -53,6 +53,8 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         proposes=frozenset(kind for policy in policies for kind in policy.proposes),
         input_shape=tuple(stream.input_shape),
         outputs=stream.outputs,
+        tokens=stream.needs == "tokens",
+        domain_given=getattr(lane.sections["stream"], "domain_given", False),
         mixes=_class("method", lane).mixes,
         needs=stream.needs,
     )

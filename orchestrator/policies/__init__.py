@@ -5,6 +5,7 @@ from typing import Any
 from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
 from orchestrator.policies.esft import Esft
+from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
 from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
@@ -16,6 +17,7 @@ from workers.tables import lookup
 POLICIES: dict[str, type] = {
     "periodic": Periodic,
     "adapt_router": AdaptRouters,
+    "fit_routers": FitRouters,
     "three_phases": ThreePhases,
     "usage_masks": UsageMasks,
     "fixed_masks": FixedMasks,

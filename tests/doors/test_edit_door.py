@@ -18,6 +18,7 @@ from orchestrator.tracking import pages
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import LogPoints
 from tests.doors.lane import Outcome, run_killed, run_lane
+from tests.doors.routed_lane import both, routed_lane
 from tests.tokens import text_lane, write_texts
 from workers.contract import InputError, Json
 from workers.edits import Change, Edit, EditProbe, FitRouter, Forward
@@ -204,3 +205,19 @@ def test_windows_of_tokens_have_no_label_to_fit_to(
     )
     with pytest.raises(InputError, match="a sample has 16 labels, one for each token"):
         run_lane(tmp_path / "lane", raw)
+
+
+FITTED = {
+    "ridge": {"at": "start", "targets": "domains"},
+    "kmeans_lstsq": {"at": "end", "targets": "losses"},
+}
+
+
+@pytest.mark.parametrize("router", FITTED)
+def test_the_policy_has_routers_fitted_and_survives_kills(tmp_path: Path, router: str) -> None:
+    raw = routed_lane({"kind": "moe", "router": router})
+    raw["policies"]["fit"] = {"kind": "fit_routers", **FITTED[router]}
+    whole = both(tmp_path, raw)
+    fits = [edit for edit in whole.edits if edit["kind"] == "fit_router"]
+    assert len(fits) == 2
+    assert all(edit["probe_change"] > 1e-4 for edit in fits)

@@ -63,3 +63,23 @@ def test_a_router_that_reads_its_context_goes_through_a_lane(tmp_path: Path) -> 
         "expert": {"kind": "bottleneck", "width": 6},
     }
     both(tmp_path, routed_lane(layer, initialiser="clone_split"))
+
+
+class Relay(DomainRouter):
+    """Needs the domain everywhere, and adds the mean of what the routers below handed on."""
+
+    needs_domain = True
+
+    def route(self, x_TD: Tensor, context: RouterContext) -> tuple[Tensor, Tensor | None]:
+        assert context.domain_T is not None
+        assert context.domain_T.shape == (len(x_TD),)
+        heard = 0.0 if context.below is None else context.below.mean(1, keepdim=True)
+        logits_TE = self(x_TD, context)
+        return logits_TE * (1.0 + torch.tanh(heard + logits_TE[:, :1])), logits_TE
+
+
+def test_a_router_that_knows_domains_and_hears_the_layer_below(tmp_path: Path) -> None:
+    """Training, growth, training scores and evaluations tell it; and it survives kills."""
+    raw = routed_lane({"kind": "moe", "router": {"kind": f"{__name__}:Relay", "domains": 3}})
+    raw["model"]["head"]["hidden"] = [24, 24]
+    both(tmp_path, raw)

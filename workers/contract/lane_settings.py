@@ -72,6 +72,10 @@ class LaneSettings:
     width) of an image with labels."""
     outputs: int = 0
     """Width of the model's output: classes, numbers, tokens or actions."""
+    tokens: bool = False
+    """Whether the model reads windows of tokens, and answers each from those before it."""
+    domain_given: bool = False
+    """Whether whoever uses the model tells it each sample's domain, in evaluation too."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
     needs: str = "labels"

@@ -66,6 +66,9 @@ class Probe:
     """Place in ``domains`` of each evaluated sample, int64 [N]."""
     targets: Tensor | None = None
     """Labels or targets of ``inputs`` [N, ...]; None in a lane that acts."""
+    told: Tensor | None = None
+    """Place of the domain of each of ``inputs`` among the stream's, int64 [N], for models that must
+    know it (``workers.moe.routed.telling``)."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer -> what its activation function gave on the inputs: [N, F], [N, positions, F] or
     [N, F, height, width]. Features inside experts are left out."""

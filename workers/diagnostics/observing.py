@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
 from workers.diagnostics import Gates, Probe, made
-from workers.moe.routed import Routed, observing, routed_layers
+from workers.moe.routed import Routed, observing, routed_layers, telling
 
 PROBE_SAMPLES = 256
 """Samples of a task on which features are looked at."""
@@ -242,11 +242,13 @@ def pooled(
     """
     few = max(1, samples // len(probes))
     model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
+    told = [_thinned(probe.told, few) for probe in probes if probe.told is not None]
     given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
     found = None
     if loss is not None and targets is not None:
-        found = gradients(model, loss, inputs, targets)
+        with telling(model, torch.cat(told) if told else None):
+            found = gradients(model, loss, inputs, targets)
     return Probe(
         model=model,
         inputs=inputs,
@@ -320,11 +322,12 @@ def _looked_at(
     with observe(model) as take, seeing(model) as seen:
         routed = None
         if few < len(index):
-            for places in index.split(batch):
-                model(part.x[places].to(device))
+            with telling(model, domain):
+                for places in index.split(batch):
+                    model(part.x[places].to(device))
             routed, index = take(), _thinned(index, few)
         inputs = part.x[index].to(device)
-        with seen:
+        with seen, telling(model, _thinned(domain, few)):
             outputs = model(inputs)
         activations, routed = seen.activations, take() if routed is None else routed
     model.train(training)

@@ -48,6 +48,8 @@ class EditProbe:
     """Targets [B], where the stream has some."""
     domain: Tensor | None = None
     """int64 [B], place of each sample's domain among the lane's; None where it is not known."""
+    losses: Callable[[Tensor], Tensor] | None = None
+    """Outputs to the samples -> loss of each one [B]; None where the lane has no such loss."""
 
 
 Forward = Callable[["Tensor"], "Tensor"]

@@ -43,4 +43,4 @@ class Grow(Edit):
     ) -> Callable[[], Change]:
         from workers.moe.growth.surgery import plan_growth
 
-        return plan_growth(module, self, None if probe is None else probe.x, forward)
+        return plan_growth(module, self, probe, forward)

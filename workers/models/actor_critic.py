@@ -21,6 +21,7 @@ from workers.models.base import check_experts
 from workers.models.cores import CORES, Past
 from workers.moe.layers import LAYERS
 from workers.moe.seeding import seeded
+from workers.moe.walk import join
 from workers.tables import choice, construct
 
 FILTERS = 32
@@ -302,6 +303,7 @@ def _hidden(config: ActorCritic.Config, inputs: int, seed: int) -> nn.ModuleList
         layer = construct(LAYERS, config.layer, *sizes, config.experts, config.max_experts, own)
         layer.draw_orthogonal(math.sqrt(2))
         layers.append(layer)
+    join(layers)
     return nn.ModuleList(layers)
 
 

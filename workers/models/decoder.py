@@ -23,6 +23,7 @@ from workers.moe.growth.schedules import SCHEDULES, places
 from workers.moe.layers import LAYERS, MoELayer, active
 from workers.moe.seeding import seeded
 from workers.moe.selectors import TopK
+from workers.moe.walk import join
 from workers.tables import Problem, choice, construct
 
 SPREAD = 0.02
@@ -102,6 +103,7 @@ class Decoder(Model):
             Block(config, place, derive_seed(seed, "block", index))
             for index, place in enumerate(standing)
         )
+        join(self.blocks)
         self.norm = nn.RMSNorm(config.width)
         with seeded(derive_seed(seed, "embedding")):
             self.embedding = nn.Embedding(outputs, config.width)

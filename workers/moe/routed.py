@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.moe.counters import Counters
+from workers.moe.walk import Walk
 
 Total = Callable[[Tensor], Tensor]
 """Adds counts up over the workers that train one model."""
@@ -171,6 +172,12 @@ class RoutedLayer(nn.Module):
 
     record: Record
     experts: nn.ModuleDict
+    walk: Walk
+    """What its routers hear from the layer below; shared with it (``walk.join``)."""
+    begins: bool = True
+    """Whether it is the first layer of its way."""
+    ends: bool = True
+    """Whether it is the last one."""
 
     @property
     def live(self) -> int:
@@ -191,6 +198,11 @@ class RoutedLayer(nn.Module):
     def rounds(self) -> int:
         """Passes (``Routed``) that a token makes through the experts in one forward."""
         return 1
+
+    @property
+    def needs_domain(self) -> bool:
+        """Whether it must know each token's domain, in evaluation too."""
+        return False
 
 
 Layers = Mapping[str, RoutedLayer]
@@ -263,6 +275,37 @@ def drop_gradients(layers: Layers, anywhere: Total | None = None) -> None:
         for expert in layer.experts.values():
             if not next(learns):
                 expert.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
+    """Tell layers that need it the domain of each sample that passes the model inside the block.
+
+    For forwards outside a training step: N samples in this order, in any batches. ``domain_N``:
+    place of each one's domain among the stream's, int64; None = nobody knows.
+    """
+    layers = [layer for layer in routed_layers(model).values() if layer.needs_domain]
+    if domain_N is None or not layers:
+        yield
+        return
+    passed = 0
+
+    def tell(_: nn.Module, inputs: Any) -> None:
+        nonlocal passed
+        samples = len(inputs[0])
+        domain_B = domain_N[passed : passed + samples].to(inputs[0].device)
+        assert len(domain_B) == samples, (len(domain_N), passed, samples)
+        passed += samples
+        for layer in layers:
+            layer.record.step = StepContext(domain_B=domain_B)
+
+    handle = model.register_forward_pre_hook(tell)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for layer in layers:
+            layer.record.step = IDLE
 
 
 # ---------------------------------------------------------------- reading

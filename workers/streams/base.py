@@ -54,6 +54,9 @@ class Stream:
         validation: float = 0.1
         """Share of the training part that is held out for validation, where the data have no
         validation part of their own; 0 = none."""
+        domain_given: bool = False
+        """Task-incremental: whoever uses a model tells it each sample's domain, at test time too.
+        Else a model that needs it is an upper bound, and says so."""
 
         def __post_init__(self) -> None:
             if not 0.0 <= self.validation < 1.0:

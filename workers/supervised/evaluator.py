@@ -32,6 +32,7 @@ from workers.diagnostics.observing import (
 )
 from workers.evaluation import Measured, evaluation
 from workers.machine import pick_device
+from workers.moe.routed import telling
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
@@ -64,6 +65,11 @@ class _Lane:
     """Parameters of the model that the lane began with."""
     draws: dict[str, _Draws] = field(default_factory=dict)
     """Task -> its samples."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Every domain of the stream, in the order in which a trainer counts them."""
+        return domains_of(self.stream.tasks())
 
 
 class SupervisedEvaluator:
@@ -130,16 +136,18 @@ def _measure_task(
     validated = None
     if validation is not None:
         assert validating is not None
-        validated = _validated(known, model, validation.take(validating))
+        drawn = validation.take(validating)
+        with telling(model, _places(known, task, drawn)):
+            validated = _validated(known, model, drawn)
     take()
     batch = known.training.evaluated(objective)
     whole = len(index) == len(test.y) <= batch
-    with seen if whole else nullcontext():
+    with seen if whole else nullcontext(), telling(model, _places(known, task, test)):
         values = measured(model, objective, test.x, test.y, batch)
     routed = take()
     few = (test if whole else test.take(index)).in_memory()
     if not whole:
-        with seen:
+        with seen, telling(model, _places(known, task, few)):
             measured(model, objective, few.x, few.y, len(index), figures=False)
         take()
     device = pick_device()
@@ -154,6 +162,7 @@ def _measure_task(
         routed=routed,
         domains=task.domains,
         domain=domain.to(device),
+        told=_places(known, task, few),
         start=known.start,
     )
     figures = objective.summary(sums(values), len(test.y))
@@ -209,6 +218,12 @@ def _validated(known: _Lane, model: nn.Module, part: Part) -> float:
     found = sums(measured(model, objective, part.x, part.y, batch, figures=False))
     score: float = objective.summary(found, len(part))["score"]
     return score
+
+
+def _places(known: _Lane, task: TaskSpec, part: Part) -> Tensor:
+    """Domain of each sample as its place among the lane's, int64 [N]."""
+    own = torch.tensor([known.domains.index(name) for name in task.domains])
+    return own[:1].repeat(len(part)) if part.domain is None else own[part.domain.cpu()]
 
 
 def _by_domain(

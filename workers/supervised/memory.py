@@ -22,6 +22,7 @@ from workers.edits import Role
 from workers.models import MODELS, Model
 from workers.models.estimate import grown
 from workers.moe.domains.specialise import roles_of
+from workers.moe.routed import telling
 from workers.supervised.building import build_optimizer
 from workers.supervised.precision import lower
 from workers.supervised.recomputation import recompute_blocks
@@ -159,7 +160,7 @@ def _step(model: Model, learns: set[nn.Parameter], x: Tensor, training: Any) -> 
         parameter.grad = None
     peak = _Live(model)
     try:
-        with peak:
+        with peak, telling(model, _anywhere(x, 2)):
             for _ in range(min(training.accumulate, 2)):  # the second finds gradients there
                 loss = -nn.functional.log_softmax(model(x.clone()), -1).mean()
                 terms = tuple(model.auxiliary_losses().values())
@@ -179,13 +180,18 @@ def _forward(model: Model, x: Tensor) -> int | None:
     peak = _Live(model)
     model.eval()
     try:
-        with peak:
+        with peak, telling(model, _anywhere(x, 1)):
             model(x.clone())
     except (NotImplementedError, RuntimeError):
         return None
     finally:
         model.train()
     return peak.most
+
+
+def _anywhere(x: Tensor, passes: int) -> Tensor:
+    """Domains for so many passes of the samples, where a model needs some."""
+    return torch.zeros(passes * len(x), dtype=torch.int64, device=x.device)
 
 
 class _Live(TorchDispatchMode):

@@ -58,6 +58,11 @@ class Objective:
         """What is minimised: a scalar, the mean over the batch's samples."""
         raise NotImplementedError
 
+    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Loss of each sample by itself [B]."""
+        one_by_one = zip(outputs.split(1), y.split(1), strict=True)
+        return torch.stack([self.loss(output, target) for output, target in one_by_one])
+
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """How good each output is, float [B] from 0 (useless) to 1 (perfect)."""
         raise NotImplementedError

@@ -63,16 +63,20 @@ class _Repetition:
         """Made when the first pass begins."""
         self._block = block
         self._before = [(part, name, buffer.clone()) for part, name, buffer in _kept_buffers(block)]
+        self._layers = [part for part in block.modules() if isinstance(part, RoutedLayer)]
+        self._below = [layer.walk.state for layer in self._layers[:1]]
 
     def __enter__(self) -> None:
         self._after = [(part, name, part._buffers[name]) for part, name, _ in self._before]
         for part, name, buffer in self._before:
             part._buffers[name] = buffer.clone()
         self._records: list[tuple[RoutedLayer, Record]] = []
-        for part in self._block.modules():
-            if isinstance(part, RoutedLayer):
-                self._records.append((part, part.record))
-                part.record = part.record.blank()
+        self._walks = [(layer.walk, layer.walk.state) for layer in self._layers]
+        for layer in self._layers:
+            self._records.append((layer, layer.record))
+            layer.record = layer.record.blank()
+        for layer, below in zip(self._layers, self._below, strict=False):
+            layer.walk.state = below
 
     def __exit__(
         self,
@@ -82,6 +86,8 @@ class _Repetition:
     ) -> None:
         for layer, record in self._records:
             layer.record = record
+        for walk, state in self._walks:
+            walk.state = state
         for part, name, buffer in self._after:
             part._buffers[name] = buffer
 

@@ -46,6 +46,7 @@ from workers.moe.routed import (
     stepping,
     take_counts,
     take_gate_weights,
+    telling,
 )
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
@@ -197,12 +198,9 @@ class SupervisedTrainer:
         """
         edit.check_next(self.revision)
         stage = self._current()
-        report = surgery.apply(
-            self.model,
-            self.optimizer,
-            edit,
-            EditProbe(stage.probe.x, stage.probe.y, stage.probe.domain),
-        )
+        seen, objective = stage.probe, self.stream.objective
+        probe = EditProbe(seen.x, seen.y, seen.domain, lambda y: objective.losses(y, seen.y))
+        report = surgery.apply(self.model, self.optimizer, edit, probe)
         self.revision, stage.assigned = edit.revision, None
         self.method.edited(self._context(stage), report)
         self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
@@ -320,7 +318,9 @@ class SupervisedTrainer:
         objective, x, y = self.stream.objective, stage.scored.x, stage.scored.y
         mine = self.replicas.part(len(y))
         batch = self.config.evaluated(objective)
-        with observing(self.model, _heaviest) as seen:
+        domain = stage.scored.domain
+        told = telling(self.model, None if domain is None else domain[mine])
+        with told, observing(self.model, _heaviest) as seen:
             found = sums(measured(self.model, objective, x[mine], y[mine], batch, figures=False))
         stage.assigned = {layer: torch.cat(passes) for layer, passes in seen.items() if passes}
         total = self.replicas.sum_counts(torch.tensor(list(found.values()), dtype=torch.float64))

@@ -14,6 +14,7 @@ from workers.moe.growth.schedules import SCHEDULES, places
 from workers.moe.layers import LAYERS, active
 from workers.moe.perceptron import Stack, check_hidden
 from workers.moe.seeding import seeded
+from workers.moe.walk import join
 from workers.tables import choice, construct
 
 
@@ -59,4 +60,5 @@ class MoEHead(Stack):
         if config.dense_last:
             with seeded(derive_seed(seed, "layer", len(routed))):
                 layers.append(nn.Linear(*maps[-1]))
+        join(layers)
         self.fill(layers)

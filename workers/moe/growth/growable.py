@@ -31,7 +31,8 @@ class Growth:
     """Stage in which the new experts are born."""
     reading: Literal["unmask", "rescale"] = "unmask"
     inputs: Tensor | None = None
-    """What the part reads on the probe batch, [..., inputs]; only the reading rescale uses it."""
+    """What the part reads on the probe batch, [..., inputs]; for the reading rescale, and for
+    initialisers that look at it."""
 
 
 def with_zero(values_E: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ block. A parent is chosen by turns, never by usage, so that all replicas choose 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from workers.moe.layers.moe import MoELayer
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 class Initialiser:
     """Base: the parent of a new expert, and what is done to it after its default draw."""
+
+    needs_inputs: ClassVar[bool] = False
+    """Whether ``place`` does anything."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -30,6 +34,10 @@ class Initialiser:
 
     def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
         """Set the new expert's parameters."""
+
+    def place(self, layer: MoELayer, expert: int, x_TD: Tensor) -> None:
+        """Set what follows from the layer's inputs on the probe samples [T, D]; called after
+        ``apply`` where it ``needs_inputs``."""
 
 
 class Random(Initialiser):
@@ -124,10 +132,33 @@ class ZeroOut(Initialiser):
         layer.expert(expert).zero_output()
 
 
+class WorstServed(Initialiser):
+    """Default draw, its prototype at the mean of the probe inputs that old ones serve worst."""
+
+    needs_inputs = True
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of worst_served, for routers with prototypes."""
+
+        kind: str = "worst_served"
+        share: float = 0.1
+        """Share of the probe's tokens that count as badly served."""
+
+        def __post_init__(self) -> None:
+            if not 0.0 < self.share <= 1.0:
+                raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
+
+    def place(self, layer: MoELayer, expert: int, x_TD: Tensor) -> None:
+        for router in layer.routers:  # later rounds of a chain too: by what the first one reads
+            router.place(expert, x_TD, self.config.share)
+
+
 INITIALISERS: dict[str, type] = {
     "random": Random,
     "clone_split": CloneSplit,
     "logit_offset": LogitOffset,
     "zero_out": ZeroOut,
     "clone_noise": CloneNoise,
+    "worst_served": WorstServed,
 }

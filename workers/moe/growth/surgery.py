@@ -19,15 +19,13 @@ from torch import Tensor, nn
 
 from workers.contract import EditReport, InputError, Json, derive_seed
 from workers.edits.base import Change, Edit, EditProbe, Forward, Parents
-from workers.edits.fit_router import FitRouter
 from workers.edits.grow import Grow
 from workers.moe.domains.specialise import enforce
 from workers.moe.growth import growable
 from workers.moe.growth.growable import Growable, Grown, Growth, arch, growables, shape
 from workers.moe.growth.initialisers import INITIALISERS, Initialiser
 from workers.moe.growth.optimizer_state import rebind
-from workers.moe.routed import routed_layers
-from workers.moe.routers.base import Router
+from workers.moe.routed import telling
 from workers.tables import Problem, lookup
 
 __all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
@@ -53,16 +51,15 @@ def apply(
     run = forward or module
     before = shape(module)
     samples = EditProbe(probe) if isinstance(probe, Tensor) else probe
-    probe = None if samples is None else samples.x
     planned = edit.plan(module, samples, run)
-    output = None if probe is None else _answer(module, run, probe)
+    output = None if samples is None else answer(module, run, samples)
     change = planned()
     enforce(module)
     if optimizer is not None and change.rebind:
         rebind(optimizer, module, keep=change.keep, narrowed=change.narrowed)
     moved = None
-    if output is not None and probe is not None:
-        moved = float((_answer(module, run, probe) - output).abs().max())
+    if output is not None and samples is not None:
+        moved = float((answer(module, run, samples) - output).abs().max())
     return EditReport(
         edit=edit.id,
         fingerprint=fingerprint(module),
@@ -124,7 +121,7 @@ def initialiser(settings: Json) -> Initialiser:
     return made
 
 
-def plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward) -> Planned:
+def plan_growth(module: nn.Module, edit: Grow, probe: EditProbe | None, run: Forward) -> Planned:
     """Check growth against the module, which stays as it is; the result grows it.
 
     A part under a schedule takes its share of ``edit.experts``. The optimizer keeps the state of
@@ -154,44 +151,8 @@ def plan_growth(module: nn.Module, edit: Grow, probe: Tensor | None, run: Forwar
     return change
 
 
-def plan_fit(
-    module: nn.Module, edit: FitRouter, probe: EditProbe | None, run: Forward
-) -> Callable[[], None]:
-    """Check that the routers can be fitted to the probe; the result fits them."""
-    parts = routed_layers(module)
-    chosen = list(parts) if edit.layers is None else list(edit.layers)
-    absent = [name for name in chosen if name not in parts]
-    if absent or not chosen:
-        raise InputError(
-            f"fit of routers: no routed layers {absent}; the model has {', '.join(parts) or 'none'}"
-        )
-    deaf = [name for name in chosen if type(parts[name].router).fit is Router.fit]
-    if deaf:
-        raise InputError(
-            f"fit of routers: the router {type(parts[deaf[0]].router).__name__} of layer "
-            f"{deaf[0]!r} is trained by gradients; give a router with a fit of its own"
-        )
-    y = None if probe is None else probe.y if edit.targets == "labels" else probe.domain
-    if probe is None or y is None:
-        raise InputError(f"fit of routers: no {edit.targets} of probe samples are known here")
-    if y.dim() > 1 and not y.is_floating_point():
-        raise InputError(
-            f"fit of routers: a sample has {y.shape[1]} labels, one for each token; fit to domains"
-        )
-    inputs = _inputs({name: parts[name] for name in chosen}, module, run, probe.x)
-
-    def fit() -> None:
-        for name in chosen:
-            x_TD = inputs[name].reshape(-1, inputs[name].shape[-1])
-            y_T = y.repeat_interleave(len(x_TD) // len(y))
-            for number, router in enumerate(parts[name].routers):
-                router.fit(x_TD, y_T, derive_seed(edit.seed, name, "fit", number))
-
-    return fit
-
-
 def _growths(
-    module: nn.Module, edit: Grow, probe: Tensor | None, run: Forward
+    module: nn.Module, edit: Grow, probe: EditProbe | None, run: Forward
 ) -> dict[str, tuple[Growable, Growth]]:
     """The checked growth of every part that is to change; the module stays as it is."""
     first = initialiser(edit.initialiser)
@@ -213,7 +174,7 @@ def _growths(
             reading=edit.reading,
         )
         growths[name] = (part, growth)
-    if edit.reading == "rescale" and probe is not None:
+    if (edit.reading == "rescale" or first.needs_inputs) and probe is not None:
         inputs = _inputs({name: part for name, (part, _) in growths.items()}, module, run, probe)
         growths = {
             name: (part, replace(growth, inputs=inputs.get(name)))
@@ -235,7 +196,7 @@ def _absolute(
 
 
 def _inputs(
-    parts: Mapping[str, nn.Module], module: nn.Module, run: Forward, probe: Tensor
+    parts: Mapping[str, nn.Module], module: nn.Module, run: Forward, probe: EditProbe
 ) -> dict[str, Tensor]:
     """What each part reads when the probe passes through the module."""
     seen: dict[str, Tensor] = {}
@@ -244,7 +205,7 @@ def _inputs(
         for name, part in parts.items()
     ]
     try:
-        _answer(module, run, probe)
+        answer(module, run, probe)
     finally:
         for handle in handles:
             handle.remove()
@@ -252,9 +213,10 @@ def _inputs(
 
 
 @torch.no_grad()
-def _answer(module: nn.Module, run: Forward, probe: Tensor) -> Tensor:
-    with _evaluating(module):
-        return run(probe).detach().clone()
+def answer(module: nn.Module, run: Forward, probe: EditProbe) -> Tensor:
+    """What the module answers to the probe, in evaluation mode."""
+    with _evaluating(module), telling(module, probe.domain):
+        return run(probe.x).detach().clone()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from workers.moe.routers import ROUTERS, Router, RouterContext
 from workers.moe.seeding import seeded
 from workers.moe.selection import Selection, exact
 from workers.moe.selectors import SELECTORS, Selector
+from workers.moe.walk import join
 from workers.tables import choice, choices, construct
 
 
@@ -107,21 +108,27 @@ class MoELayer(RoutedLayer, Growable, Layer):
         self.config, self.inputs, self.outputs, self.place = config, inputs, outputs, place
         self._final = max_experts or experts
         self.selector: Selector = construct(self.selector_table, config.selector)
-        self.router: Router = construct(ROUTERS, config.router, inputs)
+        self.router: Router = self._new_router(0, seed)
         self.later_routers = nn.ModuleList(
-            construct(ROUTERS, config.router, inputs) for _ in range(self.rounds - 1)
+            self._new_router(number, seed) for number in range(1, self.rounds)
         )
         forms = (config.expert, *config.more_experts)
         self.experts = ExpertSet(self.expert_table, forms, (inputs, outputs))
         self.shared = nn.ModuleList()
         self.losses: tuple[Loss, ...] = tuple(construct(LOSSES, loss) for loss in config.losses)
         self.record, self.masking = Record(), Masking()
+        join([self])
         self.phase: tuple[Role, ...] | None = None
         """Roles that the phase trains; None = no phase was set."""
         self._populate(place.count(experts), seed)
         for number in range(config.shared):
             with seeded(derive_seed(seed, "shared", number)):
                 self.shared.append(self.experts.make(0, self.experts.width(0, self._final_width)))
+
+    def _new_router(self, number: int, seed: int) -> Router:
+        with seeded(derive_seed(seed, "router", number)):
+            made: Router = construct(ROUTERS, self.config.router, self.inputs)
+            return made
 
     def _populate(self, experts: int, seed: int) -> None:
         """Add the experts of the start."""
@@ -142,6 +149,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
         """The router of each round."""
         return (self.router, *self.later_routers)
 
+    @property
+    def needs_domain(self) -> bool:
+        return self.router.needs_domain
+
     def forward(
         self,
         x: Tensor,
@@ -155,8 +166,11 @@ class MoELayer(RoutedLayer, Growable, Layer):
         chosen. The rest goes to the router (``RouterContext``)."""
         x_TD = x.reshape(-1, self.inputs)
         allowed_TE = None if allowed is None else allowed.reshape(-1, self.live)
-        conditions = self._begin(x_TD, allowed_TE, positions, lengths, below)
-        return self._pass(x_TD, conditions).reshape(*x.shape[:-1], self.outputs)
+        steps = x.shape[1] if x.dim() == 3 else None
+        conditions = self._begin(x_TD, allowed_TE, positions, lengths, below, steps)
+        y_TO = self._pass(x_TD, conditions)
+        self._end()
+        return y_TO.reshape(*x.shape[:-1], self.outputs)
 
     def _begin(
         self,
@@ -165,16 +179,18 @@ class MoELayer(RoutedLayer, Growable, Layer):
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
         below: Tensor | None = None,
+        steps: int | None = None,
     ) -> Conditions:
         """Begin a forward: what holds in it, from what the layer was told about the step."""
         training = self.training and torch.is_grad_enabled()
         step, record = self.record.step, self.record
-        domain_T, limits = None, FREE
+        domain_T, limits = record.domain_of(len(x_TD)), FREE
+        if self.begins or below is not None:
+            self.walk.state = below
         if training:
             record.losses = {}
             if step.first:
                 self.selector.step_begins()
-            domain_T = record.domain_of(len(x_TD))
             trainable_TE = None
             if domain_T is not None:
                 record.counters.add_tokens(domain_T)
@@ -183,8 +199,26 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 allowed_TE = _both(allowed_TE, open_TE)
             k = self.config.grad_max_k
             limits = Limits(k if k is not None and k < self.live else None, trainable_TE)
-        context = RouterContext(step.progress, domain_T, positions, lengths, below, step.first)
+        context = RouterContext(
+            progress=step.progress,
+            domain_T=domain_T,
+            positions=positions,
+            lengths=lengths,
+            steps=steps,
+            first=step.first,
+        )
         return Conditions(context, allowed_TE, limits, training)
+
+    def _end(self) -> None:
+        """End a forward: what the last layer's router handed on is for nobody."""
+        if self.ends:
+            self.walk.state = None
+
+    def _scored(self, router: Router, x_TD: Tensor, conditions: Conditions) -> Tensor:
+        """Logits [T, E] of one round, which hears what the one before handed on."""
+        context = replace(conditions.context, below=self.walk.state)
+        logits_TE, self.walk.state = router.route(x_TD, context)
+        return logits_TE
 
     def _pass(self, x_TD: Tensor, conditions: Conditions) -> Tensor:
         """All rounds; a plain layer has one."""
@@ -192,7 +226,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def _round(self, router: Router, x_TD: Tensor, conditions: Conditions) -> Tensor:
         """Route T tokens and run their experts, [T, O]."""
-        logits_TE = router(x_TD, conditions.context)
+        logits_TE = self._scored(router, x_TD, conditions)
         selection = self.selector.select(logits_TE, conditions.allowed_TE, conditions.training)
         return self._run(router, x_TD, logits_TE, selection, conditions)
 
@@ -368,6 +402,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
             with seeded(derive_seed(growth.seed, new)):
                 self.add(new, Birth(growth.stage, parent))
                 growth.initialiser.apply(self, new, parent)
+            if growth.initialiser.needs_inputs:
+                if growth.inputs is None:
+                    raise InputError("this initialiser looks at probe samples and got none")
+                growth.initialiser.place(self, new, growth.inputs.reshape(-1, self.inputs))
             grown.parents.append(parent)
         return grown
 

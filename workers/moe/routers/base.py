@@ -23,13 +23,18 @@ class RouterContext:
     progress: float = 0.0
     """Share of the stage's training that is done, 0 to 1; 0 outside a step."""
     domain_T: Tensor | None = None
-    """Place of each token's domain among the stream's, int64 [T]; known in training only."""
+    """Place of each token's domain among the stream's, int64 [T]; outside a training step known to
+    routers that need it only (``Router.needs_domain``)."""
     positions: Tensor | None = None
     """Place of each token in its sequence, as the model hands it to the layer."""
     lengths: Tensor | None = None
     """Length of each sequence, as the model hands it to the layer."""
+    steps: int | None = None
+    """S, tokens of each sequence, where the layer reads sequences [B, S, D]; they lie one behind
+    the other. None where every token stands alone."""
     below: Tensor | None = None
-    """State of the layer below, as the model hands it to the layer."""
+    """What the router of the layer below, or of the round before, handed on [T, H]
+    (``Router.route``); None in the first layer, or where the model joins none."""
     first: bool = True
     """Whether what moves once a step moves now (``StepContext.first``)."""
 
@@ -39,10 +44,29 @@ class Router(nn.Module, ABC):
 
     adapts: ClassVar[bool] = False
     """Whether ``adapt`` does anything."""
+    needs_domain: ClassVar[bool] = False
+    """Whether it must know each token's domain, in evaluation too; its Config then says what it
+    needs of the lane (``routers.known_domains``)."""
+
+    fit_targets: ClassVar[tuple[str, ...]] = ("labels", "domains")
+    """What ``fit`` understands, where it has one: ``workers.edits.fit_router.Targets``."""
+
+    @classmethod
+    def can_fit(cls, targets: str) -> bool:
+        """Whether ``fit`` sets the parameters from these targets."""
+        return cls.fit is not Router.fit and targets in cls.fit_targets
 
     @abstractmethod
     def forward(self, x_TD: Tensor, context: RouterContext) -> Tensor:
         """Logits [T, E] in the order in which the experts were added."""
+
+    def route(self, x_TD: Tensor, context: RouterContext) -> tuple[Tensor, Tensor | None]:
+        """Logits as ``forward`` gives them, and what the next router gets as ``context.below``."""
+        return self(x_TD, context), None
+
+    def share(self, first: Router) -> None:
+        """Use what all routers of a model have in common: it belongs to ``first``, the one in the
+        first layer, which is of this class too and may be this very router."""
 
     @abstractmethod
     def add(self, expert: int) -> None:
@@ -64,11 +88,23 @@ class Router(nn.Module, ABC):
     def suppress(self, expert: int, offset: float, steps: int) -> None:
         """Score the expert by ``-offset``, which rises to 0 within ``steps`` training steps."""
 
+    def place(self, expert: int, x_TD: Tensor, share: float) -> None:
+        """Start the row of a new expert from those inputs [T, D], so large a share of them, that
+        the others serve worst.
+
+        Raises InputError where scores do not tell how well an input is served.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no prototype to put where inputs are badly served; use "
+            "router prototype, or another initialiser than worst_served"
+        )
+
     def adapt(self, seed: int) -> None:
         """Take over from the router trained so far in another form, with the first as teacher."""
 
     def fit(self, x_TD: Tensor, y: Tensor, seed: int) -> None:
-        """Set the parameters without gradients, from inputs [T, D] and their targets [T].
+        """Set the parameters without gradients, from inputs [T, D] and their targets: int64 [T]
+        (labels, domains), or the cost of each expert [T, E] (losses, errors).
 
         Raises InputError where the router has no such fit.
         """

@@ -21,6 +21,8 @@ class LinearRouter(Router):
 
     offset: Tensor
     anneal: Tensor
+    gates: tuple[int, ...] = ()
+    """Rows of an expert, where a subclass has more than one (``domain_gates``)."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -50,11 +52,11 @@ class LinearRouter(Router):
     def add(self, expert: int) -> None:
         """A new row for ``expert``, drawn as torch draws a Linear(inputs, 1)."""
         bound = 1 / math.sqrt(self.inputs)
-        row = torch.empty(self.inputs).uniform_(-bound, bound)
+        row = torch.empty(*self.gates, self.inputs).uniform_(-bound, bound)
         like = self.like
         self.rows[str(expert)] = nn.Parameter(row.to(like))
         if self.biased:
-            bias = torch.empty(()).uniform_(-bound, bound)
+            bias = torch.empty(self.gates).uniform_(-bound, bound)
             self.biases[str(expert)] = nn.Parameter(bias.to(like))
         self.offset = with_zero(self.offset)
         self.anneal = with_zero(self.anneal)

@@ -1,0 +1,120 @@
+"""A linear router fitted by clusters: each cluster of inputs gets the expert that serves it best.
+
+MixER (arXiv 2502.05335). Letters: T tokens, E experts, D inputs, K clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workers.moe.routers.base import Router
+from workers.moe.routers.linear import LinearRouter
+
+
+class KMeansRouter(LinearRouter):
+    """Linear, refitted by k-means on inputs: W = lstsq(C + noise, onehot) / tau (2502.05335).
+
+    C [K, D]: centres; each cluster, the largest first, takes the expert with the smallest median
+    cost in it that no other cluster has taken. A constant column gives the biases. Where a cluster
+    stays empty, or there are fewer inputs than clusters, the fit changes nothing. Between fits it
+    is trained as a linear router is, unless ``trained`` is false.
+    """
+
+    start_from = Router.start_from
+    fit_targets: ClassVar[tuple[str, ...]] = ("losses", "errors")
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of the fit."""
+
+        kind: str = "kmeans_lstsq"
+        clusters: int | None = None
+        """K, at most the experts there are; None = as many."""
+        iterations: int = 20
+        """Rounds of k-means at most."""
+        tolerance: float = 1e-4
+        """k-means ends where no centre moves farther."""
+        noise: float = 1e-4
+        """Standard deviation of what is added to the centres."""
+        temperature: float = 0.1
+        """tau: how sharp the fitted scores (0 to 1) are."""
+
+        def __post_init__(self) -> None:
+            if (self.clusters is not None and self.clusters < 2) or self.iterations < 1:
+                raise ValueError("clusters must be at least 2 and iterations at least 1")
+            if self.temperature <= 0 or self.noise < 0 or self.tolerance < 0:
+                raise ValueError(
+                    "temperature must be above 0, noise and tolerance not negative, got "
+                    f"{self.temperature}, {self.noise} and {self.tolerance}"
+                )
+
+    def __init__(self, config: Config, inputs: int) -> None:
+        super().__init__(LinearRouter.Config(), inputs)
+        self.config = config
+
+    @torch.no_grad()
+    def fit(self, x_TD: Tensor, y: Tensor, seed: int) -> None:
+        """y: cost of each expert for each token [T, E]; on the CPU in float64."""
+        config, generator = self.config, torch.Generator().manual_seed(seed)
+        x_TD, cost_TE = x_TD.double().cpu(), y.double().cpu()
+        clusters = min(config.clusters or len(self.rows), len(self.rows))
+        found = kmeans(x_TD, clusters, config.iterations, config.tolerance, generator)
+        if found is None:
+            return
+        centres_KD, cluster_T = found
+        expert_K = assigned(cost_TE, cluster_T, clusters)
+        noise_KD = torch.randn(centres_KD.shape, generator=generator, dtype=torch.float64)
+        read_KA = functional.pad(centres_KD + config.noise * noise_KD, (0, 1), value=1.0)
+        wanted_KE = functional.one_hot(expert_K, len(self.rows)).double()
+        solved_AE = torch.linalg.lstsq(read_KA, wanted_KE, driver="gelsd").solution
+        for place, name in enumerate(self.rows):
+            self.rows[name].copy_(solved_AE[:-1, place] / config.temperature)
+            self.biases[name].copy_(solved_AE[-1, place] / config.temperature)
+
+
+def kmeans(
+    x_TD: Tensor, clusters: int, iterations: int, tolerance: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor] | None:
+    """Centres [K, D] and each input's cluster int64 [T]; None where a cluster is empty.
+
+    Starts from inputs drawn far from each other (k-means++).
+    """
+    if len(x_TD) < clusters:
+        return None
+    first = torch.randint(len(x_TD), (1,), generator=generator)
+    centres_KD = x_TD[first]
+    while len(centres_KD) < clusters:
+        far_T = torch.cdist(x_TD, centres_KD).amin(1).square()
+        if not far_T.any():
+            return None
+        drawn = torch.multinomial(far_T, 1, generator=generator)
+        centres_KD = torch.cat([centres_KD, x_TD[drawn]])
+    for _ in range(iterations):
+        cluster_T = torch.cdist(x_TD, centres_KD).argmin(1)
+        member_TK = functional.one_hot(cluster_T, clusters).double()
+        counts_K = member_TK.sum(0)
+        if not counts_K.all():
+            return None
+        moved_KD = member_TK.T @ x_TD / counts_K.unsqueeze(1)
+        farthest = (moved_KD - centres_KD).norm(dim=1).max()
+        centres_KD = moved_KD
+        if farthest <= tolerance:
+            break
+    cluster_T = torch.cdist(x_TD, centres_KD).argmin(1)
+    return None if len(cluster_T.unique()) < clusters else (centres_KD, cluster_T)
+
+
+def assigned(cost_TE: Tensor, cluster_T: Tensor, clusters: int) -> Tensor:
+    """Expert of each cluster, int64 [K]: the best by median cost that is left, largest first."""
+    order = torch.bincount(cluster_T, minlength=clusters).argsort(descending=True, stable=True)
+    taken: dict[int, int] = {}
+    for cluster in order.tolist():
+        median_E = cost_TE[cluster_T == cluster].median(0).values.clone()
+        median_E[list(taken.values())] = float("inf")
+        taken[cluster] = int(median_E.argmin())
+    return torch.tensor([taken[cluster] for cluster in range(clusters)])
