@@ -4,6 +4,7 @@ from typing import Any
 
 from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
+from orchestrator.policies.compress import Compress
 from orchestrator.policies.esft import Esft
 from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
@@ -24,6 +25,7 @@ POLICIES: dict[str, type] = {
     "freeze_routers": FreezeRouters,
     "esft": Esft,
     "prune": PruneExperts,
+    "compress": Compress,
 }
 """Policies: when a model is changed, and how."""
 

@@ -24,6 +24,7 @@ from workers.diagnostics.plasticity import (
     WeightNorm,
     ZeroActivationRatio,
 )
+from workers.diagnostics.prune_probe import PruneProbe
 from workers.diagnostics.routing import (
     ConditionalEntropy,
     CoSelection,
@@ -57,6 +58,7 @@ DIAGNOSTICS: dict[str, type] = {
     "expert_relevance": ExpertRelevance,
     "output_aware": OutputAware,
     "super_experts": SuperExperts,
+    "prune_probe": PruneProbe,
     "dormant_ratio": DormantRatio,
     "zero_activation_ratio": ZeroActivationRatio,
     "effective_rank": EffectiveRank,

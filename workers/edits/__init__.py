@@ -2,6 +2,7 @@
 
 from workers.edits.adapt_router import AdaptRouter
 from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
+from workers.edits.compress_experts import CompressExperts
 from workers.edits.fit_router import FitRouter
 from workers.edits.grow import Grow
 from workers.edits.prune import Prune
@@ -11,6 +12,7 @@ from workers.edits.set_phase import ROLES, Role, SetPhase
 EDITS: dict[str, type[Edit]] = {
     "grow": Grow,
     "prune": Prune,
+    "compress_experts": CompressExperts,
     "refresh_mask": RefreshMask,
     "set_phase": SetPhase,
     "adapt_router": AdaptRouter,
@@ -24,6 +26,7 @@ __all__ = [
     "AdaptRouter",
     "Cause",
     "Change",
+    "CompressExperts",
     "Duplicate",
     "Edit",
     "EditProbe",

@@ -145,6 +145,7 @@ class StockLayer(MoELayer):
 
     expert_table = EXPERTS
     selector_table: ClassVar[dict[str, type]] = {"stock": StockRule}
+    compresses: ClassVar[bool] = False
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workers.contract import InputError, Json, LayerShape, derive_seed
 from workers.edits import Role
+from workers.moe.compression import compressed, give_scale, take_scale
 from workers.moe.dispatch import FREE, Limits, dispatch, reached
 from workers.moe.domains.masks import Mask, Masking
 from workers.moe.experts import EXPERTS
@@ -56,6 +57,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
     """What the kinds of its experts name."""
     selector_table: ClassVar[dict[str, type]] = SELECTORS
     """What the kind of its selector names."""
+    compresses: ClassVar[bool] = True
+    """Whether ``compress`` can have vectors stand in for the lesser experts of a token."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -120,6 +123,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         join([self])
         self.phase: tuple[Role, ...] | None = None
         """Roles that the phase trains; None = no phase was set."""
+        self.main: int | None = None
+        """Experts of a token that run, vectors standing in for the others; None = all chosen."""
         self._populate(place.count(experts), seed)
         for number in range(config.shared):
             with seeded(derive_seed(seed, "shared", number)):
@@ -240,7 +245,11 @@ class MoELayer(RoutedLayer, Growable, Layer):
     ) -> Tensor:
         """Run the selected experts and the shared ones, [T, O], and record the pass."""
         training, limits, context = conditions.training, conditions.limits, conditions.context
-        y_TO = dispatch(kernel_of(list(self.experts.values())), x_TD, selection, limits)
+        run_TD, run = x_TD, selection
+        if self.main is not None:
+            experts, trainable_TE = self.experts.values(), limits.trainable_TE
+            run_TD, run = compressed(experts, x_TD, selection, self.main, trainable_TE)
+        y_TO = dispatch(kernel_of(list(self.experts.values())), run_TD, run, limits)
         for expert in self.shared:
             y_TO = y_TO + expert(x_TD)
         record = self.record
@@ -319,6 +328,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
     def add(self, number: int, birth: Birth) -> None:
         """Add an expert, drawn from torch's default generator, and its row in each router."""
         self.experts.draw(number, birth, self, self._final_width)
+        if self.main is not None:
+            give_scale(self.expert(number), self.inputs)
         for router in self.routers:
             router.add(number)
         self._tell_selector()
@@ -351,6 +362,16 @@ class MoELayer(RoutedLayer, Growable, Layer):
     def _tell_selector(self) -> None:
         self.selector.experts_changed(dict(self.births))
         like(self.selector, self.experts)
+
+    def compress(self, main: int | None) -> None:
+        """Run the ``main`` best experts of a token, vectors standing in for the others; None = all
+        that it chose, as before."""
+        self.main = main
+        for expert in self.experts.values():
+            if main is None:
+                take_scale(expert)
+            else:
+                give_scale(expert, self.inputs)
 
     def target(self, experts: int) -> int:
         return self.place.count(experts) + self._copies - len(self.experts.removed)
@@ -437,6 +458,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def active_parameters(self) -> int:
         active = min(self.live, math.ceil(self.selector.active(self.live)))
+        active = active if self.main is None else min(active, self.main)
         sizes = sorted((count_parameters(e) for e in self.experts.values()), reverse=True)
         return count_parameters(self) - sum(sizes[active:])
 
@@ -449,6 +471,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             "selector": self.selector.arch(),
             "shared": self.config.shared or None,
             "removed": self.experts.removed_arch() or None,
+            "main": self.main,
             "mask": None if self.mask is None else self.mask.arch(),
             "phase": None if self.phase is None else list(self.phase),
         }
@@ -467,6 +490,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         before = list(self.births)
         self.experts.ensure_arch(arch["experts"], arch.get("removed", ()), self)
         gone = leaving(before, self.births)
+        self.compress(arch.get("main"))
         for router, saved_router in zip(
             self.routers, [arch.get("router"), *arch.get("later_routers", ())], strict=True
         ):

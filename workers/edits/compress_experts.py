@@ -1,0 +1,70 @@
+"""Experts of lesser rank replaced by vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from workers.contract.errors import InputError
+from workers.edits.base import Change, Edit, EditProbe, Forward
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressExperts(Edit):
+    """Only the ``main`` best experts of a token run afterwards; vectors stand in for the others.
+
+    ``y = sum_{i<=main} a_i E_i(x * theta)``, ``theta = sum_{i>main} a'_i theta_i`` with theta_i
+    [inputs] a new parameter of each expert, 1 at first (Compressed Experts, arXiv 2503.00634).
+    At the edit the scaling changes nothing, and the output moves by what the experts that no
+    longer run had added. A token chooses, is counted and teaches as before.
+    """
+
+    noun: ClassVar[str] = "compression"
+
+    kind: Literal["compress_experts"] = "compress_experts"
+    main: int
+    """k_m: experts of a token that run."""
+    layers: tuple[str, ...] | None = None
+    """Names of the routed layers; None = all of them."""
+
+    def text(self) -> str:
+        return f"experts compressed: {self.main} run for a token, vectors stand in for the others"
+
+    def plan(
+        self, module: nn.Module, probe: EditProbe | None, forward: Forward
+    ) -> Callable[[], Change]:
+        from workers.moe.routed import routed_layers
+
+        parts = routed_layers(module)
+        chosen = list(parts) if self.layers is None else list(self.layers)
+        absent = [name for name in chosen if name not in parts]
+        if absent or not chosen or self.main < 1:
+            raise InputError(
+                f"compression of experts: no routed layers {absent} or main = {self.main} below 1; "
+                f"the model has {', '.join(parts) or 'none'}"
+            )
+        for name in chosen:
+            layer = parts[name]
+            if not layer.compresses:
+                raise InputError(
+                    f"compression of experts, layer {name!r}: {type(layer).__name__} leaves the "
+                    "weighting of experts to another library; use layer moe or chain"
+                )
+            active = math.ceil(layer.selector.active(layer.live))
+            if self.main >= active:
+                raise InputError(
+                    f"compression of experts, layer {name!r}: {active} experts run for a token, "
+                    f"and main = {self.main} leaves none to stand in for; give less"
+                )
+
+        def compress() -> Change:
+            for name in chosen:
+                parts[name].compress(self.main)
+            return Change()
+
+        return compress
