@@ -10,6 +10,7 @@ from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
 from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
+from orchestrator.policies.progress_or_timeout import ProgressOrTimeout
 from orchestrator.policies.prune import PruneExperts
 from orchestrator.policies.three_phases import ThreePhases
 from orchestrator.policies.usage_masks import UsageMasks
@@ -17,6 +18,7 @@ from workers.tables import lookup
 
 POLICIES: dict[str, type] = {
     "periodic": Periodic,
+    "progress_or_timeout": ProgressOrTimeout,
     "adapt_router": AdaptRouters,
     "fit_routers": FitRouters,
     "three_phases": ThreePhases,

@@ -51,10 +51,13 @@ KIND = "tests.doors.test_expert_door:GatedExpert"
             "expert": {"kind": KIND, "width": 5},
             "more_experts": [{"kind": "bottleneck", "width": 3}],
             "selector": {"kind": "topk", "k": 2},
-            "shared": 1,
+            "shared": 2,
+            "shared_experts": [{"kind": KIND, "width": 3}, "depthwise"],
+            "shared_gate": "sigmoid",
         },
+        {"expert": {"kind": "shared_latent", "rank": 5}, "selector": "topk"},
     ],
-    ids=["dense", "two forms, top-2, one shared"],
+    ids=["dense", "two forms, top-2, two shared", "a part in common"],
 )
 def test_experts_of_other_tensors_go_through_a_lane(tmp_path: Path, layer: dict[str, Any]) -> None:
     both(tmp_path, routed_lane({"kind": "moe", **layer}, initialiser="clone_noise"))

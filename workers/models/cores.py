@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from workers.moe.layers import RecurrentOrStaticLayer
 from workers.moe.seeding import seeded
 
 
@@ -86,4 +87,38 @@ class GRU(nn.Module):
         return torch.cat(parts, 1), state
 
 
-CORES: dict[str, type] = {"none": NoCore, "gru": GRU}
+class RecurrentOrStatic(nn.Module):
+    """A memory expert (GRU) and a reactive one (MLP) under a top-1 gate (Hecto, 2506.22919).
+
+    The layer ``recurrent_or_static`` carried through an episode: a step goes to one of the two, and
+    what is remembered moves only at the steps that went to the memory.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of the core."""
+
+        kind: str = "recurrent_or_static"
+        size: int = 128
+        """Numbers carried along, which are also what the hidden layers read."""
+        hidden: int = 128
+        """Hidden units of the static expert."""
+
+        def __post_init__(self) -> None:
+            if self.size < 1 or self.hidden < 1:
+                raise ValueError(
+                    f"size and hidden must be at least 1, got {self.size} and {self.hidden}"
+                )
+
+    def __init__(self, config: Config, inputs: int, seed: int) -> None:
+        super().__init__()
+        self.outputs = self.state_size = config.size
+        settings = RecurrentOrStaticLayer.Config(hidden=config.hidden)
+        self.experts = RecurrentOrStaticLayer(settings, inputs, config.size, seed=seed)
+
+    def forward(self, x_BTD: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """Outputs [B, T, S], and the state after the last step [B, S]."""
+        return self.experts.over_time(x_BTD, past.state, past.begins)
+
+
+CORES: dict[str, type] = {"none": NoCore, "gru": GRU, "recurrent_or_static": RecurrentOrStatic}

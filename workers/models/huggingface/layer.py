@@ -157,6 +157,8 @@ class StockLayer(MoELayer):
         expert: Any = None
         more_experts: tuple[Any, ...] = ()
         shared: int = 0
+        shared_experts: tuple[Any, ...] = ()
+        shared_gate: str = "one"
         losses: tuple[Any, ...] = choices(LOSSES)
         grad_max_k: int | None = None
         match_active: bool = False

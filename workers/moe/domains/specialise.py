@@ -96,7 +96,10 @@ def roles_of(module: nn.Module) -> dict[Role, list[nn.Parameter]]:
     router = [p for layer in layers for r in layer.routers for p in r.trainable_parameters()]
     router += [p for layer in layers for p in layer.selector.parameters()]
     experts = [
-        p for layer in layers for p in (*layer.experts.parameters(), *layer.shared.parameters())
+        p
+        for layer in layers
+        for part in (layer.experts, layer.shared, layer.common)
+        for p in part.parameters()
     ]
     inside = {id(p) for layer in layers for p in layer.parameters()}
     backbone = [p for p in module.parameters() if id(p) not in inside]

@@ -48,6 +48,8 @@ class Expert(nn.Module):
     """Hidden units; 0 where the kind has none that the layer's budget could set."""
     narrows: ClassVar[bool] = False
     """Whether ``narrow`` can take hidden units away, as the growth reading rescale asks for."""
+    reads_sequences: bool = False
+    """Whether it takes whole sequences [B, S, D]; such a one can only run for every token."""
 
     def __init__(self, config: Any, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
@@ -71,6 +73,24 @@ class Expert(nn.Module):
         What has it can be made of a dense layer's maps (``workers.moe.upcycles``).
         """
         return None
+
+    @staticmethod
+    def common_part(config: Any, inputs: int, outputs: int) -> nn.Module | None:
+        """What all experts of a form have in common in one layer, which owns it; None = nothing.
+
+        Drawn from torch's default generator. Growth leaves it as it is.
+        """
+        return None
+
+    def attach(self, part: nn.Module) -> None:
+        """Take in the form's common part, which stays a part of the layer and not of this."""
+        raise NotImplementedError
+
+    def detached(self, x: Tensor) -> Tensor:
+        """The answer, whose gradient reaches ``x`` but none of the parameters that make it."""
+        frozen = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        y: Tensor = torch.func.functional_call(self, frozen, (x,))
+        return y
 
     def zero_output(self) -> None:
         """Make the expert answer 0 to everything, leaving what it computes inside as it is."""
@@ -100,13 +120,12 @@ def kernel_of(experts: Sequence[Any]) -> Kernel:
 class Loop:
     """Experts of any kinds, run one after another."""
 
-    def __init__(self, experts: Sequence[nn.Module]) -> None:
+    def __init__(self, experts: Sequence[Expert]) -> None:
         self.experts = experts
 
     def mixture(self, x_TD: Tensor, weights_TE: Tensor, frozen: bool = False) -> Tensor:
         """See ``Kernel.mixture``."""
-        run = _detached if frozen else _plain
-        y_TEO = torch.stack([run(expert, x_TD) for expert in self.experts], 1)
+        y_TEO = torch.stack([e.detached(x_TD) if frozen else e(x_TD) for e in self.experts], 1)
         return (y_TEO * weights_TE.unsqueeze(-1)).sum(1)
 
     def on_rows(
@@ -120,13 +139,13 @@ class Loop:
         for expert, part, start in zip(self.experts, parts, bounds, strict=False):
             if not len(part):
                 continue
-            output = _plain(expert, part)
+            output: Tensor = expert(part)
             if trainable_S is not None:
                 trainable_S1 = trainable_S[start : start + len(part)].unsqueeze(1)
-                output = torch.where(trainable_S1, output, _detached(expert, part))
+                output = torch.where(trainable_S1, output, expert.detached(part))
             outputs.append(output)
         if not outputs:  # nobody chose anything: a forward over no rows tells the output's size
-            outputs.append(_plain(self.experts[0], rows_SD[:0]))
+            outputs.append(self.experts[0](rows_SD[:0]))
         return torch.cat([*outputs, outputs[0].new_zeros((len(rest), outputs[0].shape[1]))])
 
 
@@ -137,15 +156,3 @@ def _bounds(offsets: Tensor, rows: int) -> list[int]:
         found: list[int] = offsets.tolist()
         return found
     return [rows * place // (len(offsets) - 1) for place in range(len(offsets))]
-
-
-def _plain(expert: nn.Module, x: Tensor) -> Tensor:
-    y: Tensor = expert(x)
-    return y
-
-
-def _detached(expert: nn.Module, x: Tensor) -> Tensor:
-    """The expert's answer, whose gradient reaches ``x`` but not the expert's parameters."""
-    frozen = {name: parameter.detach() for name, parameter in expert.named_parameters()}
-    y: Tensor = torch.func.functional_call(expert, frozen, (x,))
-    return y

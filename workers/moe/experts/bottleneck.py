@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.expert_mlp import ACTIVATIONS
-from workers.moe.experts.base import Expert
+from workers.moe.experts.base import Expert, Kernel
 from workers.moe.experts.feed_forward import FeedForward, linear_map
 from workers.moe.experts.mixture import Packed
 from workers.moe.experts.narrowing import ridge, strongest
@@ -56,7 +56,7 @@ class Bottleneck(Expert):
         return config.width or shared_width(sizes)
 
     @classmethod
-    def packed(cls, experts: Sequence[Any]) -> Packed | None:
+    def packed(cls, experts: Sequence[Any]) -> Kernel | None:
         """All of them as one kernel, where they share an activation; widths may differ."""
         activation = experts[0].activation
         if any(expert.activation != activation for expert in experts):

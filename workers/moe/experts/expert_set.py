@@ -34,8 +34,10 @@ class ExpertSet(nn.ModuleDict):
         table: dict[str, type],
         forms: Sequence[Any],
         sizes: tuple[int, int],
+        common: nn.ModuleDict | None = None,
     ) -> None:
-        """``sizes``: inputs and outputs."""
+        """``sizes``: inputs and outputs; ``common``: the layer's own, which takes in what the
+        experts of a form have in common, by the form's number."""
         super().__init__()
         self.births: dict[int, Birth] = {}
         self.removed: dict[int, Birth] = {}
@@ -43,7 +45,12 @@ class ExpertSet(nn.ModuleDict):
         self._table, self._forms, self._sizes = table, forms, sizes
         self._form_of: dict[int, int] = {}
         self._widths: dict[int, int] = {}
-        self._classes = [_class_of(table, config) for config in forms]
+        self._classes = [class_of(table, config) for config in forms]
+        self._common = (common,)  # in a tuple, so that it is no part of this module
+        for form, (cls, config) in enumerate(self.forms()):
+            part = cls.common_part(config, *sizes)
+            if part is not None and common is not None:
+                common[str(form)] = part
 
     def expert(self, number: int) -> Any:
         """The expert with this id."""
@@ -77,6 +84,9 @@ class ExpertSet(nn.ModuleDict):
     def make(self, form: int, width: int) -> Expert:
         """A freshly drawn expert that belongs to nobody yet."""
         made: Expert = construct(self._table, self._forms[form], *self._sizes, width)
+        common = self._common[0]
+        if common is not None and str(form) in common:
+            made.attach(common[str(form)])
         return made
 
     def put(
@@ -93,7 +103,13 @@ class ExpertSet(nn.ModuleDict):
             width = self.width(form, width_of)
         else:
             form, width = self._form_of[birth.parent], self.expert(birth.parent).width
-        self.put(number, self.make(form, width), form, birth, reference)
+        made = self.make(form, width)
+        if made.reads_sequences:
+            raise InputError(
+                f"expert {self._forms[form].kind!r} reads whole sequences, of which a router would "
+                "hand it some tokens only; use it among shared_experts"
+            )
+        self.put(number, made, form, birth, reference)
 
     def remove(self, number: int) -> None:
         """Take an expert out for good."""
@@ -187,7 +203,8 @@ def leaving(present: Iterable[int], wanted: Iterable[int]) -> list[int]:
     return [n for n in present if n not in wanted or (first is not None and n > first)]
 
 
-def _class_of(table: dict[str, type], config: Any) -> Any:
+def class_of(table: dict[str, type], config: Any) -> Any:
+    """The class of a form of experts; InputError where it is no Expert."""
     cls = lookup(table, config.kind, "expert.kind")
     if not (isinstance(cls, type) and issubclass(cls, Expert)):
         raise InputError(

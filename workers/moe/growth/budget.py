@@ -14,25 +14,29 @@ class Size(NamedTuple):
     inputs: int
     outputs: int
     experts: int
+    spent: int = 0
+    """Weights of the layer's budget that go to something else than these experts."""
 
 
-def shared_width(sizes: Sequence[Size], input_maps: int = 1) -> int:
+def shared_width(sizes: Sequence[Size], input_maps: int = 1, reads: int | None = None) -> int:
     """The one hidden width with which the experts of all these layers fit as many dense layers.
 
-    The largest ``h_b`` with ``sum_l N_l ((m h_in + h_out) h_b + h_in) <= sum_l h_in h_out``:
-    experts and their router rows, biases left out on both sides; ``input_maps`` is m, the rows of
-    length h_in that one hidden unit has (2 in a gated expert). Of a single layer with m = 1 it is
+    The largest ``h_b`` with ``sum_l N_l ((m h_in + h_out) h_b + h_in) + spent_l <= sum_l h_in
+    h_out``: experts and their router rows, biases left out on both sides; ``input_maps`` is m, the
+    rows that one hidden unit has (2 in a gated expert), each of length h_in, or ``reads`` where
+    that is given. Of a single layer with m = 1 and nothing spent it is
     ``floor(h_in (h_out - N) / ((h_in + h_out) N))`` (DynamicMoE, arXiv 2511.18987). Raises
     InputError where no width of at least 1 fits.
     """
-    rest = sum(inputs * (outputs - experts) for inputs, outputs, experts in sizes)
+    rest = sum(size.inputs * (size.outputs - size.experts) - size.spent for size in sizes)
     width = rest // sum(
-        (input_maps * inputs + outputs) * experts for inputs, outputs, experts in sizes
+        (input_maps * (reads or size.inputs) + size.outputs) * size.experts for size in sizes
     )
     if width < 1:
         listed = ", ".join(
-            f"{experts} experts in a layer of {inputs} inputs and {outputs} outputs"
-            for inputs, outputs, experts in sizes
+            f"{size.experts} experts in a layer of {size.inputs} inputs and {size.outputs} outputs"
+            + (f", {size.spent} of its weights spent on what they share" if size.spent else "")
+            for size in sizes
         )
         raise InputError(
             f"no hidden width fits: {listed} would be {width} wide, and the width must be at least "

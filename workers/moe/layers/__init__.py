@@ -3,7 +3,9 @@
 from workers.moe.layers.base import LAYERS, Layer, active
 from workers.moe.layers.chain import ChainLayer
 from workers.moe.layers.linear import LinearLayer
+from workers.moe.layers.lora_stages import LoRAStagesLayer
 from workers.moe.layers.moe import MoELayer
+from workers.moe.layers.recurrent_or_static import RecurrentOrStaticLayer
 from workers.moe.layers.residual import ResidualLayer
 
 LAYERS |= {
@@ -11,6 +13,8 @@ LAYERS |= {
     "linear": LinearLayer,
     "chain": ChainLayer,
     "residual": ResidualLayer,
+    "lora_stages": LoRAStagesLayer,
+    "recurrent_or_static": RecurrentOrStaticLayer,
 }
 
 __all__ = [
@@ -18,7 +22,9 @@ __all__ = [
     "ChainLayer",
     "Layer",
     "LinearLayer",
+    "LoRAStagesLayer",
     "MoELayer",
+    "RecurrentOrStaticLayer",
     "ResidualLayer",
     "active",
 ]

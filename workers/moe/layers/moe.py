@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from workers.edits import Role
 from workers.moe.compression import compressed, give_scale, take_scale
 from workers.moe.dispatch import FREE, Limits, dispatch, reached
 from workers.moe.domains.masks import Mask, Masking
-from workers.moe.experts import EXPERTS
+from workers.moe.experts import EXPERTS, Expert
 from workers.moe.experts.base import kernel_of
 from workers.moe.experts.expert_set import ExpertSet, leaving
+from workers.moe.experts.shared import SharedExperts, SharedForms
+from workers.moe.growth.budget import Size
 from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, like
 from workers.moe.growth.schedules import EVERYWHERE, Place
 from workers.moe.layers.base import Layer
@@ -74,7 +76,11 @@ class MoELayer(RoutedLayer, Growable, Layer):
         more_experts: tuple[Any, ...] = choices(EXPERTS)
         """Further forms of experts: new ones take ``expert`` and these by turns."""
         shared: int = 0
-        """Experts that run for every token beside the chosen ones, with weight 1."""
+        """Experts that run for every token beside the chosen ones."""
+        shared_experts: tuple[Any, ...] = choices(EXPERTS)
+        """Forms that these take by turns; none = ``expert``."""
+        shared_gate: Literal["one", "sigmoid"] = "one"
+        """Weight of a shared expert: 1, or sigmoid(w x) with a w of its own."""
         losses: tuple[Any, ...] = choices(LOSSES)
         """What the layer adds to the task's loss in training."""
         grad_max_k: int | None = None
@@ -87,6 +93,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 raise ValueError(f"grad_max_k must be at least 1, got {self.grad_max_k}")
             if self.shared < 0:
                 raise ValueError(f"shared must not be negative, got {self.shared}")
+            if not self.shared and (self.shared_experts or self.shared_gate != "one"):
+                raise ValueError(
+                    "shared must be at least 1 where shared_experts or shared_gate are given, got 0"
+                )
 
         @property
         def routes_to_all(self) -> bool:
@@ -116,8 +126,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
             self._new_router(number, seed) for number in range(1, self.rounds)
         )
         forms = (config.expert, *config.more_experts)
-        self.experts = ExpertSet(self.expert_table, forms, (inputs, outputs))
-        self.shared = nn.ModuleList()
+        self.common = nn.ModuleDict()
+        with seeded(derive_seed(seed, "common")):
+            self.experts = ExpertSet(self.expert_table, forms, (inputs, outputs), self.common)
         self.losses: tuple[Loss, ...] = tuple(construct(LOSSES, loss) for loss in config.losses)
         self.record, self.masking = Record(), Masking()
         join([self])
@@ -125,10 +136,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
         """Roles that the phase trains; None = no phase was set."""
         self.main: int | None = None
         """Experts of a token that run, vectors standing in for the others; None = all chosen."""
+        self._shared_forms = SharedForms(self.expert_table, config.shared_experts, config.shared)
         self._populate(place.count(experts), seed)
-        for number in range(config.shared):
-            with seeded(derive_seed(seed, "shared", number)):
-                self.shared.append(self.experts.make(0, self.experts.width(0, self._final_width)))
+        self.shared = SharedExperts(self._shared(seed))
+        if config.shared_gate == "sigmoid":
+            with seeded(derive_seed(seed, "shared", "gate")):
+                self.shared.add_gates(inputs)
 
     def _new_router(self, number: int, seed: int) -> Router:
         with seeded(derive_seed(seed, "router", number)):
@@ -146,6 +159,15 @@ class MoELayer(RoutedLayer, Growable, Layer):
         """See ``Layer.active``; what a new selector says."""
         selector: Selector = construct(cls.selector_table, config.selector)
         return min(float(experts), selector.active(experts))
+
+    def _shared(self, seed: int) -> Iterator[Expert]:
+        """The shared experts: of forms of their own, or of the first one of the routed."""
+        for number in range(self.config.shared):
+            with seeded(derive_seed(seed, "shared", number)):
+                if self._shared_forms:
+                    yield self._shared_forms.make(number, self._own_size)
+                else:
+                    yield self.experts.make(0, self.experts.width(0, self._final_width))
 
     # ------------------------------------------------------------ forward
 
@@ -250,8 +272,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
             experts, trainable_TE = self.experts.values(), limits.trainable_TE
             run_TD, run = compressed(experts, x_TD, selection, self.main, trainable_TE)
         y_TO = dispatch(kernel_of(list(self.experts.values())), run_TD, run, limits)
-        for expert in self.shared:
-            y_TO = y_TO + expert(x_TD)
+        shared_TO = self.shared(x_TD, conditions.context.steps)
+        if shared_TO is not None:
+            y_TO = y_TO + shared_TO
         record = self.record
         losses: tuple[Loss, ...] = ()
         if training:
@@ -435,17 +458,28 @@ class MoELayer(RoutedLayer, Growable, Layer):
 
     def _width(self, cls: Any, form: Any, experts: int) -> int:
         """Width of experts of a form when the model is said to have ``experts``."""
-        sizes = self.place.sizes(self.inputs, self.outputs, experts, self._copies)
-        width: int = cls.width_for(
-            form, [size._replace(experts=self._sharing(size.experts)) for size in sizes]
-        )
+        sizes = [self._sharing(size) for size in self._sizes(experts)]
+        if self._shared_forms:  # their size is that of the start, however many are live
+            gated = self.config.shared_gate == "sigmoid"
+            spent = [self._shared_forms.cost(size, gated) for size in self._sizes(self._final)]
+            sizes = [size._replace(spent=n) for size, n in zip(sizes, spent, strict=True)]
+        width: int = cls.width_for(form, sizes)
         return width
 
-    def _sharing(self, experts: int) -> int:
-        """Of a layer's experts, those that share the budget of one dense layer."""
+    def _sizes(self, experts: int) -> list[Size]:
+        return self.place.sizes(self.inputs, self.outputs, experts, self._copies)
+
+    @property
+    def _own_size(self) -> Size:
+        return Size(self.inputs, self.outputs, self.place.count(self._final))
+
+    def _sharing(self, size: Size) -> Size:
+        """With those of a layer's experts that share the budget of one dense layer."""
+        experts = size.experts
         if self.config.match_active:
             experts = max(1, math.ceil(min(self.selector.active(experts), experts)))
-        return experts + int(self.config.shared)
+        alike = 0 if self._shared_forms else int(self.config.shared)
+        return size._replace(experts=experts + alike)
 
     def layer_shape(self) -> LayerShape:
         widths = tuple(int(self.expert(number).width) for number in self.births)
@@ -472,6 +506,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             "shared": self.config.shared or None,
             "removed": self.experts.removed_arch() or None,
             "main": self.main,
+            "shared_kinds": [form.kind for form in self.config.shared_experts] or None,
             "mask": None if self.mask is None else self.mask.arch(),
             "phase": None if self.phase is None else list(self.phase),
         }
@@ -479,11 +514,13 @@ class MoELayer(RoutedLayer, Growable, Layer):
         return found | {name: value for name, value in more.items() if value is not None}
 
     def ensure_arch(self, arch: Json) -> None:
-        saved = arch["kinds"], arch.get("shared", 0), 1 + len(arch.get("later_routers", ()))
-        present = self.experts.kinds, self.config.shared, self.rounds
+        rounds = 1 + len(arch.get("later_routers", ()))
+        saved = arch["kinds"], arch.get("shared", 0), arch.get("shared_kinds", []), rounds
+        kinds = [form.kind for form in self.config.shared_experts]
+        present = self.experts.kinds, self.config.shared, kinds, self.rounds
         if saved != present:
             raise InputError(
-                "the saved layer has (kinds of experts, shared experts, rounds) = "
+                "the saved layer has (kinds of experts, shared experts, their kinds, rounds) = "
                 f"{saved}, the model {present}; restore with the config that the checkpoint was "
                 "made with"
             )
