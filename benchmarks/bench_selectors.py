@@ -24,7 +24,7 @@ import ops
 from workers.moe.experts import Bottleneck
 from workers.moe.layers import MoELayer
 from workers.moe.routed import observing
-from workers.moe.routers import ROUTERS
+from workers.moe.routers import ROUTERS, RouterContext
 from workers.moe.selectors import SELECTORS
 
 LEVELS: dict[str, tuple[str, int]] = {
@@ -51,12 +51,12 @@ def layer_of(shape: Shape, kind: str, settings: dict[str, Any], router: str = "l
     return MoELayer(config, d, d, shape.experts, None, seed=0).train()
 
 
+@torch.no_grad()
 def mean_k(layer: MoELayer, x_TD: Tensor) -> float:
     """Experts of a token, on average."""
     torch.manual_seed(0)
-    with observing(layer, lambda routed: routed.chosen) as seen:
-        layer(x_TD)
-    return float(seen[""][0].sum(1).double().mean())
+    selection = layer.selector.select(layer.router(x_TD, RouterContext()), None, True)
+    return float(selection.chosen_TE.sum(1).double().mean())
 
 
 def tuned(shape: Shape, kind: str, x_TD: Tensor) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def widths(shape: Shape, count: int) -> dict[str, dict[str, float]]:
     layers, flop = {}, {}
     for name, sizes in {"equal": (h, h), "ragged": (h // 2, h + h // 2)}.items():
         config = MoELayer.Config(
-            selector=SELECTORS["topk"].Config(k=min(shape.k, shape.experts)),
+            selector=SELECTORS["topk"].Config(k=shape.k),
             expert=Bottleneck.Config(width=sizes[0]),
             more_experts=(Bottleneck.Config(width=sizes[1]),),
         )

@@ -52,5 +52,6 @@ class TopP(Ranked):
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
         """See ``Selector.select``; among some allowed experts, of the softmax over those."""
         noise_TE = self.noise_like(logits_TE, training)
-        how = {"selector": "topp", "k": logits_TE.shape[1], "level": self.level}
+        most = int(self.active(logits_TE.shape[1])) + 1  # one to spare where sums are rounded
+        how = {"selector": "topp", "k": most, "level": self.level}
         return self.ranked(logits_TE, allowed_TE, noise_TE, varies=True, **how)
