@@ -95,11 +95,12 @@ def study(run: str) -> dict[str, Row]:
     )
     parameters: dict[str, int] = {}
     for record, _ in read(open_folder(run).path / JOURNAL_FILE):
-        if isinstance(record, IntervalDone):
-            told = record.report
-            scores[record.lane][told.stage][told.n] = told.steps, told.signals["train_score"]
-        elif isinstance(record, LaneOpened):
-            parameters[record.lane] = record.report.shape.parameters
+        event = record.event
+        if isinstance(event, IntervalDone):
+            done = event.report
+            scores[event.lane][done.stage][done.n] = done.steps, done.signals["train_score"]
+        elif isinstance(event, LaneOpened):
+            parameters[event.lane] = event.report.shape.parameters
     rows: dict[str, Row] = defaultdict(lambda: defaultdict(dict))
     for lane in report_of(run)["lanes"]:
         if lane["status"] != "done":

@@ -94,7 +94,7 @@ class Superposition(Diagnostic):
         figures: Figures = {}
         for name, h in layer_inputs(probe).items():
             layer = probe.model.get_submodule(name)
-            widths = h.new_tensor([float(e.width) for e in layer.experts.values()]).double()  # type: ignore[operator,union-attr]
+            widths = h.new_tensor([float(e.width) for e in layer.experts.values()]).double()  # type: ignore[operator]
             capacity = float((probe.routed[name].chosen.double() @ widths).mean())
             if capacity > 0:
                 figures[name] = participation(covariance(h)) / capacity

@@ -496,5 +496,5 @@ def test_routing_flips_are_the_share_of_tokens_that_went_elsewhere() -> None:
 
 
 def test_a_model_without_routers_has_no_flips() -> None:
-    trainer = opened(model={"head": {"kind": "mlp", "hidden": [8]}}, training={"steps": 2})
+    trainer = opened(model={"head": {"kind": "mlp", "hidden": [8]}}, training={"steps": 8})
     assert trainer.run_interval(1, 0).signals["routing_flips"] == 0.0

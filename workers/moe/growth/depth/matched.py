@@ -41,6 +41,9 @@ class Matched(Schedule):
     def share(self, index: int, layers: int) -> float:
         return self.form.share(index, layers)
 
+    def count(self, index: int, layers: int, experts: int) -> int:
+        return self.counts(experts, ((1, 1),) * layers, every)[index]
+
     def check(self, layers: int) -> None:
         self.form.check(layers)
 
@@ -80,9 +83,6 @@ class BudgetMatched(Matched):
         super().__init__(config)
         self.of = config.of
 
-    def count(self, index: int, layers: int, experts: int) -> int:
-        return self.counts(experts, ((1, 1),) * layers, every)[index]
-
     def counts(self, experts: int, maps: Maps, active: Active) -> list[int]:
         sizes = [sum(pair) if self.of == "parameters" else 1 for pair in maps]
         return self._spread(experts, len(maps), lambda layer, count: sizes[layer] * count)
@@ -102,9 +102,6 @@ class FlopsMatched(Matched):
         """Nothing beside the form."""
 
         kind: str = "flops_matched"
-
-    def count(self, index: int, layers: int, experts: int) -> int:
-        return self.counts(experts, ((1, 1),) * layers, every)[index]
 
     def counts(self, experts: int, maps: Maps, active: Active) -> list[int]:
         low, layers = min(self.minimum, experts), len(maps)
