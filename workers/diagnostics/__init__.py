@@ -11,7 +11,16 @@ from typing import Any
 
 from workers.diagnostics.base import Diagnostic, Figures, Gates, Probe, Scope
 from workers.diagnostics.capacity import RdcIndex, Superposition
+from workers.diagnostics.contrast_gain import ContrastGain
 from workers.diagnostics.difficulty import ExpertsByLoss
+from workers.diagnostics.expert_ablation import ExpertAblation
+from workers.diagnostics.expert_event_npmi import ExpertEventNPMI
+from workers.diagnostics.failing_experts import (
+    ExpertCollapse,
+    ExpertDegradation,
+    ExpertUnderfitting,
+)
+from workers.diagnostics.k_curve import KCurve
 from workers.diagnostics.output_aware import OutputAware
 from workers.diagnostics.patterns import ActiveFlops, RoutingPatterns
 from workers.diagnostics.plasticity import (
@@ -59,6 +68,13 @@ DIAGNOSTICS: dict[str, type] = {
     "output_aware": OutputAware,
     "super_experts": SuperExperts,
     "prune_probe": PruneProbe,
+    "expert_ablation": ExpertAblation,
+    "expert_event_npmi": ExpertEventNPMI,
+    "expert_collapse": ExpertCollapse,
+    "expert_degradation": ExpertDegradation,
+    "expert_underfitting": ExpertUnderfitting,
+    "k_curve": KCurve,
+    "contrast_gain": ContrastGain,
     "dormant_ratio": DormantRatio,
     "zero_activation_ratio": ZeroActivationRatio,
     "effective_rank": EffectiveRank,

@@ -79,6 +79,13 @@ class Probe:
     loss: Callable[[Tensor, Tensor], Tensor] | None = None
     """Of (outputs, targets), the mean over samples; only where a diagnostic with
     ``needs_gradients`` was asked for, in a lane with targets."""
+    inputs_domain: Tensor | None = None
+    """Place in ``domains`` of each of ``inputs``, int64 [N]; None where it is not known."""
+    score: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Outputs [N, ...], targets -> how good each answer is, 0 to 1 [N]; None where nothing is."""
+    events: Mapping[str, Tensor] = field(default_factory=dict)
+    """What held for each evaluated sample, bool [N]: ``class<c>``, ``floor<f>``,
+    ``achievement/<name>``; only where a diagnostic with ``needs_events`` was asked for."""
     gradients: Mapping[str, Tensor | None] | None = None
     """Gradient of the mean loss on ``inputs`` by parameter, None for frozen ones; only where a
     diagnostic with ``needs_gradients`` was asked for."""
@@ -87,6 +94,13 @@ class Probe:
     def parameters(self) -> dict[str, Tensor]:
         """The model's parameters by name, detached."""
         return {name: tensor.detach() for name, tensor in self.model.named_parameters()}
+
+    def scored(self, outputs: Tensor, inside: Tensor | None = None) -> float:
+        """Mean score of other outputs to ``inputs``, or to those ``inside``, bool [N]."""
+        assert self.score is not None
+        assert self.targets is not None
+        scores = self.score(outputs, self.targets).double()
+        return float((scores if inside is None else scores[inside]).mean())
 
     def by_domain(self, values_TE: Tensor) -> list[Tensor]:
         """Rows of a table over tokens, split by domain in the order of ``domains``."""
@@ -117,6 +131,8 @@ class Diagnostic(ABC):
     cheap: ClassVar[bool] = True
     """Whether ``"cheap"`` includes it: costs no more than a pass over what the probe holds."""
     needs_gradients: ClassVar[bool] = False
+    needs_events: ClassVar[bool] = False
+    """Whether ``Probe.events`` is filled for it."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

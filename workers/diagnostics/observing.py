@@ -256,9 +256,12 @@ def pooled(
         targets=targets,
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
-        domain=torch.cat([_places(probe, domains) for probe in probes]),
+        domain=torch.cat([_places(probe.domain, probe, domains) for probe in probes]),
         start=probes[0].start,
         loss=loss,
+        inputs_domain=_inputs_domain(probes, domains, few),
+        score=probes[0].score,
+        events=_pooled_events(probes),
         gradients=found,
     )
 
@@ -357,7 +360,28 @@ def _thinned(values_N: Tensor, few: int) -> Tensor:
     return values_N[torch.arange(kept, device=values_N.device) * len(values_N) // kept]
 
 
-def _places(probe: Probe, domains: tuple[str, ...]) -> Tensor:
-    """Place in ``domains`` of each sample that a probe's routing tells of."""
+def _places(place_N: Tensor, probe: Probe, domains: tuple[str, ...]) -> Tensor:
+    """Places in ``domains`` for places in a probe's own."""
     places = torch.tensor([domains.index(name) for name in probe.domains])
-    return places.to(probe.domain.device)[probe.domain]
+    return places.to(place_N.device)[place_N]
+
+
+def _inputs_domain(probes: Sequence[Probe], domains: tuple[str, ...], few: int) -> Tensor | None:
+    """Domains of a few inputs of each probe; None where one of them does not know its own."""
+    known = [(probe.inputs_domain, probe) for probe in probes]
+    places = [_places(_thinned(d, few), probe, domains) for d, probe in known if d is not None]
+    return torch.cat(places) if len(places) == len(probes) else None
+
+
+def _pooled_events(probes: Sequence[Probe]) -> dict[str, Tensor]:
+    """Events of all probes' samples; what a probe does not know of did not happen there."""
+    names = dict.fromkeys(name for probe in probes for name in probe.events)
+    return {
+        name: torch.cat(
+            [
+                probe.events.get(name, torch.zeros(len(probe.domain), dtype=torch.bool)).cpu()
+                for probe in probes
+            ]
+        )
+        for name in names
+    }

@@ -43,7 +43,7 @@ from workers.parsing import checked
 from workers.rl import TRAININGS
 from workers.rl.building import build_model, build_stream, sample_actions
 from workers.rl.dlpack import as_tensor
-from workers.rl.environments.base import BatchedEnvironment, Episode, summary
+from workers.rl.environments.base import ACHIEVEMENT, BatchedEnvironment, Episode, summary
 from workers.rl.floor_routing import FloorGates
 
 Watch = Callable[[int, Tensor, Tensor, NDArray[np.bool_]], None]
@@ -126,9 +126,12 @@ class _Task:
         self.floors = FloorGates()
         self.visits = Visits(derive_seed(lane.seed, "probe", task.name))
         self.drift: dict[str, list[list[float]]] = {}
+        self.tells = False
+        """Whether events are told of what was met."""
 
     def measure(self, diagnostics: dict[str, Diagnostic]) -> Measured:
         """Play, then look at the model on what was met."""
+        self.tells = any(diagnostic.needs_events for diagnostic in diagnostics.values())
         training, task = self.training, self.task
         self.engine = self.stream.environment(task, training.evaluated)
         self.engine.seed(derive_seed(self.lane.seed, "evaluate", task.name))
@@ -166,10 +169,18 @@ class _Task:
         tested = running & (np.arange(len(running)) < self.training.test_episodes)
         routed = self.take()
         self.floors.add(routed, self.engine.floors(), tested)
-        self.visits.add(observations, state, tested)
+        self.visits.add(observations, state, tested, self._events)
         if step == 0:
             first = torch.from_numpy(np.flatnonzero(tested)[:DRIFT_SAMPLES])
             self.drift = drift_probe(routed, len(running), first)
+
+    def _events(self, row: int) -> frozenset[str]:
+        """What holds for an environment now: its floor, the achievements of its episode."""
+        if not self.tells:
+            return frozenset()
+        held = [name for name, got in self.engine.outcome(row).items() if got]
+        achieved = [name for name in held if name.startswith(ACHIEVEMENT)]
+        return frozenset([f"floor{int(self.engine.floors()[row])}", *achieved])
 
     @torch.inference_mode()
     def _probe(self) -> Probe:
@@ -177,6 +188,7 @@ class _Task:
         observations, state = self.visits.kept()
         with self.seen:
             outputs, _ = self.model.step(observations, state)
+        alike = torch.zeros(len(observations), dtype=torch.long, device=observations.device)
         return Probe(
             model=self.model,
             inputs=observations,
@@ -184,8 +196,10 @@ class _Task:
             activations=self.seen.activations,
             routed=self.take(),
             domains=self.task.domains,
-            domain=torch.zeros(len(observations), dtype=torch.long, device=observations.device),
+            domain=alike,
             start=self.start,
+            inputs_domain=alike,
+            events=self.visits.events(),
         )
 
     def _summary(self, episodes: list[Episode]) -> dict[str, float]:
@@ -204,11 +218,18 @@ class Visits:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[tuple[Tensor, Tensor, frozenset[str]]] = []
         self._met = 0
 
-    def add(self, observations: Tensor, state: Tensor, allowed: NDArray[np.bool_]) -> None:
-        """One step's observations and states [N, ...]; ``allowed`` [N]: which may be drawn."""
+    def add(
+        self,
+        observations: Tensor,
+        state: Tensor,
+        allowed: NDArray[np.bool_],
+        events: Callable[[int], frozenset[str]],
+    ) -> None:
+        """One step's observations and states [N, ...]; ``allowed`` [N]: which may be drawn;
+        ``events``: what holds for one of them now."""
         if not allowed.any():
             return
         row = int(self._rng.choice(np.flatnonzero(allowed)))
@@ -219,12 +240,18 @@ class Visits:
             if place >= PROBE_SAMPLES:
                 return
             self._kept.pop(place)
-        self._kept.insert(place, (observations[row].clone(), state[row].clone()))
+        self._kept.insert(place, (observations[row].clone(), state[row].clone(), events(row)))
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Observations [n, ...] and states [n, S]."""
-        observations, states = zip(*self._kept, strict=True)
+        observations, states, _ = zip(*self._kept, strict=True)
         return torch.stack(observations), torch.stack(states)
+
+    def events(self) -> dict[str, Tensor]:
+        """Event -> whether it held, bool [n]."""
+        told = [events for _, _, events in self._kept]
+        names = sorted(frozenset().union(*told))
+        return {name: torch.tensor([name in events for events in told]) for name in names}
 
 
 def load_model(lane: LaneSpec, checkpoint: CheckpointRef, stream: Any) -> ActingModel:

@@ -36,8 +36,8 @@ def infer(
     torch.set_num_threads(lane.threads)
     stream = build_stream(lane.settings["stream"], lane.seed)
     model = load_model(lane, checkpoint, stream).to(pick_device())
-    layers = steerable(model)
-    if not layers:
+    acting = {name: layer for name, layer in steerable(model).items() if _acts(model, name)}
+    if not acting:
         raise InputError(
             f"lane {lane.lane!r}: this agent has no router to steer; take a lane and stage whose "
             "layers are mixtures of two or more experts"
@@ -47,7 +47,7 @@ def infer(
         model=model,
         kind="acts",
         logits=True,
-        layers=layers,
+        layers=acting,
         tasks=tasks,
         seed=lane.seed,
         gates=lambda: {task.name: games.gates(task) for task in tasks},
@@ -55,6 +55,11 @@ def infer(
         right=None,
     )
     return compared(made(policy), subject, games.score)
+
+
+def _acts(model: ActingModel, layer: str) -> bool:
+    """Whether choosing an action passes the layer."""
+    return not any(layer.startswith(f"{part}.") for part in model.not_acting)
 
 
 class _Agent:

@@ -164,6 +164,9 @@ def _measure_task(
         domain=domain.to(device),
         told=_places(known, task, few),
         start=known.start,
+        inputs_domain=(domain if whole else domain[index]).to(device),
+        score=objective.score,
+        events=_events(known, test),
     )
     figures = objective.summary(sums(values), len(test.y))
     score = figures.pop("score")
@@ -176,6 +179,15 @@ def _measure_task(
         drift=drift_probe(routed, len(test.y), drifting),
         probe=probe,
     )
+
+
+def _events(known: _Lane, part: Part) -> dict[str, Tensor]:
+    """Class of each sample as events, where a diagnostic asks for them."""
+    classes = known.stream.objective.classes(part.y)
+    wanted = any(diagnostic.needs_events for diagnostic in known.diagnostics.values())
+    if classes is None or not wanted:
+        return {}
+    return {f"class{number}": classes == number for number in classes.unique().tolist()}
 
 
 def _measure_model(

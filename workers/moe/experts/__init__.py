@@ -6,6 +6,7 @@ from workers.moe.experts.depthwise import DepthwiseExpert
 from workers.moe.experts.fourier import FourierExpert
 from workers.moe.experts.gated import GatedExpert
 from workers.moe.experts.linear import LinearExpert
+from workers.moe.experts.memory import MemoryExpert
 from workers.moe.experts.mlp import MLPExpert
 from workers.moe.experts.normed import NormedExpert
 from workers.moe.experts.shared_latent import SharedLatentExpert
@@ -19,6 +20,7 @@ EXPERTS: dict[str, type] = {
     "mlp": MLPExpert,
     "normed": NormedExpert,
     "shared_latent": SharedLatentExpert,
+    "memory": MemoryExpert,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "GatedExpert",
     "LinearExpert",
     "MLPExpert",
+    "MemoryExpert",
     "NormedExpert",
     "SharedLatentExpert",
 ]

@@ -46,6 +46,8 @@ class Expert(nn.Module):
 
     width: int = 0
     """Hidden units; 0 where the kind has none that the layer's budget could set."""
+    watches: ClassVar[bool] = False
+    """Whether ``watch`` does anything."""
     narrows: ClassVar[bool] = False
     """Whether ``narrow`` can take hidden units away, as the growth reading rescale asks for."""
     reads_sequences: bool = False
@@ -91,6 +93,9 @@ class Expert(nn.Module):
         frozen = {name: parameter.detach() for name, parameter in self.named_parameters()}
         y: Tensor = torch.func.functional_call(self, frozen, (x,))
         return y
+
+    def watch(self, x_TD: Tensor, y_TO: Tensor) -> None:
+        """Look at what the layer was asked and answered in a training forward, without a graph."""
 
     def zero_output(self) -> None:
         """Make the expert answer 0 to everything, leaving what it computes inside as it is."""

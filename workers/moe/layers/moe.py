@@ -281,6 +281,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
             losses = (*self.losses, *router.losses(), *self.selector.losses())
             record.counters.add_weights(selection)
             record.reach(reached(selection, limits))
+            for expert in self.experts.values():
+                if expert.watches:
+                    expert.watch(x_TD.detach(), y_TO.detach())
             if context.domain_T is not None:
                 record.counters.add_choices(selection, context.domain_T)
         if losses or record.observers:
