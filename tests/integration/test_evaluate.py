@@ -12,8 +12,8 @@ from orchestrator.__main__ import app
 from tests.doors.lane import run_lane
 
 RAW: dict[str, Any] = {
-    "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 5},
-    "training": {"epochs": 1},
+    "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 10},
+    "training": {"epochs": 1, "diagnostics": []},
     "model": {"experts": 2, "head": {"kind": "moe", "hidden": [24]}},
     "lanes": [{}],
 }
@@ -35,7 +35,7 @@ def test_an_evaluation_is_a_run_below_its_stage(runs: Path) -> None:
     by_id = {run.info.run_id: run for run in found}
     (told,) = [run for run in found if run.info.run_name == "evaluate k_sweep"]
     parent = by_id[told.data.tags["mlflow.parentRunId"]]
-    assert parent.info.run_name.startswith("01 ")
+    assert parent.info.run_name.startswith("00 ")
     assert told.info.status == "FINISHED"
     assert told.data.params["policy"] == "k_sweep"
     metrics = told.data.metrics

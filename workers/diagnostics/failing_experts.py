@@ -45,6 +45,8 @@ class ExpertCollapse(Diagnostic):
         from workers.moe.routed import observing, routed_layers
 
         found: Figures = {}
+        if not routed_layers(probe.model):
+            return found
         with observing(probe.model) as seen:
             probe.model(probe.inputs)
         for name, layer in routed_layers(probe.model).items():

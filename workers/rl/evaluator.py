@@ -226,7 +226,7 @@ class Visits:
         observations: Tensor,
         state: Tensor,
         allowed: NDArray[np.bool_],
-        events: Callable[[int], frozenset[str]],
+        events: Callable[[int], frozenset[str]] = lambda row: frozenset(),
     ) -> None:
         """One step's observations and states [N, ...]; ``allowed`` [N]: which may be drawn;
         ``events``: what holds for one of them now."""
