@@ -62,7 +62,15 @@ class Outcome:
         return {
             (report.stage, report.n): {
                 name: getattr(report, name)
-                for name in ("steps", "metrics", "signals", "gate_weights", "counts", "tokens")
+                for name in (
+                    "steps",
+                    "metrics",
+                    "signals",
+                    "gate_weights",
+                    "counts",
+                    "tokens",
+                    "sums",
+                )
             }
             for report in reports
         }

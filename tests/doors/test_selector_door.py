@@ -41,10 +41,14 @@ class BiasedThreshold(Selector):
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
         all_TE = self.probabilities(logits_TE, allowed_TE)
         chosen_TE = all_TE + self.bias > self.level
+        sums = {"load": chosen_TE.sum(0)}
         if training and len(chosen_TE):
             share_E = chosen_TE.float().mean(0)
             self.bias = (self.bias + 0.01 * (share_E.mean() - share_E).sign()).clamp(-0.2, 0.2)
-        return Selection(chosen_TE, all_TE * chosen_TE, probabilities_TE=all_TE)
+        return Selection(chosen_TE, all_TE * chosen_TE, probabilities_TE=all_TE, sums=sums)
+
+    def summed(self, experts: int) -> Mapping[str, int]:
+        return {"load": experts}
 
     def arch(self) -> Json:
         return None
@@ -67,3 +71,7 @@ def test_a_selector_with_state_for_each_expert_goes_through_a_lane(tmp_path: Pat
     ]
     assert any(share % 1 for share in shares), "tokens choose different numbers of experts"
     assert max(shares) < 4, shares
+    for told in whole.intervals.values():
+        for layer, by_domain in told["counts"].items():
+            load = [float(sum(chosen)) for chosen in zip(*by_domain.values(), strict=True)]
+            assert told["sums"][layer]["load"] == load

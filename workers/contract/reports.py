@@ -124,6 +124,9 @@ class IntervalReport:
     over workers and intervals are exact."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Domain -> tokens trained on, each counted once a layer."""
+    sums: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Layer -> figure of its selector -> its sum over the interval's tokens, one entry or one for
+    each live expert in order (``Selector.summed``)."""
     revision: int = 0
     """Edits that the model had taken in when the interval was trained."""
     signals: dict[str, float] = field(default_factory=dict)

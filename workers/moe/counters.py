@@ -5,6 +5,8 @@ They stay on the device until they are taken. Letters: T tokens, E experts, G do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class Counters:
         """Begin anew."""
         self._reset_weights()
         self._reset_choices()
+        self._sums: dict[str, Tensor] = {}
 
     def _reset_weights(self) -> None:
         self._weights_E = torch.zeros(0)
@@ -32,9 +35,10 @@ class Counters:
         self._tokens_G = torch.zeros(len(self.domains), dtype=torch.int64)
 
     def remove(self, place: int) -> None:
-        """The expert at this place is gone."""
+        """The expert at this place is gone; figures of selectors begin anew."""
         self._weights_E = _without(self._weights_E, place)
         self._choices_GE = _without(self._choices_GE, place)
+        self._sums = {}
 
     def count_for(self, domains: tuple[str, ...]) -> None:
         """Count for these domains; counts for others are dropped."""
@@ -59,12 +63,26 @@ class Counters:
         tokens_G = self._tokens_G.to(domain_T.device)
         self._tokens_G = tokens_G.index_add(0, domain_T, torch.ones_like(domain_T))
 
+    def add_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Add figures of some tokens by name, scalars or vectors."""
+        for name, values in sums.items():
+            values = values.detach().reshape(-1).double()
+            before = self._sums.get(name, values.new_zeros(0))
+            self._sums[name] = _widened(before, len(values)) + values
+
     def take_weights(self, experts: int) -> Tensor:
         """float64 [experts + 1]: sum of each expert's gate weights, and over how many passes."""
         sums_E = _widened(self._weights_E, experts).double()
         passes = sums_E.new_tensor([self._passes])
         self._reset_weights()
         return torch.cat([sums_E, passes])
+
+    def take_sums(self, entries: Mapping[str, int]) -> dict[str, Tensor]:
+        """Each figure of so many entries, float64; 0 where nothing was added."""
+        empty = torch.zeros(0, dtype=torch.float64)
+        taken = {name: _widened(self._sums.get(name, empty), n) for name, n in entries.items()}
+        self._sums = {}
+        return taken
 
     def take_choices(self, experts: int) -> Tensor:
         """int64 [G, experts + 1]: by domain, tokens that chose each expert, and all its tokens."""

@@ -172,6 +172,7 @@ class RoutedLayer(nn.Module):
 
     record: Record
     experts: nn.ModuleDict
+    selector: Any
     walk: Walk
     """What its routers hear from the layer below; shared with it (``walk.join``)."""
     begins: bool = True
@@ -355,6 +356,35 @@ def take_gate_weights(model: nn.Module, add_up: Total = own) -> dict[str, list[f
         if tokens:
             found[name] = _by_id(layer, [weight / tokens for weight in sums])
     return found
+
+
+def take_sums(model: nn.Module, add_up: Total = own) -> dict[str, dict[str, list[float]]]:
+    """Layer -> what its selector tells of the sums since the last call (``Selector.take``).
+
+    ``add_up``: sums what each worker added up. Layers whose selectors tell nothing are left out.
+    """
+    parts = routed_layers(model)
+    wanted = {name: layer.selector.summed(layer.live) for name, layer in parts.items()}
+    wanted = {name: entries for name, entries in wanted.items() if entries}
+    if not wanted:
+        return {}
+    taken = {
+        name: parts[name].record.counters.take_sums(entries) for name, entries in wanted.items()
+    }
+    device = next(model.parameters()).device
+    flat = add_up(torch.cat([x.to(device) for sums in taken.values() for x in sums.values()]))
+    values = iter(flat.split([n for entries in wanted.values() for n in entries.values()]))
+    found = {
+        name: parts[name].selector.take({figure: next(values) for figure in entries})
+        for name, entries in wanted.items()
+    }
+    return {name: told for name, told in found.items() if told}
+
+
+def forget_counts(model: nn.Module) -> None:
+    """Begin to count anew."""
+    for layer in routed_layers(model).values():
+        layer.record.counters.reset()
 
 
 def take_counts(model: nn.Module, add_up: Total = own) -> Counts:

@@ -5,6 +5,7 @@ Letters: T tokens, E experts, K slots, G domains.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +51,17 @@ class Selection:
         slots: Slots | None = None,
         dense: bool = False,
         probabilities_TE: Tensor | None = None,
+        sums: Mapping[str, Tensor] | None = None,
     ) -> None:
         """``chosen``: bool [T, E]; None = what the slots say, all experts without slots.
         ``weights``: [T, E], 0 where not chosen; None = what the slots say. ``dense``: run every
         expert on every token, which costs less where most are chosen. ``probabilities``: the
-        softmax over all allowed experts, where the selector has it anyway."""
+        softmax over all allowed experts, where the selector has it anyway. ``sums``: figures of
+        these tokens that are added up over an interval's training (``Selector.summed``)."""
         assert weights_TE is not None or slots is not None
         self._chosen_TE, self._weights_TE = chosen_TE, weights_TE
         self.slots, self.dense, self.probabilities_TE = slots, dense, probabilities_TE
+        self.sums: Mapping[str, Tensor] = sums or {}
 
     @property
     def tokens(self) -> int:

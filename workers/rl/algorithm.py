@@ -36,11 +36,10 @@ from workers.contract import (
     StageSpec,
 )
 from workers.edits import Edit
-from workers.moe.routed import Counts
 from workers.rl.building import build_stream
 from workers.rl.environments.base import Episode
 from workers.rl.environments.vector_env import spaces
-from workers.rl.learner import GrowableLearner, LearnerState, UpdateSettings
+from workers.rl.learner import Figures, GrowableLearner, LearnerState, UpdateSettings
 from workers.rl.module import GrowableModule
 from workers.rl.rollout import RolloutsToBatch
 from workers.rl.runner import BatchEnvRunner, Setting, build_environment
@@ -210,12 +209,14 @@ class GrowablePPO(PPO):
         """Set the stage of all learners, in a stream of these domains."""
         self._each_learner(lambda learner: learner.begin_stage(stage, domains))
 
-    def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
-        """Gate weights and counts summed over all learners, and mean auxiliary losses by name,
+    def take_figures(self) -> Figures:
+        """Gate weights, counts and sums over all learners, and mean auxiliary losses by name,
         since the last call."""
         taken = self._each_learner(lambda learner: learner.take_figures())
-        gates, counts, _ = taken[0]
-        return gates, counts, means_by_name([losses for _, _, losses in taken])
+        gates, counts, sums, _ = taken[0]
+        if sums:  # a selector may keep of them what belongs to the model
+            self.push_weights()
+        return gates, counts, sums, means_by_name([losses for *_, losses in taken])
 
     def check_revision(self, revision: int) -> None:
         """Raise DivergedError where a learner has not taken exactly the edits up to this one."""

@@ -47,12 +47,16 @@ from workers.moe.routed import (
     stepping,
     take_counts,
     take_gate_weights,
+    take_sums,
 )
 from workers.parsing import checked
 from workers.rl.building import frozen_names, set_frozen
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss
 from workers.rl.module import past_of
 from workers.rl.rollout import standardised
+
+Figures = tuple[dict[str, list[float]], Counts, dict[str, dict[str, list[float]]], dict[str, float]]
+"""Gate weights by layer, counts by domain, sums of selectors by layer, auxiliary losses by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +201,16 @@ class GrowableLearner(PPOTorchLearner):
         self._stage, self._domains = stage, domains
         self.take_figures()
 
-    def take_figures(self) -> tuple[dict[str, list[float]], Counts, dict[str, float]]:
-        """Since the last call: mean gate weights by layer and the counts of samples by domain, in
-        all learners together, and the means of this learner's auxiliary losses by name.
+    def take_figures(self) -> Figures:
+        """Since the last call: mean gate weights by layer, the counts of samples by domain and the
+        sums of selectors, in all learners together, and the means of this learner's auxiliary
+        losses by name.
 
         A sample counts once in each epoch. To be called in all learners at once.
         """
         gates = take_gate_weights(self._net, self._total)
-        return gates, take_counts(self._net, self._total), self._losses.take()
+        counts, sums = take_counts(self._net, self._total), take_sums(self._net, self._total)
+        return gates, counts, sums, self._losses.take()
 
     def _total(self, counts: Tensor) -> Tensor:
         """Sum over all learners (all-reduce)."""

@@ -120,11 +120,12 @@ class RLTrainer:
             updates.append(self._update(algorithm, made_with))
             self._steps += updates[-1].steps
             self._lifetime += updates[-1].steps
-        gates, (counts, tokens), losses = algorithm.take_figures()
+        gates, (counts, tokens), sums, losses = algorithm.take_figures()
         metrics = self._metrics(updates) | losses
         return IntervalReport(
             counts=counts,
             tokens=tokens,
+            sums=sums,
             revision=revision,
             stage=self._stage.id,
             n=n,

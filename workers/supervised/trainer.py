@@ -40,12 +40,14 @@ from workers.moe.routed import (
     Routed,
     StepContext,
     drop_gradients,
+    forget_counts,
     go_on,
     observing,
     routed_layers,
     stepping,
     take_counts,
     take_gate_weights,
+    take_sums,
     telling,
 )
 from workers.parsing import checked, parse
@@ -130,8 +132,7 @@ class SupervisedTrainer:
             self.optimizer = self._new_optimizer()
         notes = self.method.begin_stage(self._context(self.stage))
         self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
-        take_gate_weights(self.model)  # start counting anew
-        take_counts(self.model)
+        forget_counts(self.model)
         data = self.stage.data
         sizes = {f"{name}_samples": str(len(part)) for name, part in data.parts.items()}
         del sizes["train_samples"]
@@ -169,6 +170,7 @@ class SupervisedTrainer:
         terms = self.replicas.sum_named(interval.sums())
         counts, tokens = take_counts(self.model, self.replicas.sum_counts)
         gate_weights = take_gate_weights(self.model, self.replicas.sum_counts)
+        selected = take_sums(self.model, self.replicas.sum_counts)
         metrics = interval.metrics()
         if stage.done:
             self.method.end_stage(context)
@@ -186,6 +188,7 @@ class SupervisedTrainer:
             gate_weights=gate_weights,
             counts=counts,
             tokens=tokens,
+            sums=selected,
             revision=revision,
             seconds=time.perf_counter() - began,
             rss_mb=resident_mb(),

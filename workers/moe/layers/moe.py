@@ -121,6 +121,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         self.config, self.inputs, self.outputs, self.place = config, inputs, outputs, place
         self._final = max_experts or experts
         self.selector: Selector = construct(self.selector_table, config.selector)
+        with seeded(derive_seed(seed, "selector")):
+            self.selector.for_inputs(inputs)
         self.router: Router = self._new_router(0, seed)
         self.later_routers = nn.ModuleList(
             self._new_router(number, seed) for number in range(1, self.rounds)
@@ -254,7 +256,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
     def _round(self, router: Router, x_TD: Tensor, conditions: Conditions) -> Tensor:
         """Route T tokens and run their experts, [T, O]."""
         logits_TE = self._scored(router, x_TD, conditions)
-        selection = self.selector.select(logits_TE, conditions.allowed_TE, conditions.training)
+        selection: Selection = self.selector(
+            x_TD, logits_TE, conditions.allowed_TE, conditions.training
+        )
         return self._run(router, x_TD, logits_TE, selection, conditions)
 
     def _run(
@@ -280,6 +284,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
         if training:
             losses = (*self.losses, *router.losses(), *self.selector.losses())
             record.counters.add_weights(selection)
+            record.counters.add_sums(selection.sums)
             record.reach(reached(selection, limits))
             for expert in self.experts.values():
                 if expert.watches:

@@ -48,13 +48,25 @@ class Selector(nn.Module, ABC):
         """Experts that a layer must keep when some are removed."""
         return 1
 
-    @abstractmethod
+    def for_inputs(self, inputs: int) -> None:
+        """Told once, before the first expert: tokens have so many features."""
+
+    def forward(
+        self, x_TD: Tensor, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool
+    ) -> Selection:
+        """What the layer calls; ``x``: the features that the router scored.
+
+        Override it, rather than ``select``, where features count beside logits.
+        """
+        return self.select(logits_TE, allowed_TE, training)
+
     def select(self, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool) -> Selection:
         """Experts and weights of T tokens.
 
         ``allowed`` (bool [T, E]): experts that a token may choose; None = all. ``training``: a
         training forward with gradients, in which running statistics may move and noise is added.
         """
+        raise NotImplementedError(f"{type(self).__name__} defines neither select nor forward")
 
     def step_begins(self) -> None:
         """A training step begins: before the first ``select`` of its first part.
@@ -89,6 +101,15 @@ class Selector(nn.Module, ABC):
         State of an expert that stays must stay: buffers may be replaced by wider ones, parameters
         are named by id and only added. Where a saved shape is restored it is called before values
         are loaded."""
+
+    def summed(self, experts: int) -> Mapping[str, int]:
+        """Name -> number of entries of what its selections hold in ``sums``; none by default."""
+        return {}
+
+    def take(self, sums: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Sums over the interval and the workers, float64, as every worker gets them; what of
+        them the driver is told: ``IntervalReport.sums``. A buffer may keep the rest."""
+        return {name: values.tolist() for name, values in sums.items()}
 
     def arch(self) -> Json:
         """What a restored selector needs besides the ids of the experts; None = nothing."""
