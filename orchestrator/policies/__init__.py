@@ -8,11 +8,13 @@ from orchestrator.policies.compress import Compress
 from orchestrator.policies.esft import Esft
 from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
+from orchestrator.policies.freeze_old import FreezeOldExperts
 from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
 from orchestrator.policies.progress_or_timeout import ProgressOrTimeout
 from orchestrator.policies.prune import PruneExperts
 from orchestrator.policies.three_phases import ThreePhases
+from orchestrator.policies.unserved_tokens import UnservedTokens
 from orchestrator.policies.usage_masks import UsageMasks
 from workers.tables import lookup
 
@@ -28,6 +30,8 @@ POLICIES: dict[str, type] = {
     "esft": Esft,
     "prune": PruneExperts,
     "compress": Compress,
+    "freeze_old": FreezeOldExperts,
+    "unserved_tokens": UnservedTokens,
 }
 """Policies: when a model is changed, and how."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from workers.contract import LaneSettings, TaskSpec, WithRoutedLayers, domains_of
-from workers.tables import Problem
+from workers.tables import Problem, lookup
 
 
 def routed(lane: LaneSettings) -> list[WithRoutedLayers]:
@@ -59,3 +60,24 @@ def domains_told(lane: LaneSettings) -> list[Problem]:
 def domains_from(from_stage: int, tasks: Sequence[TaskSpec]) -> list[str]:
     """Domains of the stages from this one on, in order of appearance."""
     return list(domains_of(task for task in tasks if task.index >= from_stage))
+
+
+def grown_before(policy: Any, lane: LaneSettings) -> bool:
+    """Whether a policy that may grow the model is asked before this one (its Config)."""
+    from orchestrator.policies import proposed
+
+    for other in lane.policies.values():
+        if other is policy:
+            return False
+        if "grow" in proposed(other):
+            return True
+    return False
+
+
+def unfit_routers(lane: LaneSettings, method: str) -> list[str]:
+    """Kinds of routers in the model that do not define ``method`` of their base."""
+    from workers.moe.routers import ROUTERS, Router
+
+    kinds = {layer.router.kind: lookup(ROUTERS, layer.router.kind, "") for layer in routed(lane)}
+    base = getattr(Router, method)
+    return [kind for kind, cls in kinds.items() if getattr(cls, method, base) is base]

@@ -4,6 +4,7 @@ from workers.edits.adapt_router import AdaptRouter
 from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
 from workers.edits.compress_experts import CompressExperts
 from workers.edits.fit_router import FitRouter
+from workers.edits.freeze_old import FreezeOld
 from workers.edits.grow import Grow
 from workers.edits.prune import Prune
 from workers.edits.refresh_mask import Duplicate, RefreshMask
@@ -17,6 +18,7 @@ EDITS: dict[str, type[Edit]] = {
     "set_phase": SetPhase,
     "adapt_router": AdaptRouter,
     "fit_router": FitRouter,
+    "freeze_old": FreezeOld,
 }
 """Kinds of edit by name."""
 
@@ -32,6 +34,7 @@ __all__ = [
     "EditProbe",
     "FitRouter",
     "Forward",
+    "FreezeOld",
     "Grow",
     "Parents",
     "Prune",

@@ -36,7 +36,7 @@ class Grow(Edit):
         return f"grown to {self.experts} experts{where}"
 
     def fold(self, model: ModelState) -> ModelState:
-        return replace(Edit.fold(self, model), experts=self.experts)
+        return replace(Edit.fold(self, model), experts=max(model.experts, self.experts))
 
     def plan(
         self, module: nn.Module, probe: EditProbe | None, forward: Forward

@@ -6,7 +6,7 @@ Letters: T tokens, E experts, D inputs, B samples, G domains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,14 @@ class Birth:
     parent: int | None = None
     owner: str | None = None
     """Domain that it was copied for; such copies do not count as experts that growth added."""
+
+
+def newest(births: Iterable[Birth]) -> list[bool]:
+    """Of each expert whether it belongs to the latest growth: born in the latest stage in which
+    growth added any. None does before the first growth; copies for a domain never do."""
+    grown = [None if birth.owner is not None else birth.stage for birth in births]
+    latest = next((stage for stage in reversed(grown) if stage is not None), None)
+    return [latest is not None and stage == latest for stage in grown]
 
 
 @dataclass(frozen=True, slots=True)

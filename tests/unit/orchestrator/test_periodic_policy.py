@@ -29,7 +29,7 @@ def test_every_policy_builds_from_its_default_config(name: str) -> None:
     made = policy(POLICIES[name].Config())  # type: ignore[attr-defined]
     edits, _ = made.propose(view(n=0, index=0), None)
     assert isinstance(edits, tuple)
-    assert made.final_experts(3, 1, None) == 3
+    assert made.final_experts(3, 1, None) in (3, None)
 
 
 def test_periodic_by_stages() -> None:

@@ -76,6 +76,16 @@ def adapt(layer: MoELayer, seed: int) -> None:
 
 
 def enforce(module: nn.Module) -> None:
+    """Freeze what the model's phase does not train, and experts that are frozen for good."""
+    _enforce_phase(module)
+    for layer in routed_layers(module).values():
+        for number in layer.frozen & layer.births.keys():
+            for parameter in layer.parameters_of(number):
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
+def _enforce_phase(module: nn.Module) -> None:
     """Freeze what the model's phase does not train; a model without a phase is left alone."""
     parts = routed_layers(module)
     phases = {layer.phase for layer in parts.values()}

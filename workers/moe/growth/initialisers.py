@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from workers.contract import InputError
+
 if TYPE_CHECKING:
     from workers.moe.layers.moe import MoELayer
 
@@ -154,6 +156,29 @@ class WorstServed(Initialiser):
             router.place(expert, x_TD, self.config.share)
 
 
+class Unserved(Initialiser):
+    """Random expert, its router row towards the tokens that no expert was there for.
+
+    DynMoE (arXiv 2405.14297); its threshold is 0.
+    """
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config:
+        """Settings of unserved (none)."""
+
+        kind: str = "unserved"
+
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+        features_D = layer.selector.unserved()
+        if features_D is None:
+            raise InputError(
+                "initialiser unserved: the layer's selector knows no unserved tokens; use selector "
+                "top_any under the policy unserved_tokens, or another initialiser"
+            )
+        for router in layer.routers:
+            router.aim(expert, features_D)
+
+
 INITIALISERS: dict[str, type] = {
     "random": Random,
     "clone_split": CloneSplit,
@@ -161,4 +186,5 @@ INITIALISERS: dict[str, type] = {
     "zero_out": ZeroOut,
     "clone_noise": CloneNoise,
     "worst_served": WorstServed,
+    "unserved": Unserved,
 }

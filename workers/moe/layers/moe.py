@@ -139,6 +139,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
         self.main: int | None = None
         """Experts of a token that run, vectors standing in for the others; None = all chosen."""
         self._shared_forms = SharedForms(self.expert_table, config.shared_experts, config.shared)
+        self.frozen: frozenset[int] = frozenset()
+        """Experts that learn no more, whatever the phase trains."""
         self._populate(place.count(experts), seed)
         self.shared = SharedExperts(self._shared(seed))
         if config.shared_gate == "sigmoid":
@@ -356,6 +358,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
         """The expert with this id."""
         return self.experts.expert(number)
 
+    def parameters_of(self, number: int) -> Iterator[nn.Parameter]:
+        """Parameters of an expert, of its rows and of what the selector has for it."""
+        yield from self.expert(number).parameters()
+        for part in (*self.routers, self.selector):
+            yield from part.parameters_of(number)
+
     def add(self, number: int, birth: Birth) -> None:
         """Add an expert, drawn from torch's default generator, and its row in each router."""
         self.experts.draw(number, birth, self, self._final_width)
@@ -517,6 +525,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             "shared_kinds": [form.kind for form in self.config.shared_experts] or None,
             "mask": None if self.mask is None else self.mask.arch(),
             "phase": None if self.phase is None else list(self.phase),
+            "frozen": sorted(self.frozen & self.births.keys()) or None,
         }
         found = {"kinds": self.experts.kinds, "experts": self.experts.arch()}
         return found | {name: value for name, value in more.items() if value is not None}
@@ -533,6 +542,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 "made with"
             )
         before = list(self.births)
+        for number in self.frozen & self.births.keys():
+            for parameter in self.parameters_of(number):
+                parameter.requires_grad_(True)
+        self.frozen = frozenset(arch.get("frozen", ()))
         self.experts.ensure_arch(arch["experts"], arch.get("removed", ()), self)
         gone = leaving(before, self.births)
         self.compress(arch.get("main"))

@@ -2,6 +2,7 @@
 
 from workers.moe.routers.adaptive import AdaptiveRouter
 from workers.moe.routers.base import Router, RouterContext
+from workers.moe.routers.cosine import CosineRouter
 from workers.moe.routers.hierarchical_multigate import HierarchicalMultigateRouter
 from workers.moe.routers.kmeans_lstsq import KMeansRouter
 from workers.moe.routers.linear import LinearRouter
@@ -27,6 +28,7 @@ ROUTERS: dict[str, type] = {
     "ridge": RidgeRouter,
     "kmeans_lstsq": KMeansRouter,
     "teacher_labels": TeacherLabelsRouter,
+    "cosine": CosineRouter,
 }
 
 __all__ = [

@@ -215,13 +215,21 @@ class AdaptiveRouter(LinearRouter):
         """Whether a shift must reach the second router too: else the linear one's reaches both."""
         return self.config.start != "residual" and self.biased
 
-    @torch.no_grad()
-    def suppress(self, expert: int, offset: float, steps: int) -> None:
-        """Zero rows for ``expert`` in both routers; the offset lies on the logits."""
-        super().suppress(expert, offset, steps)
+    def parameters_of(self, expert: int) -> list[nn.Parameter]:
+        """The rows of ``expert`` in both routers, and its biases."""
+        first = super().parameters_of(expert)
+        if self.up is None:
+            return first
+        return [*first, self.second_rows[str(expert)], self.second_biases[str(expert)]]
+
+    def aim(self, expert: int, features_D: Tensor) -> None:
+        """See ``Router.aim``; raises InputError once it has adapted."""
         if self.up is not None:
-            self.second_rows[str(expert)].zero_()
-            self.second_biases[str(expert)].zero_()
+            raise InputError(
+                "an adaptive router that has adapted cannot be aimed at features; use router "
+                "cosine or linear, or another initialiser"
+            )
+        super().aim(expert, features_D)
 
     # ------------------------------------------------------------ phases and architecture
 
@@ -235,7 +243,7 @@ class AdaptiveRouter(LinearRouter):
         if self.config.start == "residual":
             for name in self.rows:
                 if int(name) not in self.teacher_experts:
-                    yield from self.parameters_of(int(name))
+                    yield from super().parameters_of(int(name))
 
     def _first(self) -> tuple[nn.Parameter, ...]:
         """Parameters of the linear router."""

@@ -6,7 +6,7 @@ Letters: T tokens, B samples, E experts, D inputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -97,6 +97,26 @@ class Router(nn.Module, ABC):
         raise InputError(
             f"{type(self).__name__} has no prototype to put where inputs are badly served; use "
             "router prototype, or another initialiser than worst_served"
+        )
+
+    def parameters_of(self, expert: int) -> Iterable[nn.Parameter]:
+        """What belongs to one expert, so that it can stop learning.
+
+        Raises InputError where the router cannot tell.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no parameters of one expert; use a router that defines "
+            "parameters_of, or do not freeze experts"
+        )
+
+    def aim(self, expert: int, features_D: Tensor) -> None:
+        """Score the expert high for tokens with features like these (of any length).
+
+        Raises InputError where the router cannot be set so.
+        """
+        raise InputError(
+            f"{type(self).__name__} cannot be aimed at features; use a router that defines aim, or "
+            "another initialiser"
         )
 
     def adapt(self, seed: int) -> None:

@@ -98,6 +98,15 @@ class LinearRouter(Router):
         self.anneal[place] = offset / steps
         self._shifted = True
 
+    @torch.no_grad()
+    def aim(self, expert: int, features_D: Tensor) -> None:
+        """The row points where they do, one long; bias and shift are 0."""
+        for parameter in self.parameters_of(expert):
+            parameter.zero_()
+        self.rows[str(expert)].copy_(functional.normalize(features_D, dim=0))
+        place = self._place(expert)
+        self.offset[place] = self.anneal[place] = 0.0
+
     def start_from(self, rows_ED: Tensor, biases_E: Tensor | None) -> None:
         """See ``Router.start_from``; shifts begin at 0."""
         assert self.biased == (biases_E is not None)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class Selector(nn.Module, ABC):
         def chooses_all(self) -> bool:
             """Whether every token chooses every expert, so that counts of choices say nothing."""
             return False
+
+    counts_unserved: ClassVar[bool] = False
+    """Whether its sums hold ``tokens`` and ``unserved``: those that no expert was there for."""
 
     temperature: float = 1.0
     """Logits are divided by it before their softmax."""
@@ -110,6 +114,15 @@ class Selector(nn.Module, ABC):
         """Sums over the interval and the workers, float64, as every worker gets them; what of
         them the driver is told: ``IntervalReport.sums``. A buffer may keep the rest."""
         return {name: values.tolist() for name, values in sums.items()}
+
+    def unserved(self) -> Tensor | None:
+        """Direction [D] of the features of the last tokens that no expert was there for; None
+        where there were none, or where nobody counts them (``counts_unserved``)."""
+        return None
+
+    def parameters_of(self, expert: int) -> Iterable[nn.Parameter]:
+        """What belongs to one expert and stops learning with it; nothing by default."""
+        return ()
 
     def arch(self) -> Json:
         """What a restored selector needs besides the ids of the experts; None = nothing."""
