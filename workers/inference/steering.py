@@ -26,7 +26,7 @@ Rule = Callable[[Select, Tensor, Tensor | None], Selection]
 Rules = Mapping[str, Rule | tuple[Rule, ...]]
 """Layer -> its rule; several are for its rounds, first round first."""
 
-NAMES = ("select", "steered")
+NAMES = ("forward", "steered")
 """What a steered selector has of its own for a while, over what its class says."""
 
 
@@ -48,19 +48,21 @@ def steered(layers: Mapping[str, Any], rules: Rules) -> Iterator[None]:
 @contextmanager
 def _steered(selector: Selector, rules: tuple[Rule, ...]) -> Iterator[None]:
     """One selector, asked once for each round of a forward."""
-    own, asked = selector.select, 0
+    own, asked = selector.forward, 0
 
-    def select(logits_TE: Tensor, allowed_TE: Tensor | None, *args: Any, **more: Any) -> Selection:
+    def forward(
+        x_TD: Tensor, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool
+    ) -> Selection:
         nonlocal asked
         rule = rules[asked % len(rules)]
         asked += 1
         return rule(
-            lambda logits, allowed: own(logits, allowed, *args, **more), logits_TE, allowed_TE
+            lambda logits, allowed: own(x_TD, logits, allowed, training), logits_TE, allowed_TE
         )
 
     own_attributes = vars(selector)
     before = {name: own_attributes[name] for name in NAMES if name in own_attributes}
-    selector.select, selector.steered = select, True  # type: ignore[method-assign]
+    selector.forward, selector.steered = forward, True  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -201,7 +201,7 @@ class StockLayer(MoELayer):
         assert x_TD.shape[1] == self.inputs, (x_TD.shape, self.inputs)
         allowed_TE = conditions.allowed_TE
         if self.selector.steered:
-            selection = self.selector.select(logits_TE, allowed_TE, conditions.training)
+            selection = self.selector(x_TD, logits_TE, allowed_TE, conditions.training)
         else:
             selection = chosen(index_TK, weights_TK.to(x_TD.dtype), self.live, allowed_TE)
         return self._run(self.router, x_TD, logits_TE, selection, conditions)

@@ -74,6 +74,9 @@ class Around(Selector):
     def experts_changed(self, births: Mapping[int, Birth]) -> None:
         self.inner.experts_changed(births)
 
+    def step_begins(self) -> None:
+        self.inner.step_begins()
+
     def summed(self, experts: int) -> Mapping[str, int]:
         return self.inner.summed(experts)
 

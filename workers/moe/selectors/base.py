@@ -45,7 +45,7 @@ class Selector(nn.Module, ABC):
     temperature: float = 1.0
     """Logits are divided by it before their softmax."""
     steered: bool = False
-    """Whether ``select`` is at present answered from outside (``workers.inference.steering``)."""
+    """Whether ``forward`` is at present answered from outside (``workers.inference.steering``)."""
 
     @property
     def fewest(self) -> int:

@@ -101,7 +101,7 @@ def test_slots_and_table_say_the_same(kind: str) -> None:
     logits_TE = torch.randn(TOKENS, 6, generator=torch.Generator().manual_seed(8))
     for training in (True, False):
         torch.manual_seed(1)
-        selection = layer.selector.select(logits_TE, _allowed(6), training)
+        selection = layer.selector(_x(), logits_TE, _allowed(6), training)
         slots = selection.as_slots()
         assert torch.equal(slots.chosen(6), selection.chosen_TE)
         assert torch.equal(slots.counts_E, selection.chosen_TE.sum(0))
