@@ -71,6 +71,7 @@ pixels: setup
 
 docs: setup
 	$(BIN)/growstage list > docs/tables.txt
+	$(BIN)/python docs/systems/generate.py
 
 constraints: setup
 	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==' > constraints.txt
