@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from workers.contract import EvaluationReport
+import torch
+from torch import Tensor
+
+from workers.contract import EvaluationReport, TaskSpec
 from workers.diagnostics import Probe
 
 
@@ -23,6 +26,12 @@ class Measured(NamedTuple):
     drift: dict[str, list[list[float]]]
     """Layer -> gate weights of the task's drift probe [n][E]."""
     probe: Probe
+
+
+def places(domains: tuple[str, ...], task: TaskSpec, part: Any) -> Tensor:
+    """Domain of each sample of a task's part, as its place among the stream's, int64 [N]."""
+    own = torch.tensor([domains.index(name) for name in task.domains])
+    return own[:1].repeat(len(part)) if part.domain is None else own[part.domain.cpu()]
 
 
 def evaluation(

@@ -137,13 +137,16 @@ def measure(
     probe: Probe, diagnostics: Mapping[str, Diagnostic], scopes: Iterable[Scope]
 ) -> Figures:
     """``<name>/<key>`` -> value of every diagnostic of these scopes; see ``Diagnostic.figures``."""
-    wanted = set(scopes)
-    return {
-        f"{name}/{key}" if key else name: value
-        for name, diagnostic in diagnostics.items()
-        if diagnostic.scope in wanted
-        for key, value in diagnostic.figures(probe).items()
-    }
+    from workers.moe.routed import telling
+
+    wanted, found = set(scopes), {}
+    for name, diagnostic in diagnostics.items():
+        if diagnostic.scope not in wanted:
+            continue
+        with telling(probe.model, probe.told):
+            figures = diagnostic.figures(probe)
+        found |= {f"{name}/{key}" if key else name: value for key, value in figures.items()}
+    return found
 
 
 def _meant(entry: Any) -> list[Any]:

@@ -242,12 +242,13 @@ def pooled(
     """
     few = max(1, samples // len(probes))
     model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
-    told = [_thinned(probe.told, few) for probe in probes if probe.told is not None]
+    known = [_thinned(probe.told, few) for probe in probes if probe.told is not None]
+    told = torch.cat(known) if known else None
     given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
     found = None
     if loss is not None and targets is not None:
-        with telling(model, torch.cat(told) if told else None):
+        with telling(model, told):
             found = gradients(model, loss, inputs, targets)
     return Probe(
         model=model,
@@ -257,6 +258,7 @@ def pooled(
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
         domain=torch.cat([_places(probe.domain, probe, domains) for probe in probes]),
+        told=told,
         start=probes[0].start,
         loss=loss,
         inputs_domain=_inputs_domain(probes, domains, few),
@@ -305,7 +307,8 @@ def at_start(
         wanted = diagnostic.samples if most is None else min(most, diagnostic.samples)
         index = _drawn(domain_N, len(domains), wanted, seed)
         probe = _looked_at(model, part, index, domain_N[index], domains, kept(len(index)), batch)
-        told[name] = diagnostic.told(probe)
+        with telling(model, probe.told):
+            told[name] = diagnostic.told(probe)
     return told
 
 
@@ -329,8 +332,8 @@ def _looked_at(
                 for places in index.split(batch):
                     model(part.x[places].to(device))
             routed, index = take(), _thinned(index, few)
-        inputs = part.x[index].to(device)
-        with seen, telling(model, _thinned(domain, few)):
+        inputs, known = part.x[index].to(device), _thinned(domain, few)
+        with seen, telling(model, known):
             outputs = model(inputs)
         activations, routed = seen.activations, take() if routed is None else routed
     model.train(training)
@@ -343,6 +346,7 @@ def _looked_at(
         routed=routed,
         domains=domains,
         domain=domain.to(device),
+        told=known,
     )
 
 

@@ -290,8 +290,8 @@ def drop_gradients(layers: Layers, anywhere: Total | None = None) -> None:
 def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
     """Tell layers that need it the domain of each sample that passes the model inside the block.
 
-    For forwards outside a training step: N samples in this order, in any batches. ``domain_N``:
-    place of each one's domain among the stream's, int64; None = nobody knows.
+    For forwards outside a training step: N samples in this order, in any batches, over and over.
+    ``domain_N``: place of each one's domain among the stream's, int64; None = nobody knows.
     """
     layers = [layer for layer in routed_layers(model).values() if layer.needs_domain]
     if domain_N is None or not layers:
@@ -302,6 +302,7 @@ def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
     def tell(_: nn.Module, inputs: Any) -> None:
         nonlocal passed
         samples = len(inputs[0])
+        passed = passed if passed < len(domain_N) else 0
         domain_B = domain_N[passed : passed + samples].to(inputs[0].device)
         assert len(domain_B) == samples, (len(domain_N), passed, samples)
         passed += samples

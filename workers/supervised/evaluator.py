@@ -30,7 +30,7 @@ from workers.diagnostics.observing import (
     pooled,
     seeing,
 )
-from workers.evaluation import Measured, evaluation
+from workers.evaluation import Measured, evaluation, places
 from workers.machine import pick_device
 from workers.moe.routed import telling
 from workers.streams import Part
@@ -137,17 +137,17 @@ def _measure_task(
     if validation is not None:
         assert validating is not None
         drawn = validation.take(validating)
-        with telling(model, _places(known, task, drawn)):
+        with telling(model, places(known.domains, task, drawn)):
             validated = _validated(known, model, drawn)
     take()
     batch = known.training.evaluated(objective)
     whole = len(index) == len(test.y) <= batch
-    with seen if whole else nullcontext(), telling(model, _places(known, task, test)):
+    with seen if whole else nullcontext(), telling(model, places(known.domains, task, test)):
         values = measured(model, objective, test.x, test.y, batch)
     routed = take()
     few = (test if whole else test.take(index)).in_memory()
     if not whole:
-        with seen, telling(model, _places(known, task, few)):
+        with seen, telling(model, places(known.domains, task, few)):
             measured(model, objective, few.x, few.y, len(index), figures=False)
         take()
     device = pick_device()
@@ -162,7 +162,7 @@ def _measure_task(
         routed=routed,
         domains=task.domains,
         domain=domain.to(device),
-        told=_places(known, task, few),
+        told=places(known.domains, task, few),
         start=known.start,
         inputs_domain=(domain if whole else domain[index]).to(device),
         score=objective.score,
@@ -230,12 +230,6 @@ def _validated(known: _Lane, model: nn.Module, part: Part) -> float:
     found = sums(measured(model, objective, part.x, part.y, batch, figures=False))
     score: float = objective.summary(found, len(part))["score"]
     return score
-
-
-def _places(known: _Lane, task: TaskSpec, part: Part) -> Tensor:
-    """Domain of each sample as its place among the lane's, int64 [N]."""
-    own = torch.tensor([known.domains.index(name) for name in task.domains])
-    return own[:1].repeat(len(part)) if part.domain is None else own[part.domain.cpu()]
 
 
 def _by_domain(

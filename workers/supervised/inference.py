@@ -8,12 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import CheckpointRef, InputError, Json, LaneSpec, TaskSpec, derive_seed
+from workers.contract import (
+    CheckpointRef,
+    InputError,
+    Json,
+    LaneSpec,
+    TaskSpec,
+    derive_seed,
+    domains_of,
+)
 from workers.diagnostics import Gates
 from workers.diagnostics.observing import observe
+from workers.evaluation import places
 from workers.inference.base import InferencePolicy, Subject
 from workers.inference.running import Comparison, Part, compared, made
 from workers.inference.steering import steerable
+from workers.moe.routed import telling
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_stream, training_config
 from workers.supervised.objectives import measured, sums
@@ -70,6 +80,7 @@ class _Data:
     def __init__(self, lane: LaneSpec, stream: Any) -> None:
         self.lane, self.stream = lane, stream
         self.training = training_config(lane)
+        self.domains = domains_of(stream.tasks())
 
     def score(
         self, model: nn.Module, policy: InferencePolicy, task: TaskSpec, part: Part
@@ -80,7 +91,9 @@ class _Data:
             return None
         policy.begin(1)
         batch = self.training.evaluated(objective)
-        values = measured(_Answers(model, policy), objective, found.x, found.y, batch)
+        answers, domain_N = _Answers(model, policy), places(self.domains, task, found)
+        with telling(answers, domain_N):
+            values = measured(answers, objective, found.x, found.y, batch)
         told: dict[str, float] = objective.summary(sums(values), len(found))
         return told
 
@@ -98,7 +111,8 @@ class _Data:
                         "(stream.validation), or the policy what it would find there"
                     )
                 batch = self.training.evaluated(objective)
-                measured(model, objective, part.x, part.y, batch, figures=False)
+                with telling(model, places(self.domains, task, part)):
+                    measured(model, objective, part.x, part.y, batch, figures=False)
                 found[task.name] = take()
         return found
 

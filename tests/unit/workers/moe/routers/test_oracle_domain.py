@@ -47,6 +47,8 @@ def test_evaluation_in_batches_is_told_each_samples_domain() -> None:
     torch.testing.assert_close(
         answer(model, model, EditProbe(x, None, domains)), torch.cat(batches)
     )
+    with telling(model, domains):  # a diagnostic may look several times
+        assert torch.equal(model(x), model(x))
     with pytest.raises(InputError, match="was not told it"):
         model(x)  # it knows nothing after the block
 
