@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.doors.lane import run_lane
 from tests.doors.routed_lane import both, routed_lane
 from workers.moe.routers import Router, RouterContext
 
@@ -84,11 +83,3 @@ def test_a_router_that_knows_domains_and_hears_the_layer_below(tmp_path: Path) -
     raw = routed_lane({"kind": "moe", "router": {"kind": f"{__name__}:Relay", "domains": 3}})
     raw["model"]["head"]["hidden"] = [24, 24]
     both(tmp_path, raw)
-
-
-def test_whatever_looks_at_the_model_tells_it_domains(tmp_path: Path) -> None:
-    """Every diagnostic, those of a stage's start included."""
-    raw = routed_lane({"kind": "moe", "router": {"kind": f"{__name__}:Relay", "domains": 3}})
-    raw["training"]["diagnostics"] = ["all"]
-    raw["policies"]["esft"] = {"kind": "esft", "from_stage": 1}
-    run_lane(tmp_path, raw)
