@@ -18,6 +18,7 @@ from workers.moe.experts import Expert
 from workers.moe.experts.feed_forward import FeedForward, linear_map
 from workers.moe.layers import MoELayer
 from workers.moe.perceptron import Stack
+from workers.moe.routers import Router
 
 Source = Expert | FeedForward
 """What an expert can be made of."""
@@ -197,3 +198,13 @@ def _no_counterpart(name: str, own: str, there: str) -> InputError:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def check_linear(layer: MoELayer, where: str) -> None:
+    """Refuse (InputError) routers whose rows cannot be set."""
+    for router in layer.routers:
+        if type(router).start_from is Router.start_from:
+            raise InputError(
+                f"{where}: rows of {type(router).__name__} cannot be set; use router linear or "
+                "adaptive"
+            )

@@ -11,7 +11,7 @@ from torch import nn
 
 from workers.contract import InputError
 from workers.merges.base import Merge, Scene
-from workers.merges.matching import Match, Source, give, match
+from workers.merges.matching import Match, Source, check_linear, give, match
 from workers.moe.experts.feed_forward import FeedForward
 from workers.moe.layers import MoELayer
 from workers.moe.upcycles import UPCYCLES, Slices, Upcycle
@@ -48,6 +48,7 @@ class UpcycleDense(Merge):
             )
         for name in found.layers:
             layer, whole = self._parts(model, found, name)
+            check_linear(layer, name)
             if self.way.cuts:
                 width = self.way.width(whole.hidden)
                 give(layer.expert(0), whole.part(torch.arange(width)), name, fill=False)
