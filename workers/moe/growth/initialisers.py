@@ -1,7 +1,7 @@
 """Initialisers: what a new expert and its router row start from.
 
 Each is called on a layer to which the expert was added with torch's default draw, inside a seeded
-block. A parent is chosen by turns, never by usage, so that all replicas choose alike.
+block. A parent is chosen by turns, or by what all replicas see alike, never by a worker's usage.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import InputError
+from workers.moe.routers.base import RouterContext
 
 if TYPE_CHECKING:
     from workers.moe.layers.moe import MoELayer
@@ -26,6 +27,14 @@ class Initialiser:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+        """The ids alive before, in the order in which ``parent`` is to take them.
+
+        ``x_TD``: what the layer reads on the probe samples, the same on all replicas; None unless
+        ``needs_inputs``.
+        """
+        return old
 
     def parent(self, old: list[int], number: int) -> int | None:
         """Parent of the ``number``-th new expert, given the ids alive before; None = no copy.
@@ -94,6 +103,40 @@ class CloneNoise(CloneSplit):
             spread = tensor.std(correction=0)
             noise = torch.randn(tensor.shape).to(tensor)
             tensor.add_(noise * spread * self.config.scale)
+
+
+class CloneUseful(CloneNoise):
+    """Copies of the experts that contribute most on the probe, k as before (arXiv 2604.19835).
+
+    Utility u_e = mean over the probe's tokens of g_e(x) |E_e(x)|, g the weight the expert has for
+    the token; parents are taken in falling order of it, by turns. Exact under the dense selector
+    with scale = 0. Under a top-k selector a copy takes the place of a token's k-th expert wherever
+    its parent is chosen, so the function changes there unless k grows too. The source's utility is
+    gradient-based in parts that were not at hand; this one needs no gradient.
+    """
+
+    needs_inputs = True
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(CloneNoise.Config):
+        """Settings of clone_useful."""
+
+        kind: str = "clone_useful"
+
+    @torch.no_grad()
+    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+        if x_TD is None:
+            raise InputError(
+                "growth with initialiser clone_useful ranks experts by probe samples, and there "
+                "are none here; use clone_noise"
+            )
+        logits_TE = layer.router(x_TD, RouterContext())
+        weights_TE = layer.selector.select(logits_TE, None, False).weights_TE
+        utility = {
+            number: float((weights_TE[:, place] * layer.expert(number)(x_TD).norm(dim=1)).mean())
+            for place, number in enumerate(old)
+        }
+        return sorted(old, key=lambda number: -utility[number])
 
 
 class LogitOffset(Initialiser):
@@ -187,4 +230,5 @@ INITIALISERS: dict[str, type] = {
     "clone_noise": CloneNoise,
     "worst_served": WorstServed,
     "unserved": Unserved,
+    "clone_useful": CloneUseful,
 }

@@ -456,6 +456,10 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 growth.inputs.reshape(-1, self.inputs),
             )
             grown.narrowed = {f"experts.{name}": kept for name, kept in cut.items()}
+        seen = growth.inputs
+        old = growth.initialiser.ranked(
+            self, old, None if seen is None else seen.reshape(-1, self.inputs)
+        )
         for number in range(added):
             new = self.born
             parent = growth.initialiser.parent(old, number)
