@@ -225,6 +225,38 @@ def export(
     print(f"{found.lane.name}, after stage {found.stage} ({found.task.name}): {folder}")
 
 
+@app.command()
+def compress(
+    run_dir: RunDir,
+    lane: Annotated[str, typer.Argument(help="Lane.", show_default=False)],
+    stage: Annotated[int, typer.Argument(help="Stage, from 0.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    bits: Annotated[float, typer.Option(help="Average bits of an expert's weights.")] = 2.5,
+    symmetric: Annotated[bool, typer.Option(help="Steps around 0.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a copy of a stage's checkpoint with experts in few bits, which loads like the other."""
+    from orchestrator.report import checkpoints
+    from workers import trainers
+
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; give a new folder")
+    found = checkpoints.find(run_dir, lane, stage)
+    spec, uri = found.lane.spec(), str(folder.resolve())
+    told = trainers.compress(
+        spec, found.checkpoint, found.task, uri, bits=bits, symmetric=symmetric
+    )
+    if as_json:
+        _print_json(told)
+        return
+    size, score = told["checkpoint"]["bytes"], told["score"]
+    print(
+        f"{found.lane.name}, after stage {found.stage} ({found.task.name}): "
+        f"{told['bytes_before']:,} -> {size:,} bytes, score {told['score_before']:.3f} -> "
+        f"{score:.3f}; {folder}"
+    )
+
+
 @app.command("list")
 def list_(
     table: Annotated[str | None, typer.Argument(help="One table; default: all.")] = None,

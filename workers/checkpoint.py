@@ -15,16 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec, Taken
+from workers.packing import Packed
 from workers.storage import RemoteFolder, is_remote, local_path
 
 FORMAT = 3
 STATE = "state.json"
+PACKED = "packed"
+"""Group of tensors kept in few bits, and what tells their shapes."""
+PARTS = ("codes", "scale", "least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,34 @@ def write(
     The same command may be executed twice (after a loss): the second write replaces the first.
     """
     return _put(uri, _encode(tensors, state, seq, stage), seq, stage)
+
+
+def write_packed(
+    uri: str,
+    model: Mapping[str, Tensor],
+    packed: Mapping[str, Packed],
+    state: Json,
+    *,
+    seq: int,
+    stage: str | None,
+) -> CheckpointRef:
+    """Write a checkpoint of a model alone, some of its tensors ``packed`` in few bits.
+
+    ``read`` gives all of them back as plain tensors, those packed as they were rounded.
+    """
+    parts = {
+        f"{name}/{what}": tensor
+        for name, one in packed.items()
+        for what, tensor in zip(PARTS, (one.codes_B, one.scale_G, one.least_G), strict=True)
+    }
+    files = _encode({"model": model, PACKED: parts}, state, seq, stage)
+    body = json.loads(files[STATE])
+    body[PACKED] = {
+        name: {"shape": list(one.shape), "bits": one.bits, "dtype": str(one.dtype)}
+        for name, one in packed.items()
+    }
+    files[STATE] = json.dumps(body, sort_keys=True).encode()
+    return _put(uri, files, seq, stage)
 
 
 def foretell(
@@ -211,6 +244,14 @@ def _decode(folder: str, files: Mapping[str, bytes]) -> Checkpoint:
         tensors = {group: load_tensors(files[f"{group}.safetensors"]) for group in body["groups"]}
     except (KeyError, SafetensorError) as error:
         raise InputError(f"checkpoint {folder}: tensors cannot be read ({error})") from error
+    if PACKED in body:
+        parts = tensors.pop(PACKED)
+        for name, told in body[PACKED].items():
+            codes_B, scale_G, least_G = (parts[f"{name}/{what}"] for what in PARTS)
+            dtype = getattr(torch, told["dtype"].removeprefix("torch."))
+            shape = tuple(told["shape"])
+            one = Packed(shape, told["bits"], codes_B, scale_G, least_G, dtype)
+            tensors["model"][name] = one.unpacked()
     return Checkpoint(tensors, body["state"])
 
 

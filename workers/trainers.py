@@ -41,6 +41,8 @@ class TrainerKind:
     """Whether its lanes may begin with the model of another run."""
     tracing: str = ""
     """Import path of what follows its models' routers; empty where nothing does."""
+    compressing: str = ""
+    """Import path of what keeps a checkpoint's experts in few bits; empty where nothing does."""
     exporting: str = ""
     """Import path of what writes its models for other programs; empty where nothing does."""
     inference: str = ""
@@ -60,6 +62,7 @@ TRAINERS: dict[str, TrainerKind] = {
         memory="workers.supervised.memory:estimate",
         tracing="workers.supervised.tracing:trace_checkpoint",
         exporting="workers.supervised.exporting:export_checkpoint",
+        compressing="workers.supervised.compressing:compress_checkpoint",
         inference="workers.supervised.inference:infer",
         starts=True,
     ),
@@ -144,6 +147,27 @@ def infer(
         )
     found: dict[str, Any] = asdict(_load(path)(lane, checkpoint, tasks, policy))
     return found
+
+
+def compress(
+    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, uri: str, **how: Any
+) -> dict[str, Any]:
+    """A copy of the checkpoint at ``uri`` whose experts are kept in few bits, with its scores.
+
+    ``how``: fields of ``workers.supervised.compressing.Compression``. Raises InputError where the
+    lane's trainer has no such form.
+    """
+    kind = TRAINERS[lane.trainer]
+    if not kind.compressing:
+        raise InputError(
+            f"lane {lane.lane!r}: checkpoints of trainer {lane.trainer!r} are not compressed"
+        )
+    made = _load(kind.compressing)(lane, checkpoint, task, uri, how)
+    scores = {
+        name: make_evaluator(lane.trainer).evaluate(lane, ref, (task,)).scores[0]
+        for name, ref in (("score_before", checkpoint), ("score", made.checkpoint))
+    }
+    return {**asdict(made), **scores}
 
 
 def kernels(lane: LaneSpec, device: str) -> str:

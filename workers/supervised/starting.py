@@ -78,7 +78,11 @@ def check(config: Any, stream: Any, saved: Checkpoint, training: Any = None) -> 
         )
     if training is not None:
         built = build_optimizer(training, model)
-        named = saved.tensors["optimizer"]
+        named = saved.tensors.get("optimizer")
+        if named is None:
+            raise InputError(
+                "the checkpoint is of a model alone, without optimizer state; leave optimizer out"
+            )
         optimizer_state.check_named_state(dict(model.named_parameters()), built, named)
 
 
