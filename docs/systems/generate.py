@@ -110,7 +110,9 @@ def _tests(systems: list[System]) -> list[str]:
 def _figures(systems: list[System]) -> list[str]:
     """How much a mechanism took: lines of its files, files outside them."""
     built = [one for system in systems for one in system.mechanisms if one.files]
-    lines = [sum(len((ROOT / path).read_text().splitlines()) for path in one.files) for one in built]
+    lines = [
+        sum(len((ROOT / path).read_text().splitlines()) for path in one.files) for one in built
+    ]
     alone = sum(not one.outside for one in built)
     found = [
         f"{len(built)} mechanisms; lines of a mechanism's files: median {median(lines):.0f}. "
@@ -119,10 +121,8 @@ def _figures(systems: list[System]) -> list[str]:
         "| mechanism | outside its files |",
         "|---|---|",
     ]
-    for one in built:
-        if one.outside:
-            found.append(f"| {_cell(one.name)} | {_cell('; '.join(one.outside))} |")
-    return found
+    others = [one for one in built if one.outside]
+    return found + [f"| {_cell(one.name)} | {_cell('; '.join(one.outside))} |" for one in others]
 
 
 def _short(test: str) -> str:

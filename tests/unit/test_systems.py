@@ -18,7 +18,8 @@ LISTED = range(1, 40)
 
 def _generator() -> Any:
     spec = importlib.util.spec_from_file_location("systems", ROOT / "docs/systems/generate.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["systems"] = module
     spec.loader.exec_module(module)
@@ -43,17 +44,20 @@ def _tests_in(path: str) -> frozenset[str]:
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_what_a_record_names_is_there(mechanism: Any) -> None:
     if mechanism.not_built:
-        assert not mechanism.files and not mechanism.tests
+        assert not mechanism.files
+        assert not mechanism.tests
         return
-    assert mechanism.files and mechanism.tests and mechanism.equation != "-"
+    assert mechanism.files
+    assert mechanism.tests
+    assert mechanism.equation != "-"
     for path in mechanism.files:
         assert (ROOT / path).is_file(), path
     for test in mechanism.tests:
         path, _, name = test.partition("::")
         assert name in _tests_in(path), test
     for changed in mechanism.outside:
-        path, _, why = changed.partition(": ")
-        assert (ROOT / path).exists() and why, changed
+        _, _, why = changed.partition(": ")
+        assert why, f"{changed}: say why it had to change"
 
 
 def test_every_system_of_the_list_has_a_record() -> None:

@@ -139,7 +139,8 @@ def measure(
     """``<name>/<key>`` -> value of every diagnostic of these scopes; see ``Diagnostic.figures``."""
     from workers.moe.routed import telling
 
-    wanted, found = set(scopes), {}
+    wanted = set(scopes)
+    found: Figures = {}
     for name, diagnostic in diagnostics.items():
         if diagnostic.scope not in wanted:
             continue

@@ -64,7 +64,7 @@ class Bottleneck(Expert):
         tensors = [(e.up.weight, e.up.bias, e.down.weight, e.down.bias) for e in experts]
         return Packed(tensors, activation)
 
-    def feed_forward(self) -> FeedForward:
+    def feed_forward(self) -> FeedForward | None:
         """See ``Expert.feed_forward``."""
         return FeedForward((linear_map(self.up), linear_map(self.down)), self.activation)
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from ops.expert_mlp import ACTIVATIONS
 from workers.moe.experts.base import Kernel
 from workers.moe.experts.bottleneck import Bottleneck
+from workers.moe.experts.feed_forward import FeedForward
 from workers.moe.growth.budget import Size, shared_width
 
 
@@ -72,8 +73,9 @@ class SharedLatentExpert(Bottleneck):
         hidden = ACTIVATIONS[self.activation][0](hidden)
         return functional.linear(hidden, down.weight.detach(), down.bias.detach())
 
-    def feed_forward(self) -> None:
+    def feed_forward(self) -> FeedForward | None:
         """None: its input map is a product, of which a part is not its own."""
+        return None
 
     @staticmethod
     def width_for(config: Any, sizes: Sequence[Size]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -288,7 +288,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
             record.counters.add_weights(selection)
             record.counters.add_sums(selection.sums)
             record.reach(reached(selection, limits))
-            for expert in self.experts.values():
+            experts: Iterable[Any] = self.experts.values()
+            for expert in experts:
                 if expert.watches:
                     expert.watch(x_TD.detach(), y_TO.detach())
             if context.domain_T is not None:
@@ -361,7 +362,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
     def parameters_of(self, number: int) -> Iterator[nn.Parameter]:
         """Parameters of an expert, of its rows and of what the selector has for it."""
         yield from self.expert(number).parameters()
-        for part in (*self.routers, self.selector):
+        parts: tuple[Any, ...] = (*self.routers, self.selector)
+        for part in parts:
             yield from part.parameters_of(number)
 
     def add(self, number: int, birth: Birth) -> None:
