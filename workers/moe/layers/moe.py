@@ -288,8 +288,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
             record.counters.add_weights(selection)
             record.counters.add_sums(selection.sums)
             record.reach(reached(selection, limits))
-            experts: Iterable[Any] = self.experts.values()
-            for expert in experts:
+            present: Iterable[Any] = self.experts.values()
+            for expert in present:
                 if expert.watches:
                     expert.watch(x_TD.detach(), y_TO.detach())
             if context.domain_T is not None:
