@@ -55,6 +55,13 @@ class CompressExperts(Edit):
                     f"compression of experts, layer {name!r}: {type(layer).__name__} leaves the "
                     "weighting of experts to another library; use layer moe or chain"
                 )
+            empty = [n for n, e in layer.experts.items() if next(e.parameters(), None) is None]
+            if empty:
+                raise InputError(
+                    f"compression of experts, layer {name!r}: experts {', '.join(empty)} have no "
+                    "parameters, so that no vector could learn to stand in for them; leave the "
+                    "layer out, or use experts that have some"
+                )
             active = math.ceil(layer.selector.active(layer.live))
             if self.main >= active:
                 raise InputError(

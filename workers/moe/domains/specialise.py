@@ -80,7 +80,8 @@ def enforce(module: nn.Module) -> None:
     _enforce_phase(module)
     for layer in routed_layers(module).values():
         for number in layer.frozen & layer.births.keys():
-            for parameter in layer.parameters_of(number):
+            # what a form has in common too: frozen experts would answer otherwise if it moved
+            for parameter in (*layer.parameters_of(number), *layer.common.parameters()):
                 parameter.requires_grad_(False)
                 parameter.grad = None
 

@@ -24,7 +24,8 @@ class MemoryExpert(Expert):
     the remembered sample itself where there is one only, 0 while there is none. Retrieval as one
     more choice of the gate after ExpertRAG (arXiv 2504.08744), which gives no such form. The memory
     is a reservoir sample (Vitter 1985, algorithm R) of the tokens of all training steps so far,
-    each with what the whole layer answered then; it is a buffer and travels with the model.
+    each with what the whole layer answered then; it is a buffer and travels with the model. An
+    expert that is frozen, or that the phase does not train, remembers no more.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,10 +31,10 @@ class NormedExpert(Expert):
 
     ``norm = "layer"`` normalises each row over its outputs: it depends on nothing but the row, so
     it is alike however many rows an expert gets, on several workers, and when acting. ``"batch"``,
-    the paper's, normalises each output over the rows that reached the expert in this forward (its
-    running statistics where gradients are off or there is one row only); the statistics are
-    buffers of the expert's own, which growth leaves alone and copies take along. Both are taken in
-    float32.
+    the paper's, normalises each output over the rows that reached the expert in this forward (by
+    its running statistics where gradients are off, the expert is frozen or there is one row only);
+    the statistics are buffers of the expert's own, which growth leaves alone and copies take along.
+    Both are taken in float32.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,8 @@ class BatchNorm(_Norm):
 
     def normalise(self, y_SO: Tensor, weight: Tensor, bias: Tensor, moves: bool) -> Tensor:
         values = exact(y_SO).flatten(0, -2)
-        own = self.training and torch.is_grad_enabled() and len(values) > 1
+        learns = self.training and torch.is_grad_enabled() and self.weight.requires_grad
+        own = learns and len(values) > 1
         mean, variance = self.mean, self.variance
         if own:
             mean, variance = values.mean(0), values.var(0, correction=0)

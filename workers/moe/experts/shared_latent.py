@@ -25,7 +25,8 @@ class SharedLatentExpert(Bottleneck):
 
     The input matrix of an expert is W_e = B_e A. A belongs to the layer (``common``): a new
     expert costs B_e [width, R] and V_e only. A learns from every token that teaches an expert, and
-    stays when experts come and go; a copy of an expert reads the same A.
+    stays when experts come and go; a copy of an expert reads the same A. Once experts are frozen A
+    is frozen too, as it is a part of what they answer.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,7 +131,7 @@ class CloneUseful(CloneNoise):
                 "are none here; use clone_noise"
             )
         logits_TE = layer.router(x_TD, RouterContext())
-        weights_TE = layer.selector.select(logits_TE, None, False).weights_TE
+        weights_TE = layer.selector(x_TD, logits_TE, None, False).weights_TE
         utility = {
             number: float((weights_TE[:, place] * layer.expert(number)(x_TD).norm(dim=1)).mean())
             for place, number in enumerate(old)

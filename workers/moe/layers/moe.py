@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -288,10 +288,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             record.counters.add_weights(selection)
             record.counters.add_sums(selection.sums)
             record.reach(reached(selection, limits))
-            present: Iterable[Any] = self.experts.values()
-            for expert in present:
-                if expert.watches:
-                    expert.watch(x_TD.detach(), y_TO.detach())
+            self._watch(x_TD, y_TO)
             if context.domain_T is not None:
                 record.counters.add_choices(selection, context.domain_T)
         if losses or record.observers:
@@ -300,6 +297,15 @@ class MoELayer(RoutedLayer, Growable, Layer):
             for observer in record.observers:
                 observer(routed)
         return y_TO
+
+    def _watch(self, x_TD: Tensor, y_TO: Tensor) -> None:
+        """Let experts look on that may change, by phase and by themselves."""
+        if self.phase is not None and "experts" not in self.phase:
+            return
+        for number in self.births:
+            expert = self.expert(number)
+            if expert.watches and number not in self.frozen:
+                expert.watch(x_TD.detach(), y_TO.detach())
 
     def _routed(
         self,
@@ -549,7 +555,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             )
         before = list(self.births)
         for number in self.frozen & self.births.keys():
-            for parameter in self.parameters_of(number):
+            for parameter in (*self.parameters_of(number), *self.common.parameters()):
                 parameter.requires_grad_(True)
         self.frozen = frozenset(arch.get("frozen", ()))
         self.experts.ensure_arch(arch["experts"], arch.get("removed", ()), self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class CosineRouter(LinearRouter):
     ``diversity`` is ``||C - I||_F + (1/E) sum_e ||w_e||``, C the cosines between the rows: it keeps
     directions apart and rows short.
     """
+
+    directions: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

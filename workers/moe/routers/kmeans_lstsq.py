@@ -22,7 +22,7 @@ class KMeansRouter(LinearRouter):
     C [K, D]: centres; each cluster, the largest first, takes the expert with the smallest median
     cost in it that no other cluster has taken. A constant column gives the biases. Where a cluster
     stays empty, or there are fewer inputs than clusters, the fit changes nothing. Between fits it
-    is trained as a linear router is, unless ``trained`` is false.
+    is trained as a linear router is (the source's gate is not trained).
     """
 
     start_from = Router.start_from

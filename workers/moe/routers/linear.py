@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class LinearRouter(Router):
     anneal: Tensor
     gates: tuple[int, ...] = ()
     """Rows of an expert, where a subclass has more than one (``domain_gates``)."""
+    directions: ClassVar[bool] = False
+    """Whether only the direction of a row counts."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:
@@ -90,8 +92,9 @@ class LinearRouter(Router):
 
     @torch.no_grad()
     def suppress(self, expert: int, offset: float, steps: int) -> None:
-        """Zero row for ``expert``, its logit lowered by ``offset``, back to 0 within ``steps``."""
-        for parameter in self.parameters_of(expert):
+        """Zero row for ``expert`` (a direction stays, as 0 has none), its logit lowered by
+        ``offset``, back to 0 within ``steps``."""
+        for parameter in () if self.directions else self.parameters_of(expert):
             parameter.zero_()
         place = self._place(expert)
         self.offset[place] = -offset

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import LaneSettings
-from workers.moe.routers.base import RouterContext
+from workers.moe.routers.base import Router, RouterContext
 from workers.moe.routers.domain_gates import DomainGates, gates_needed
 from workers.moe.routers.known_domains import domain_problems
 from workers.tables import Problem
@@ -25,6 +25,8 @@ class PerTaskGateRouter(DomainGates):
     tasks, it joins the mixture as one more expert's feature. Without memory (size 0) it is a gate
     for each task alone.
     """
+
+    aim = Router.aim
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

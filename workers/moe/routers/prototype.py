@@ -6,6 +6,7 @@ ProMoE (arXiv 2510.24711). Letters: T tokens, E experts, D inputs, U experts tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class PrototypeRouter(LinearRouter):
     where the old ones serve worst (initialiser ``worst_served``).
     """
 
+    directions: ClassVar[bool] = True
     start_from = Router.start_from
     as_linear = Router.as_linear
 
@@ -61,13 +63,6 @@ class PrototypeRouter(LinearRouter):
         """Logits [T, E]."""
         x_TD = functional.normalize(exact(x_TD), dim=-1)
         return self.shift(x_TD @ self.prototypes_ED.T / self.config.temperature, context)
-
-    @torch.no_grad()
-    def suppress(self, expert: int, offset: float, steps: int) -> None:
-        """Lower the expert's logit; its prototype stays, as a zero vector has no direction."""
-        drawn = self.rows[str(expert)].clone()
-        super().suppress(expert, offset, steps)
-        self.rows[str(expert)].copy_(drawn)
 
     @torch.no_grad()
     def place(self, expert: int, x_TD: Tensor, share: float) -> None:

@@ -22,6 +22,7 @@ class RecurrentRouter(LinearRouter):
     its own projection P and rows W. Nothing is carried from token to token or over time.
     """
 
+    aim = Router.aim
     start_from = Router.start_from
     as_linear = Router.as_linear
 

@@ -96,6 +96,10 @@ class RidgeRouter(LinearRouter):
                 self.rows[name].copy_(solved_EA[place, :-1])
                 self.biases[name].copy_(solved_EA[place, -1])
 
+    def shift_bias(self, expert: int, amount: float) -> None:
+        """Add ``amount`` to the expert's logits; they are divided by tau after the bias."""
+        super().shift_bias(expert, amount * self.config.temperature)
+
     def solved(self) -> Tensor:
         """Rows and bias of each expert [E, A], float64, rows of unit norm."""
         lam = self.config.ridge * torch.eye(len(self.square)).to(self.square)

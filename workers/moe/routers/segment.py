@@ -25,6 +25,7 @@ class SegmentRouter(LinearRouter):
     tokens of the segment before it, the first one by the biases alone.
     """
 
+    aim = Router.aim
     start_from = Router.start_from
     as_linear = Router.as_linear
 

@@ -47,10 +47,13 @@ class DriftGuard(Around):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.register_buffer("new", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self._guards = False  # whether there are experts of both ages
 
     def experts_changed(self, births: Mapping[int, Birth]) -> None:
         super().experts_changed(births)
-        self.new = torch.tensor(newest(births.values()), device=self.new.device)
+        new = newest(births.values())
+        self.new = torch.tensor(new, device=self.new.device)
+        self._guards = any(new) and not all(new)
 
     def forward(
         self, x_TD: Tensor, logits_TE: Tensor, allowed_TE: Tensor | None, training: bool
@@ -70,8 +73,3 @@ class DriftGuard(Around):
         scale_T = torch.maximum(old_T.abs(), new_T.abs()) + EPSILON
         clear_T = (new_T > old_T) & ((new_T - old_T).abs() > self.config.threshold * scale_T)
         return ~self.new | clear_T.unsqueeze(1)
-
-    @property
-    def _guards(self) -> bool:
-        """Whether there are experts of both ages."""
-        return bool(self.new.any()) and not bool(self.new.all())

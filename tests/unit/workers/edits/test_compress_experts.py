@@ -13,6 +13,7 @@ from tests.doors.routed_lane import routed_lane
 from workers.contract import InputError
 from workers.edits import Cause, CompressExperts, Grow, RefreshMask
 from workers.moe.experts import Bottleneck
+from workers.moe.experts.memory import MemoryExpert
 from workers.moe.growth import surgery
 from workers.moe.layers import MoELayer
 from workers.moe.routed import StepContext, drop_gradients, routed_layers, stepping
@@ -148,3 +149,10 @@ def test_a_plan_refuses_what_leaves_nothing_out() -> None:
     raw = {**RAW, "policies": {"less": {"kind": "compress", "main": 2}}}
     with pytest.raises(ConfigError, match="run fewer than are chosen"):
         check({"name": "x", **raw}, "x")
+
+
+def test_experts_without_parameters_are_refused() -> None:
+    forms = {"expert": Bottleneck.Config(width=4), "more_experts": (MemoryExpert.Config(),)}
+    moe = MoELayer(MoELayer.Config(selector=TopK.Config(k=3), **forms), 8, 10, experts=4, seed=1)
+    with pytest.raises(InputError, match="experts 1, 3 have no parameters"):
+        surgery.apply(moe, None, edit(2), None)

@@ -16,10 +16,12 @@ from workers.contract import InputError
 from workers.edits import AdaptRouter, Cause, FreezeOld, Grow, SetPhase
 from workers.models import HEADS
 from workers.models.classifier import Classifier
-from workers.moe import LAYERS, ROUTERS, SELECTORS
+from workers.moe import EXPERTS, LAYERS, ROUTERS, SELECTORS
 from workers.moe.experts import Bottleneck
 from workers.moe.growth import surgery
 from workers.moe.routed import StepContext, drop_gradients, routed_layers, stepping
+
+BOTTLENECK = Bottleneck.Config(width=4)
 
 
 def _common(revision: int = 1) -> dict[str, Any]:
@@ -33,11 +35,11 @@ def _common(revision: int = 1) -> dict[str, Any]:
     }
 
 
-def _model(router: str = "linear", selector: str = "topk") -> Classifier:
+def _model(router: str = "linear", selector: str = "topk", expert: Any = BOTTLENECK) -> Classifier:
     layer = LAYERS["moe"].Config(
         router=ROUTERS[router].Config(),
         selector=SELECTORS[selector].Config(),
-        expert=Bottleneck.Config(width=4),
+        expert=expert,
     )
     head = HEADS["moe"].Config(hidden=(24,), layer=layer)
     return Classifier(Classifier.Config(experts=2, max_experts=4, head=head), (1, 8, 8), 24, 0)
@@ -141,3 +143,25 @@ def test_what_does_not_fit_is_refused_when_planned() -> None:
     head["layer"]["router"] = "tests.doors.test_router_door:DomainRouter"
     with pytest.raises(InputError, match="no parameters of one expert"):
         plan(tiny(model=model, policies={"growth": growth, "freeze": freeze}))
+
+
+def test_old_experts_answer_the_same_bits_through_what_they_share() -> None:
+    """The latent that all experts of a form read stops with the first that are frozen."""
+    model = _model(expert=EXPERTS["shared_latent"].Config(rank=3, width=4))
+    optimizer = _optimizer(model)
+    _train(model, optimizer)
+    _apply(model, optimizer, Grow(**_common(1), experts=3), FreezeOld(**_common(2)))
+    ((_, layer),) = routed_layers(model).items()
+    x = torch.randn(5, layer.inputs)
+    before = [layer.expert(number)(x).detach() for number in range(3)]
+    _train(model, optimizer)
+    after = [layer.expert(number)(x).detach() for number in range(3)]
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    assert not torch.equal(before[2], after[2])
+    arch, fresh = surgery.arch(model), _model(expert=layer.config.expert)
+    surgery.ensure_arch(fresh, arch)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, p in fresh.named_parameters() if not p.requires_grad}
+    surgery.ensure_arch(fresh, surgery.arch(_model(expert=layer.config.expert)))
+    assert all(p.requires_grad for p in fresh.parameters())

@@ -143,3 +143,15 @@ def test_half_types_are_answered_in_half_types() -> None:
     expert.watch(torch.randn(2, 3).bfloat16(), torch.randn(2, 2).bfloat16())
     assert expert.inputs_MD.dtype == torch.float32
     assert expert(torch.randn(3, 3).bfloat16()).dtype == torch.bfloat16
+
+
+def test_frozen_it_remembers_no_more() -> None:
+    one = layer()
+    one(torch.randn(3, 3))
+    for frozen, phase in [({1}, None), (set(), ("router", "backbone"))]:
+        one.frozen, one.phase = frozenset(frozen), phase
+        one(torch.randn(3, 3))
+        assert int(one.expert(1).met) == 3
+    one.phase = ("experts",)
+    one(torch.randn(3, 3))
+    assert int(one.expert(1).met) == 6

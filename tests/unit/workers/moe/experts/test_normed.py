@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -79,3 +81,15 @@ def test_half_precision_and_budget() -> None:
     check_bfloat16(BATCH)
     free = layer_of(NormedExpert.Config())
     assert free.layer_shape().widths == layer_of(Bottleneck.Config()).layer_shape().widths
+
+
+def test_a_frozen_expert_stands_still() -> None:
+    """It answers in training as it does otherwise, and its statistics stay."""
+    expert = _expert(BATCH)
+    expert(x_TD())
+    wanted = copy.deepcopy(expert).eval()(x_TD())
+    expert.requires_grad_(False)
+    before = {name: value.clone() for name, value in expert.state_dict().items()}
+    assert torch.equal(expert.train()(x_TD()), wanted)
+    after = expert.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

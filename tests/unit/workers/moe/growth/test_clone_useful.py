@@ -13,6 +13,7 @@ from workers.edits import Cause, Grow
 from workers.moe.growth import surgery
 from workers.moe.layers import LAYERS, MoELayer
 from workers.moe.routers import RouterContext
+from workers.moe.selectors import SELECTORS
 from workers.parsing import checked
 
 CAUSE = Cause(policy="test", trigger="test")
@@ -100,3 +101,10 @@ def test_without_a_probe_it_is_refused() -> None:
     )
     with pytest.raises(InputError, match="ranks experts by probe samples"):
         surgery.apply(layer, None, edit, None)
+
+
+@pytest.mark.parametrize("kind", SELECTORS)
+def test_any_selector_tells_how_useful_experts_are(kind: str) -> None:
+    layer = layer_of(kind)
+    (parent,) = grown(layer, 5, 0.0)
+    assert parent in range(4)

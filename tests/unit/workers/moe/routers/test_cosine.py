@@ -86,3 +86,15 @@ def test_what_it_is_not_is_refused() -> None:
 def test_half_precision_scores_in_float32() -> None:
     router = _router().bfloat16()
     assert router(torch.randn(4, 5).bfloat16(), RouterContext()).dtype == torch.float32
+
+
+def test_a_suppressed_expert_keeps_its_direction() -> None:
+    """The cosine of a zero row has a gradient of about 1e12, under which nothing else learns."""
+    router, x_TD = _router(), torch.randn(20, 5)
+    drawn, before = router.rows["2"].detach().clone(), router(x_TD, RouterContext())
+    router.suppress(2, 5.0, 10)
+    assert torch.equal(router.rows["2"], drawn)
+    found_TE = router.eval()(x_TD, RouterContext())
+    torch.testing.assert_close(found_TE[:, 2], before[:, 2] - 5.0)
+    found_TE.square().sum().backward()
+    assert float(router.rows["2"].grad.abs().max()) < 1e5

@@ -8,6 +8,7 @@ import torch
 from tests.unit.workers.moe.routers.parts import check_growth_and_restoring, grow, layer
 from workers.contract import InputError
 from workers.moe.growth.growable import arch, ensure_arch
+from workers.moe.growth.initialisers import CloneSplit
 from workers.moe.routers import RidgeRouter, RouterContext
 from workers.moe.routers.ridge import sums
 
@@ -93,3 +94,15 @@ def test_another_library_is_told_the_scores_as_they_are() -> None:
     torch.testing.assert_close(
         x @ rows.T + biases, router(x, RouterContext()), rtol=1e-4, atol=1e-4
     )
+
+
+def test_shifts_are_of_logits_and_copies_split_exactly() -> None:
+    made, (x, y) = layer(CONFIG).eval(), data()
+    made.router.fit(x, y, 0)
+    before, answers = made.router(x, RouterContext()), made(x)
+    made.router.shift_bias(1, 0.25)
+    shifted = made.router(x, RouterContext()) - before
+    torch.testing.assert_close(shifted[:, 1], torch.full((60,), 0.25), rtol=0, atol=1e-4)
+    made.router.shift_bias(1, -0.25)
+    grow(made, 4, CloneSplit(CloneSplit.Config()))
+    torch.testing.assert_close(made(x), answers, rtol=1e-4, atol=1e-4)
