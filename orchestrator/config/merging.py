@@ -129,8 +129,8 @@ def _merged(
             return merging.shaped(parent, stream)
         return merging.untrained(parent, stream)
 
-    growing = any(parent.lane and _grows(settled[parent.lane]) for parent in parents)
-    if not growing:  # what grows by then is looked at when it is there
+    changing = any(parent.lane and _changes(settled[parent.lane]) for parent in parents)
+    if not changing:  # a model of another shape by then is looked at when it is there
         try:
             merging.check(lane.sections["model"], merged, stream, made)
         except InputError as error:
@@ -190,8 +190,11 @@ def _learnt(domains: Sequence[tuple[str, ...]], stage: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in domains[: upto + 1] for name in names))
 
 
-def _grows(lane: LaneConfig) -> bool:
-    return any("grow" in policy.proposes for policy in lane.live_policies().values())
+def _changes(lane: LaneConfig) -> bool:
+    """Whether policies give the lane's model other experts than it is built with."""
+    return any(
+        {"grow", "prune"}.intersection(policy.proposes) for policy in lane.live_policies().values()
+    )
 
 
 def _enough(merge: Any, parents: int) -> bool:

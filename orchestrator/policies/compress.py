@@ -45,9 +45,9 @@ class Compress(Policy):
                 return [Problem("kind", "the model has no experts under a router", allowed)]
             found = late(self.from_stage, lane)
             known = [k for layer in layers if (k := _k(layer)) is not None]
-            if known and self.main >= max(known):
-                what = f"{self.main} of {max(known)} experts that a token chooses"
-                found.append(Problem("main", what, "run fewer than are chosen"))
+            if known and self.main >= min(known):
+                what = f"{self.main} of {min(known)} experts that a token chooses"
+                found.append(Problem("main", what, "run fewer than are chosen in any layer"))
             return found
 
     config: Config

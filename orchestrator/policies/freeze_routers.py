@@ -22,9 +22,14 @@ SIGNAL = "routing_flips"
 class FreezeRouters(Policy):
     """Stops the routers' updates in a stage once top-1 assignments are stable (arXiv 2406.16437).
 
-    After ``explore`` of a stage, ``patience`` intervals in a row whose signal ``routing_flips`` is
-    at most ``flips`` freeze all routers until the stage ends, or experts are added. It remembers
-    how many such intervals came last, and the number of experts.
+    Once ``explore`` of a stage is over, ``patience`` intervals in a row whose signal
+    ``routing_flips`` is at most ``flips`` freeze all routers until the stage ends, or experts are
+    added. It remembers how many such intervals came last, and the number of experts.
+
+    Stable is the choice itself; the source asks for the gap between the chosen expert's logit and
+    the others', after one exploration in which every kind of task has come. Samples of a new kind
+    that all go to an old expert count as stable here, and freezing keeps them there: where kinds
+    are still to come, set ``from_stage`` past them (with ``keep`` for the source's "for good").
     """
 
     proposes: ClassVar[tuple[str, ...]] = ("set_phase",)

@@ -159,7 +159,8 @@ class UsageMasks(Policy):
                 copied = self._copied(matrix, rows[layer], held, gone)
                 usage[layer], rows[layer], copies[layer], owners[layer] = copied
             if self.config.spare_super:
-                _open(rows[layer], view.diagnostics[SUPER][layer])
+                live = [n for n in view.diagnostics[SUPER][layer] if n not in gone]
+                _open(rows[layer], live)
         figures = {
             "overlap_before": before,
             "overlap_after": mean_overlap(rows.values()),

@@ -335,3 +335,21 @@ def test_lanes_that_do_not_fit_are_refused_before_anything_runs(case: str) -> No
     file["lanes"][number] |= changes
     with pytest.raises(ConfigError, match=message):
         check({"name": "x", **file}, "x")
+
+
+def test_parents_that_lose_experts_are_looked_at_when_they_stand() -> None:
+    both = {**stream("turned", "negative"), "order": "sequential"}
+    less = {"less": {"kind": "prune", "keep": 2, "score": "use", "from_stage": 0}}
+    pruned = {"model": mixture(3), "stream": both, "policies": less}
+    made = {"kind": "branch_train_mix", "parents": ["one-s0", "two-s0"]}
+    check(
+        raw(
+            name="pruned",
+            lanes=[
+                {"name": "mixed", "stream": both, "model": mixture(4), "merge": made},
+                {"name": "one", **pruned},
+                {"name": "two", **pruned},
+            ],
+        ),
+        "pruned",
+    )

@@ -40,6 +40,12 @@ class Gates:
     born: int = 0
     """Experts that were ever there, those removed since included."""
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Id of each of the E experts: what figures call them by, so that one keeps its name when
+        others are removed."""
+        return tuple(range(self.weights.shape[1])) if self.ids is None else self.ids
+
     def by_id(self, values_NE: Tensor) -> Tensor:
         """Values of the experts (last dimension) by id, 0 for those that were removed."""
         if self.ids is None or len(self.ids) == self.born:

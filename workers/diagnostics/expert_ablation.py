@@ -23,8 +23,8 @@ class ExpertAblation(Diagnostic):
     Experts of all layers are ranked by ``a_e(A) - a_e(B)``, the share of tokens that use an expert
     in domain A, less that in the others; the ``top`` ones get ``r_e = -inf``, but a layer keeps its
     last expert. ``<A>/<B>``: score on B without A's experts, less the score with them;
-    ``<A>/<layer>/<expert>``: the difference of use by which it was ranked. Where there are no
-    targets (agents), the score is the share of answers whose largest output stays.
+    ``<A>/<layer>/<expert>`` (by id): the difference of use by which it was ranked. Where there are
+    no targets (agents), the score is the share of answers whose largest output stays.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,10 @@ class ExpertAblation(Diagnostic):
         found: Figures = {}
         for domain, ranks in self._ranks(probe):
             best = sorted(ranks, key=lambda place: -ranks[place])[: self.config.top]
-            found |= {f"{domain}/{layer}/{e}": ranks[layer, e] for layer, e in best}
+            found |= {
+                f"{domain}/{layer}/{probe.routed[layer].numbers[e]}": ranks[layer, e]
+                for layer, e in best
+            }
             without = self._without(probe, best)
             for place, other in enumerate(probe.domains):
                 inside = probe.inputs_domain == place

@@ -19,7 +19,7 @@ class ExpertEventNPMI(Diagnostic):
 
     ``nPMI(e, t) = ln[p(e, t) / (p(e) p(t))] / -ln p(e, t)``. Events: the domains; classes, where
     there are labels; in Craftax lanes the floor an agent stands on and the achievements it has.
-    ``<layer>/<event>/<expert>``, the ``top`` experts of each event.
+    ``<layer>/<event>/<expert>``, the ``top`` experts of each event, by id.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class ExpertEventNPMI(Diagnostic):
             for event, event_T in _events(probe, len(used_TE)):
                 scores = npmi_of(used_TE, event_T)
                 best = sorted(range(len(scores)), key=lambda e: -scores[e])[: self.config.top]
-                found |= {f"{layer}/{event}/{e}": scores[e] for e in best}
+                found |= {f"{layer}/{event}/{gates.numbers[e]}": scores[e] for e in best}
         return found
 
 

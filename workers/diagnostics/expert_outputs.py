@@ -57,7 +57,8 @@ def contributions(probe: Probe) -> dict[str, dict[str, list[float]]]:
     """Layer -> domain -> what ``OutputAware`` says of each expert by id."""
     with _moves(probe.model) as moves:
         seen = passes(probe)
-    domain_N = _of_inputs(probe)
+    assert probe.inputs_domain is not None
+    domain_N = probe.inputs_domain
     told: dict[str, dict[str, list[float]]] = {}
     for name, kept in seen.items():
         layer: Any = routed_layers(probe.model)[name]
@@ -129,9 +130,3 @@ def _moves(model: nn.Module) -> Iterator[Moves]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _of_inputs(probe: Probe) -> Tensor:
-    """Place of the domain of each of the probe's inputs, which may be fewer than were evaluated."""
-    few, all_of = len(probe.inputs), len(probe.domain)
-    return probe.domain[torch.arange(few, device=probe.domain.device) * all_of // few]

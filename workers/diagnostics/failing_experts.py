@@ -19,8 +19,9 @@ class ExpertCollapse(Diagnostic):
     """Experts whose hidden activations are nearly all 0 (collapse): how many in each layer.
 
     ``<layer>``: experts with more than ``limit`` of their activations at 0, over the tokens that
-    chose them; ``<layer>/<expert>``: that share. An expert without an activation function inside is
-    judged by its output; one that no token chose is left out.
+    chose them (at most 256, of all rounds); ``<layer>/<expert>``, by id: that share. An expert
+    without an activation function inside is judged by its output; one that no token chose is left
+    out.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class ExpertCollapse(Diagnostic):
     config: Config
 
     def figures(self, probe: Probe) -> Figures:
+        import torch
+
         from workers.moe.routed import observing, routed_layers
 
         found: Figures = {}
@@ -50,14 +53,13 @@ class ExpertCollapse(Diagnostic):
         with observing(probe.model) as seen:
             probe.model(probe.inputs)
         for name, layer in routed_layers(probe.model).items():
-            passes = seen[name]
             zero: dict[int, float] = {}
             for place, expert in enumerate(layer.experts.values()):
-                own = [routed.x[routed.chosen[:, place]] for routed in passes]
-                rows = [x_TD[:MOST] for x_TD in own if len(x_TD)]
-                if rows:
-                    zero[place] = zero_share(expert, rows[0])
-            found |= {f"{name}/{place}": share for place, share in zero.items()}
+                own = [routed.x[routed.chosen[:, place]] for routed in seen[name]]
+                x_TD = spaced(torch.cat(own)) if own else probe.inputs[:0]
+                if len(x_TD):
+                    zero[layer.ids[place]] = zero_share(expert, x_TD)
+            found |= {f"{name}/{number}": share for number, share in zero.items()}
             found[name] = float(sum(share > self.config.limit for share in zero.values()))
         return found
 
@@ -90,12 +92,13 @@ class ExpertDegradation(Diagnostic):
     def figures(self, probe: Probe) -> Figures:
         found: Figures = {}
         for layer, use_DE in _use(probe):
+            numbers = probe.routed[layer].numbers
             total_E = use_DE.sum(0)
             peak_E = (use_DE.amax(0) / total_E.clamp_min(1e-30)).tolist()
             load_E = (total_E / len(use_DE)).tolist()
             peaks = {
-                e: peak
-                for e, (peak, load) in enumerate(zip(peak_E, load_E, strict=True))
+                number: peak
+                for number, peak, load in zip(numbers, peak_E, load_E, strict=True)
                 if load >= 0.01 / len(load_E)
             }
             found |= {f"{layer}/{e}": peak for e, peak in peaks.items()}
@@ -144,6 +147,14 @@ class ExpertUnderfitting(Diagnostic):
                 found |= {f"{name}/{domain}": ratio for domain, ratio in ratios.items()}
                 found[name] = float(sum(ratio < self.config.limit for ratio in ratios.values()))
         return found
+
+
+def spaced(x_TD: Tensor) -> Tensor:
+    """At most ``MOST`` rows, evenly spaced: samples may lie in the order of their classes."""
+    import torch
+
+    few = min(MOST, len(x_TD))
+    return x_TD[torch.arange(few, device=x_TD.device) * len(x_TD) // max(1, few)]
 
 
 def zero_share(expert: Any, x_TD: Tensor) -> float:

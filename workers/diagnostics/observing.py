@@ -347,6 +347,7 @@ def _looked_at(
         domains=domains,
         domain=domain.to(device),
         told=known,
+        inputs_domain=known.to(device),
     )
 
 

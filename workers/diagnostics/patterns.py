@@ -9,7 +9,10 @@ from workers.diagnostics.base import Diagnostic, Figures, Probe
 from workers.diagnostics.routing import several
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+WORD = 30
+"""Experts that one integer holds beside the number of what came before."""
 
 
 class RoutingPatterns(Diagnostic):
@@ -26,13 +29,14 @@ class RoutingPatterns(Diagnostic):
     def figures(self, probe: Probe) -> Figures:
         found: Figures = {}
         for layer, gates in several(probe):
-            sets, counts = gates.chosen.unique(dim=0, return_counts=True)
+            counts = set_numbers(gates.chosen).bincount()
             p = counts.double() / counts.sum()
-            k = sets.sum(-1)
-            sizes = range(int(k.min()), int(k.max()) + 1)
-            found[layer] = float(len(sets))
+            k_T = gates.chosen.sum(-1)
+            sizes = range(int(k_T.min()), int(k_T.max()) + 1)
+            experts = gates.chosen.shape[1]
+            found[layer] = float(len(counts))
             found[f"{layer}/entropy"] = max(0.0, float(-(p * p.log2()).sum()))
-            found[f"{layer}/bound"] = float(sum(math.comb(sets.shape[1], size) for size in sizes))
+            found[f"{layer}/bound"] = float(sum(math.comb(experts, size) for size in sizes))
         return found
 
 
@@ -61,6 +65,22 @@ class ActiveFlops(Diagnostic):
             routers = sum(_entries(router, 1) for router in layer.routers)
             found[name] = 2.0 * (layer.rounds * (run + shared) + routers)
         return found | {"all/total": sum(found.values())} if found else {}
+
+
+def set_numbers(chosen_TE: Tensor) -> Tensor:
+    """Number of each token's set of experts, from 0 without gaps, int64 [T]; equal for equal sets.
+
+    Sorts one integer a token for every ``WORD`` experts, which takes a hundredth of the time that
+    sorting rows does.
+    """
+    import torch
+
+    number_T = torch.zeros(len(chosen_TE), dtype=torch.int64, device=chosen_TE.device)
+    for bits_TW in chosen_TE.split(WORD, 1):
+        powers_W = 2 ** torch.arange(bits_TW.shape[1], device=bits_TW.device)
+        number_T = number_T * 2**WORD + (bits_TW * powers_W).sum(-1)
+        number_T = number_T.unique(return_inverse=True)[1]
+    return number_T
 
 
 def _entries(module: nn.Module, least: int) -> int:

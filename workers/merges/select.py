@@ -15,14 +15,15 @@ from workers.merges.base import Scene
 from workers.merges.branch_train_mix import BranchTrainMix
 from workers.merges.matching import Match, match
 from workers.moe.experts import Expert
-from workers.streams.sampling import spread, strata
+from workers.streams.sampling import of_each, strata
 from workers.supervised.objectives import measured, sums
 
 
 class Select(BranchTrainMix):
     """Branch-train-mix of winners among candidates: K-shot score and diversity (2408.15915).
 
-    s_i = score of candidate i on K validation samples of each class of the lane's first task,
+    s_i = score of candidate i on K validation samples of each class (in each domain) of the lane's
+    first task, or on all of a class that has fewer,
     d(i, j) = 1 - cosine of their feed-forwards' weights. The first winner has the largest s; each
     further one the largest s_i + diversity * min over winners j of d(i, j). As many win as the
     model has experts. The source ranks by reasoning perplexity too, which classifiers lack.
@@ -95,7 +96,7 @@ def kshot(parents: Sequence[nn.Module], scene: Scene, shots: int) -> list[float]
             "stream.validation above 0"
         )
     groups = strata(len(part), part.domain, objective.classes(part.y))
-    few = part.take(spread(groups, shots * int(groups.max() + 1), scene.seed)).in_memory()
+    few = part.take(of_each(groups, shots, scene.seed)).in_memory()
     found = []
     for parent in parents:
         values = sums(measured(parent, objective, few.x, few.y, len(few), figures=False))

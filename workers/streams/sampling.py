@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.contract import derive_seed
+
 
 def strata(samples: int, *labels: Tensor | None) -> Tensor:
     """int64 [N], one number for each combination of the labels (int64 [N]) that are not None."""
@@ -32,6 +34,16 @@ def spread(strata_N: Tensor, samples: int, seed: int) -> Tensor:
     order = order[torch.argsort(strata_N[order], stable=True)]
     at = ((2 * torch.arange(samples) + 1) * total) // (2 * samples)
     return order[at].sort().values
+
+
+def of_each(strata_N: Tensor, samples: int, seed: int) -> Tensor:
+    """Places of so many samples of every stratum, or of all that it has, sorted."""
+    drawn = []
+    for stratum in strata_N.unique().tolist():
+        places = (strata_N == stratum).nonzero()[:, 0]
+        generator = torch.Generator().manual_seed(derive_seed(seed, "of each", stratum))
+        drawn.append(places[torch.randperm(len(places), generator=generator)[:samples]])
+    return torch.cat(drawn).sort().values
 
 
 def held_out(strata_N: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from workers import checkpoint
-from workers.contract import CheckpointRef, InputError, LaneSpec, TaskSpec, derive_seed
-from workers.machine import pick_device
-from workers.moe.routed import observing, routed_layers
+from workers.contract import (
+    CheckpointRef,
+    InputError,
+    LaneSpec,
+    TaskSpec,
+    derive_seed,
+    domains_of,
+)
+from workers.evaluation import places
+from workers.moe.routed import Routed, observing, routed_layers, telling
 from workers.packing import Packed, allot, pack
-from workers.supervised.building import build_stream
+from workers.streams.sampling import spread, strata
+from workers.supervised.building import build_stream, training_config
+from workers.supervised.objectives import measured
 from workers.supervised.restoring import restored
 
 SAMPLES = 256
@@ -71,7 +80,7 @@ def compress_checkpoint(
             f"lane {lane.lane!r}: the model has no experts to compress; its checkpoint stays as it "
             "is"
         )
-    used = _use(model, stream, task, lane.seed)
+    used = _use(model, stream, task, lane)
     saved = checkpoint.read(ref)
     tensors = dict(saved.tensors["model"])
     packed: dict[str, Packed] = {}
@@ -117,20 +126,27 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().float()
 
 
-@torch.no_grad()
+def _choice(routed: Routed) -> tuple[Tensor, Tensor]:
+    """The part of a pass that costs are made of; inputs are let go."""
+    return routed.chosen, routed.weights.detach()
+
+
 def _use(
-    model: nn.Module, stream: Any, task: TaskSpec, seed: int
+    model: nn.Module, stream: Any, task: TaskSpec, lane: LaneSpec
 ) -> dict[str, list[tuple[float, float]]]:
     """Layer -> (share of tokens that choose it, mean gate weight) of each live expert."""
-    part = stream.data(task).train
-    generator = torch.Generator().manual_seed(derive_seed(seed, "compress"))
-    index = torch.randperm(len(part), generator=generator)[:SAMPLES].sort().values
-    with observing(model) as seen:
-        model(part.x[index].to(pick_device()))
+    part, objective = stream.data(task).train, stream.objective
+    groups = strata(len(part), part.domain, objective.classes(part.y))
+    samples = min(SAMPLES, objective.most_looked_at or SAMPLES)
+    few = part.take(spread(groups, samples, derive_seed(lane.seed, "compress"))).in_memory()
+    known = places(domains_of(stream.tasks()), task, few)
+    with observing(model, _choice) as seen, telling(model, known):
+        batch = training_config(lane).evaluated(objective)
+        measured(model, objective, few.x, few.y, batch, figures=False)
     found = {}
     for name, kept in seen.items():
-        chosen_TE = torch.cat([routed.chosen for routed in kept]).double()
-        weights_TE = torch.cat([routed.weights for routed in kept]).double()
+        chosen_TE = torch.cat([chosen for chosen, _ in kept]).double()
+        weights_TE = torch.cat([weights for _, weights in kept]).double()
         found[name] = list(
             zip(chosen_TE.mean(0).tolist(), weights_TE.mean(0).tolist(), strict=True)
         )

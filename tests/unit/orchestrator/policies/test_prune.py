@@ -133,3 +133,7 @@ def test_super_experts_are_never_masked() -> None:
         masks[spare] = edit.masks["l"][0]
     assert masks == {False: [1, 0, 0, 0], True: [1, 0, 0, 1]}
     assert policy(UsageMasks.Config(spare_super=True)).start_diagnostics == ("super_experts",)
+    gone = Prune(**seen.edit(policy="prune", trigger="use"), experts={"l": (3,)})
+    (edit,), _ = policy(UsageMasks.Config(spare_super=True)).propose(seen.after(gone), None)
+    assert isinstance(edit, RefreshMask)
+    assert edit.masks["l"][0] == [1, 0, 0, 0], "an expert that was removed is nobody's to train"

@@ -13,6 +13,7 @@ from torch.nn import functional
 from workers.diagnostics import DIAGNOSTICS, Figures, Gates, Probe
 from workers.diagnostics.capacity import fitting, standardised
 from workers.diagnostics.observing import observe
+from workers.diagnostics.patterns import set_numbers
 from workers.moe.experts import Bottleneck, LinearExpert
 from workers.moe.layers import MoELayer
 from workers.moe.selectors import TopK
@@ -65,6 +66,16 @@ def test_patterns_their_entropy_and_the_number_possible() -> None:
     assert found == pytest.approx({"l": 3.0, "l/entropy": 1.5, "l/bound": 3 + 3})
     fixed = figures("routing_patterns", gates([[1, 0, 0, 1], [1, 1, 0, 0]]))
     assert fixed == pytest.approx({"l": 2.0, "l/entropy": 1.0, "l/bound": math.comb(4, 2)})
+
+
+def test_sets_of_many_experts_are_told_apart_as_their_rows_are() -> None:
+    chosen_TE = torch.rand(400, 70, generator=torch.Generator().manual_seed(0)) < 0.02
+    _, row_T = chosen_TE.unique(dim=0, return_inverse=True)
+    number_T = set_numbers(chosen_TE)
+    assert torch.equal(number_T[:, None] == number_T, row_T[:, None] == row_T)
+    assert int(number_T.max()) == int(row_T.max())
+    first = torch.eye(70, dtype=torch.bool)[[0, 29, 30, 69, 0]]
+    assert set_numbers(first).unique().numel() == 4
 
 
 def test_operations_of_what_ran() -> None:

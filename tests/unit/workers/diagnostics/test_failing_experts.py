@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.probes import figures, probe
 from tests.routed import INPUTS, Two
-from workers.diagnostics.failing_experts import own_experts, zero_share
+from workers.diagnostics.failing_experts import own_experts, spaced, zero_share
 from workers.moe.domains.masks import Mask
 from workers.moe.experts.mlp import MLPExpert
 from workers.moe.layers.moe import MoELayer
@@ -101,3 +101,25 @@ def test_one_domain_tells_nothing_and_limits_are_shares() -> None:
     for name in ("expert_collapse", "expert_degradation", "expert_underfitting"):
         with pytest.raises(ValueError, match="limit must be above 0"):
             figures(name, alone, limit=0.0)
+
+
+def test_experts_keep_their_names_when_others_are_removed() -> None:
+    config = MoELayer.Config(expert=MLPExpert.Config(hidden=(8,)))
+    layer = MoELayer(config, INPUTS, 3, 3, seed=0).eval()
+    layer.remove(0)
+    labels = torch.zeros(6, dtype=torch.int64)
+    looked_at = probe(layer, torch.randn(6, INPUTS), labels, DOMAIN)
+    for name in ("expert_collapse", "expert_degradation"):
+        assert set(figures(name, looked_at)) == {"", "/1", "/2"}
+    told = figures("expert_event_npmi", looked_at)
+    assert {key.rpartition("/")[2] for key in told} <= {"1", "2"}
+    told = figures("expert_ablation", looked_at)
+    assert {key.rpartition("/")[2] for key in told} - {"a", "b"} <= {"1", "2"}
+
+
+def test_all_tokens_of_an_expert_are_looked_at_not_the_first_ones() -> None:
+    rows = torch.arange(1000.0).unsqueeze(1)
+    assert len(spaced(rows)) == 256
+    assert float(spaced(rows)[-1]) > 990
+    assert torch.equal(spaced(rows[:5]), rows[:5])
+    assert len(spaced(rows[:0])) == 0

@@ -25,6 +25,7 @@ def probe(model: nn.Module, inputs: torch.Tensor, domain: list[int]) -> Probe:
         outputs=inputs,
         domains=("a", "b"),
         domain=torch.tensor(domain),
+        inputs_domain=torch.tensor(domain),
     )
 
 

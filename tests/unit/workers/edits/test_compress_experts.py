@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from orchestrator.config.file import ConfigError, check
+from orchestrator.policies.compress import Compress
 from tests.doors.lane import run_killed, run_lane
 from tests.doors.routed_lane import routed_lane
 from workers.contract import InputError
@@ -19,6 +20,7 @@ from workers.moe.layers import MoELayer
 from workers.moe.routed import StepContext, drop_gradients, routed_layers, stepping
 from workers.moe.routers import RouterContext
 from workers.moe.selectors import Dense, TopK
+from workers.tables import Problem
 
 
 def fields(revision: int = 1) -> dict[str, Any]:
@@ -156,3 +158,18 @@ def test_experts_without_parameters_are_refused() -> None:
     moe = MoELayer(MoELayer.Config(selector=TopK.Config(k=3), **forms), 8, 10, experts=4, seed=1)
     with pytest.raises(InputError, match="experts 1, 3 have no parameters"):
         surgery.apply(moe, None, edit(2), None)
+
+
+def test_a_plan_refuses_what_one_of_the_layers_could_not_do() -> None:
+    def problems(*k: int) -> list[Problem]:
+        class Lane:
+            tasks = (1, 2, 3)
+
+            def parts(self, section: str) -> list[Any]:
+                return [MoELayer.Config(selector=TopK.Config(k=number)) for number in k]
+
+        return Compress.Config(main=2).problems(Lane())  # type: ignore[arg-type]
+
+    assert problems(4, 4) == []
+    (found,) = problems(4, 2)
+    assert found.found == "2 of 2 experts that a token chooses"

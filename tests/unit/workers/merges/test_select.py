@@ -10,6 +10,7 @@ from tests.unit.workers.merges.test_ridge import scene
 from workers.contract import InputError
 from workers.merges import Select
 from workers.merges.select import kshot, winners
+from workers.streams.sampling import of_each
 
 
 def test_score_first_then_score_and_distance() -> None:
@@ -36,3 +37,11 @@ def test_the_mixture_is_made_of_the_winners_alone() -> None:
 def test_too_few_candidates_are_refused() -> None:
     with pytest.raises(InputError, match="3 experts, to be chosen among 2"):
         Select(Select.Config()).check(routed(3, 24, 2, [], False), [dense([24]), dense([24])])
+
+
+def test_every_class_has_its_shots_however_rare_it_is() -> None:
+    groups = torch.tensor([0] * 90 + [1] * 8 + [3] * 2)
+    drawn = of_each(groups, 4, seed=1)
+    assert groups[drawn].bincount().tolist() == [4, 4, 0, 2]
+    assert torch.equal(drawn, of_each(groups, 4, seed=1))
+    assert not torch.equal(drawn, of_each(groups, 4, seed=2))
