@@ -57,6 +57,7 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         domain_given=getattr(lane.sections["stream"], "domain_given", False),
         mixes=_class("method", lane).mixes,
         needs=stream.needs,
+        begins_trained=lane.start is not None,
     )
 
 

@@ -10,7 +10,7 @@ from orchestrator.policies.base import Policy, Proposal, View
 from orchestrator.policies.lane_checks import late, routed
 from workers.contract import InputError, Json, LaneSettings
 from workers.edits import Prune, RefreshMask
-from workers.tables import Problem, construct
+from workers.tables import Problem
 
 SUPER = "super_experts"
 """Diagnostic of a stage's start: layer -> ids of experts never to be pruned."""
@@ -64,10 +64,7 @@ class PruneExperts(Policy):
             return [*late(self.from_stage, lane), *self._few(layers), *self._unscored(lane)]
 
         def _few(self, layers: Sequence[Any]) -> list[Problem]:
-            from workers.moe import SELECTORS
-
-            needed = [layer.selector for layer in layers if getattr(layer, "selector", None)]
-            least = max((construct(SELECTORS, one).fewest for one in needed), default=1)
+            least = max(layer.fewest for layer in layers)
             if self.keep >= least:
                 return []
             return [Problem("keep", f"got {self.keep}", f"the selector needs at least {least}")]

@@ -39,6 +39,10 @@ class WithRoutedLayers(Protocol):
     def routes_to_all(self) -> bool:
         """Whether every token runs through every expert, so that counts of choices say nothing."""
 
+    @property
+    def fewest(self) -> int:
+        """Experts that each layer must keep when some are removed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSettings:
@@ -78,8 +82,15 @@ class LaneSettings:
     """Whether whoever uses the model tells it each sample's domain, in evaluation too."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
+    begins_trained: bool = False
+    """Whether the lane begins with a model of another run, which may have grown there."""
     needs: str = "labels"
     """Capability of models (``workers.models.Model``) that the stream asks for."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether layers get sequences of tokens, not samples or steps by themselves."""
+        return not self.acts and (self.tokens or len(self.input_shape) == 2)
 
     @property
     def answers_alone(self) -> bool:

@@ -93,6 +93,15 @@ class HuggingFace(Model):
             """See ``workers.contract.WithRoutedLayers``."""
             return False
 
+        @property
+        def fewest(self) -> int:
+            """See ``workers.contract.WithRoutedLayers``."""
+            made = self._mixture_of()
+            if made.experts:
+                return made.k
+            config = loading.config_of(self.path, self.settings, None).get_text_config()
+            return int(getattr(config, "num_experts_per_tok", 1))
+
         def _mixture_of(self) -> Upcycle:
             made: Upcycle = construct(UPCYCLES, self.upcycle)
             return made

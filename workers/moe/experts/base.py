@@ -122,6 +122,11 @@ def kernel_of(experts: Sequence[Any]) -> Kernel:
     return Loop(experts)
 
 
+def sequences(config: Any) -> bool:
+    """Whether an expert of this Config reads whole sequences: its ``reads_sequences``, if any."""
+    return bool(getattr(config, "reads_sequences", False))
+
+
 class Loop:
     """Experts of any kinds, run one after another."""
 

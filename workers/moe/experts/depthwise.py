@@ -50,16 +50,21 @@ class DepthwiseExpert(Expert):
             if self.over == "sequence" and self.channels != 1:
                 raise ValueError("channels must be left out over a sequence: features are channels")
 
+        @property
+        def reads_sequences(self) -> bool:
+            """See ``workers.moe.experts.base.sequences``."""
+            return self.over == "sequence"
+
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """A model that acts sees one step at a time."""
-            if self.over == "sequence" and lane.acts:
-                allowed = "must be 'features' in lanes that act: they answer one step at a time"
-                return [Problem("over", repr(self.over), allowed)]
+            """Samples and steps by themselves are no sequence."""
+            if self.over == "sequence" and not lane.sequential:
+                allowed = "must be 'features' where inputs are no sequences, or the lane acts"
+                return [Problem("over", f"got {self.over!r}", allowed)]
             return []
 
     def __init__(self, config: Config, inputs: int, outputs: int, width: int = 0) -> None:
         super().__init__(config, inputs, outputs, width)
-        self.reads_sequences = config.over == "sequence"
+        self.reads_sequences = config.reads_sequences
         self.channels = inputs if self.reads_sequences else config.channels
         if inputs % self.channels:
             raise InputError(

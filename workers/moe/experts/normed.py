@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.contract import LaneSettings
-from workers.moe.experts.base import Expert
+from workers.moe.experts.base import Expert, sequences
 from workers.moe.growth.budget import Size
 from workers.moe.selection import exact
 from workers.tables import Problem, choice, construct, lookup
@@ -46,6 +46,11 @@ class NormedExpert(Expert):
         """E: the expert whose output is normalised."""
         norm: Literal["layer", "batch"] = "layer"
         """What the output is normalised over."""
+
+        @property
+        def reads_sequences(self) -> bool:
+            """As the one inside."""
+            return sequences(self.inner)
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Where a model acts, rollouts and learner would normalise by other statistics."""

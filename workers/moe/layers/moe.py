@@ -16,7 +16,7 @@ from workers.moe.compression import compressed, give_scale, take_scale
 from workers.moe.dispatch import FREE, Limits, dispatch, reached
 from workers.moe.domains.masks import Mask, Masking
 from workers.moe.experts import EXPERTS, Expert
-from workers.moe.experts.base import kernel_of
+from workers.moe.experts.base import kernel_of, sequences
 from workers.moe.experts.expert_set import ExpertSet, leaving
 from workers.moe.experts.shared import SharedExperts, SharedForms
 from workers.moe.growth.budget import Size
@@ -93,6 +93,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 raise ValueError(f"grad_max_k must be at least 1, got {self.grad_max_k}")
             if self.shared < 0:
                 raise ValueError(f"shared must not be negative, got {self.shared}")
+            for expert in (self.expert, *self.more_experts):
+                if sequences(expert):
+                    raise ValueError(
+                        f"expert {expert.kind!r} reads whole sequences, of which a router would "
+                        "hand it some tokens only; use it among shared_experts"
+                    )
             if not self.shared and (self.shared_experts or self.shared_gate != "one"):
                 raise ValueError(
                     "shared must be at least 1 where shared_experts or shared_gate are given, got 0"
@@ -103,6 +109,12 @@ class MoELayer(RoutedLayer, Growable, Layer):
             """See ``workers.contract.WithRoutedLayers``."""
             found: bool = self.selector.chooses_all
             return found
+
+        @property
+        def fewest(self) -> int:
+            """See ``workers.contract.WithRoutedLayers``."""
+            made: Selector = construct(SELECTORS, self.selector)
+            return made.fewest
 
     def __init__(
         self,

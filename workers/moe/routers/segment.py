@@ -50,7 +50,7 @@ class SegmentRouter(LinearRouter):
             if lane.tokens and not self.causal:
                 allowed = "a segment would see the tokens that it is to predict: set causal = true"
                 return [Problem("causal", "got false with a language model", allowed)]
-            if lane.acts or not (lane.tokens or len(lane.input_shape) == 2):
+            if not lane.sequential:
                 what = f"inputs of shape {lane.input_shape}, each routed by itself"
                 allowed = "segments need sequences: use stream text, or router linear"
                 return [Problem("kind", what, allowed)]

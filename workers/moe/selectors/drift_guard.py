@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.contract import LaneSettings
 from workers.moe.routed import Birth, newest
 from workers.moe.selection import Selection, exact
 from workers.moe.selectors.around import Around, narrowed
+from workers.tables import Problem
 
 EPSILON = 1e-6
 
@@ -38,6 +40,14 @@ class DriftGuard(Around):
         def __post_init__(self) -> None:
             if self.threshold < 0:
                 raise ValueError(f"threshold must not be negative, got {self.threshold}")
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Without growth it is the selector inside, and nobody would know."""
+            if "grow" in lane.proposes or lane.begins_trained:
+                return []
+            found = "no policy of the lane adds experts, so there are no new ones to guard"
+            allowed = "give a policy that grows, such as periodic, or use its inner selector alone"
+            return [Problem("kind", found, allowed)]
 
         @property
         def chooses_all(self) -> bool:

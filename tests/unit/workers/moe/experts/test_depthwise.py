@@ -65,7 +65,7 @@ def test_shared_over_sequences_beside_routed_fourier_experts() -> None:
 
 
 def test_a_sequence_is_refused_where_there_is_none() -> None:
-    with pytest.raises(InputError, match="shared_experts"):
+    with pytest.raises(ValueError, match="shared_experts"):
         layer_of(OVER_SEQUENCE)
     layer = layer_of(FourierExpert.Config(), shared=1, shared_experts=(OVER_SEQUENCE,))
     with pytest.raises(InputError, match="single tokens"):
