@@ -6,6 +6,7 @@ from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
 from orchestrator.policies.compress import Compress
 from orchestrator.policies.esft import Esft
+from orchestrator.policies.factor_latent import FactorExperts
 from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
 from orchestrator.policies.freeze_old import FreezeOldExperts
@@ -30,6 +31,7 @@ POLICIES: dict[str, type] = {
     "esft": Esft,
     "prune": PruneExperts,
     "compress": Compress,
+    "factor_latent": FactorExperts,
     "freeze_old": FreezeOldExperts,
     "unserved_tokens": UnservedTokens,
 }

@@ -3,6 +3,7 @@
 from workers.edits.adapt_router import AdaptRouter
 from workers.edits.base import Cause, Change, Edit, EditProbe, Forward, Parents
 from workers.edits.compress_experts import CompressExperts
+from workers.edits.factor_latent import FactorLatent
 from workers.edits.fit_router import FitRouter
 from workers.edits.freeze_old import FreezeOld
 from workers.edits.grow import Grow
@@ -14,6 +15,7 @@ EDITS: dict[str, type[Edit]] = {
     "grow": Grow,
     "prune": Prune,
     "compress_experts": CompressExperts,
+    "factor_latent": FactorLatent,
     "refresh_mask": RefreshMask,
     "set_phase": SetPhase,
     "adapt_router": AdaptRouter,
@@ -32,6 +34,7 @@ __all__ = [
     "Duplicate",
     "Edit",
     "EditProbe",
+    "FactorLatent",
     "FitRouter",
     "Forward",
     "FreezeOld",

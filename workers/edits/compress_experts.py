@@ -38,18 +38,12 @@ class CompressExperts(Edit):
     def plan(
         self, module: nn.Module, probe: EditProbe | None, forward: Forward
     ) -> Callable[[], Change]:
-        from workers.moe.routed import routed_layers
+        from workers.moe.routed import chosen_layers
 
-        parts = routed_layers(module)
-        chosen = list(parts) if self.layers is None else list(self.layers)
-        absent = [name for name in chosen if name not in parts]
-        if absent or not chosen or self.main < 1:
-            raise InputError(
-                f"compression of experts: no routed layers {absent} or main = {self.main} below 1; "
-                f"the model has {', '.join(parts) or 'none'}"
-            )
-        for name in chosen:
-            layer = parts[name]
+        if self.main < 1:
+            raise InputError(f"compression of experts: main must be at least 1, got {self.main}")
+        parts = chosen_layers(module, self.layers, "compression of experts")
+        for name, layer in parts.items():
             if not layer.compresses:
                 raise InputError(
                     f"compression of experts, layer {name!r}: {type(layer).__name__} leaves the "
@@ -70,8 +64,8 @@ class CompressExperts(Edit):
                 )
 
         def compress() -> Change:
-            for name in chosen:
-                parts[name].compress(self.main)
+            for layer in parts.values():
+                layer.compress(self.main)
             return Change()
 
         return compress

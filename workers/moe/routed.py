@@ -6,7 +6,7 @@ Letters: T tokens, E experts, D inputs, B samples, G domains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.contract import InputError
 from workers.moe.counters import Counters
 from workers.moe.walk import Walk
 
@@ -220,6 +221,18 @@ Layers = Mapping[str, RoutedLayer]
 def routed_layers(model: nn.Module) -> dict[str, Any]:
     """The model's routed layers (``RoutedLayer``) by module name. Growth never adds any."""
     return {name: part for name, part in model.named_modules() if isinstance(part, RoutedLayer)}
+
+
+def chosen_layers(model: nn.Module, names: Sequence[str] | None, what: str) -> dict[str, Any]:
+    """The routed layers with these names, None = all; InputError, which begins with ``what``, on
+    others and where there are none."""
+    parts = routed_layers(model)
+    chosen = list(parts) if names is None else list(names)
+    absent = [name for name in chosen if name not in parts]
+    if absent or not chosen:
+        have = ", ".join(parts) or "none"
+        raise InputError(f"{what}: no routed layers {absent}; the model has {have}")
+    return {name: parts[name] for name in chosen}
 
 
 def _layers(where: nn.Module | Layers) -> Layers:

@@ -88,6 +88,20 @@ class Expert(nn.Module):
         """Take in the form's common part, which stays a part of the layer and not of this."""
         raise NotImplementedError
 
+    @classmethod
+    def latent_form(cls, config: Any, rank: int) -> Any:
+        """Config of experts alike but for reading their input through one projection of the layer
+        to ``rank`` numbers; None = there are none (edit ``factor_latent``).
+
+        Their class has ``take_over``.
+        """
+        return None
+
+    @classmethod
+    def take_over(cls, experts: Sequence[Any], replaced: Sequence[Any]) -> None:
+        """Take the place of experts, each of one, with their parameters where these fit."""
+        raise NotImplementedError
+
     def detached(self, x: Tensor) -> Tensor:
         """The answer, whose gradient reaches ``x`` but none of the parameters that make it."""
         frozen = {name: parameter.detach() for name, parameter in self.named_parameters()}

@@ -56,6 +56,16 @@ class Bottleneck(Expert):
         return config.width or shared_width(sizes)
 
     @classmethod
+    def latent_form(cls, config: Config, rank: int) -> Any:
+        """See ``Expert.latent_form``; a subclass may compute anything and says so itself."""
+        from workers.moe.experts.shared_latent import SharedLatentExpert
+
+        if cls is not Bottleneck:
+            return None
+        form = SharedLatentExpert.Config
+        return form(rank=rank, width=config.width, activation=config.activation)
+
+    @classmethod
     def packed(cls, experts: Sequence[Any]) -> Kernel | None:
         """All of them as one kernel, where they share an activation; widths may differ."""
         activation = experts[0].activation

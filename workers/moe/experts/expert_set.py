@@ -42,15 +42,27 @@ class ExpertSet(nn.ModuleDict):
         self.births: dict[int, Birth] = {}
         self.removed: dict[int, Birth] = {}
         """Experts that are gone, by id."""
-        self._table, self._forms, self._sizes = table, forms, sizes
+        self.rank: int | None = None
+        """Numbers of the projection through which experts read; None = they are as configured."""
+        self._table, self._sizes = table, sizes
+        self._configured, self._forms = tuple(forms), list(forms)
         self._form_of: dict[int, int] = {}
         self._widths: dict[int, int] = {}
         self._classes = [class_of(table, config) for config in forms]
         self._common = (common,)  # in a tuple, so that it is no part of this module
-        for form, (cls, config) in enumerate(self.forms()):
-            part = cls.common_part(config, *sizes)
-            if part is not None and common is not None:
-                common[str(form)] = part
+        for form in range(len(self._forms)):
+            self._draw_common(form)
+
+    def _draw_common(self, form: int) -> None:
+        """Give the layer what the experts of a form have in common, in place of what it had."""
+        common = self._common[0]
+        if common is None:
+            return
+        part = self._classes[form].common_part(self._forms[form], *self._sizes)
+        if part is not None:
+            common[str(form)] = part
+        elif str(form) in common:
+            del common[str(form)]
 
     def expert(self, number: int) -> Any:
         """The expert with this id."""
@@ -74,6 +86,45 @@ class ExpertSet(nn.ModuleDict):
     def forms(self) -> list[tuple[Any, Any]]:
         """Class and Config of each form."""
         return list(zip(self._classes, self._forms, strict=True))
+
+    def forms_at(self, rank: int | None) -> list[Any]:
+        """Config of each form whose experts read through a projection to ``rank`` numbers, as
+        configured where there is none such; None = all as configured."""
+        if rank is None:
+            return list(self._configured)
+        return [
+            class_of(self._table, config).latent_form(config, rank) or config
+            for config in self._configured
+        ]
+
+    def unfactored(self, rank: int) -> list[str]:
+        """Kinds configured of which there is no form that reads through a projection."""
+        forms = zip(self._configured, self.forms_at(rank), strict=True)
+        return [config.kind for config, found in forms if config == found]
+
+    def read_through(self, rank: int | None, reference: nn.Module) -> list[tuple[Any, Any]]:
+        """Have experts read their input through a projection to ``rank`` numbers, see ``forms_at``.
+
+        Those of a form that changes are drawn anew, in place and of the same width. Returns, for
+        each such form with experts, (the new ones, those that they replace).
+        """
+        self.rank, swaps = rank, []
+        for form, config in enumerate(self.forms_at(rank)):
+            if config == self._forms[form]:
+                continue
+            self._forms[form], self._classes[form] = config, class_of(self._table, config)
+            self._draw_common(form)
+            common = self._common[0]
+            if common is not None and str(form) in common:
+                like(common[str(form)], reference)
+            members = [number for number, its in self._form_of.items() if its == form]
+            old = [self.expert(number) for number in members]
+            for number, expert in zip(members, old, strict=True):
+                made = self.make(form, expert.width)
+                self.put(number, made, form, self.births[number], reference)
+            if members:
+                swaps.append(([self.expert(number) for number in members], old))
+        return swaps
 
     def width(self, form: int, width_of: WidthOf) -> int:
         """Width of new experts of a form, by ``width_of`` unless it is settled already."""

@@ -63,6 +63,25 @@ class SharedLatentExpert(Bottleneck):
         (found,) = self._latent
         return found
 
+    @classmethod
+    @torch.no_grad()
+    def take_over(cls, experts: Sequence[Any], replaced: Sequence[Any]) -> None:
+        """Take the place of bottleneck experts: ``W_e ~ B_e A`` with least squared error.
+
+        A: the first R right singular vectors of all W_e [width, D] stacked; ``B_e = W_e A^T``. All
+        else are the parameters of the experts replaced, themselves.
+        """
+        latent = experts[0].latent.weight
+        rows_HD = torch.cat([old.up.weight.to("cpu", torch.float64) for old in replaced])
+        a_RD = principal(rows_HD, len(latent))
+        latent.copy_(a_RD)
+        for new, old in zip(experts, replaced, strict=True):
+            new.up.weight.copy_(old.up.weight.to("cpu", torch.float64) @ a_RD.t())
+            new.up.weight.requires_grad_(old.up.weight.requires_grad)
+            new.up.bias, new.down = old.up.bias, old.down
+            for name, parameter in old.named_parameters(recurse=False):
+                new.register_parameter(name, parameter)
+
     def _hidden(self, x: Tensor) -> Tensor:
         return super()._hidden(self.latent(x))
 
@@ -92,6 +111,17 @@ class SharedLatentExpert(Bottleneck):
         if inner is None or any(expert.latent is not first for expert in experts):
             return None
         return PackedLatent(inner, first.weight)
+
+
+def principal(rows_HD: Tensor, rank: int) -> Tensor:
+    """The first right singular vectors [rank, D] of ``rows``, each with its largest entry positive.
+
+    Beyond the rank of ``rows`` they are completed to an orthonormal set.
+    """
+    _, triangle_HD = torch.linalg.qr(rows_HD, mode="r")
+    vectors_RD = torch.linalg.svd(triangle_HD, full_matrices=True)[2][:rank]
+    largest_R1 = vectors_RD.abs().argmax(1, keepdim=True)
+    return vectors_RD * vectors_RD.gather(1, largest_R1).sign()
 
 
 class PackedLatent:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workers.contract import InputError, derive_seed
 from workers.edits.base import EditProbe, Forward
 from workers.moe.growth.surgery import answer
-from workers.moe.routed import observing, routed_layers
+from workers.moe.routed import chosen_layers, observing
 from workers.moe.routers.base import Router
 
 if TYPE_CHECKING:
@@ -95,27 +95,21 @@ def plan_fit(
     module: nn.Module, edit: FitRouter, probe: EditProbe | None, run: Forward
 ) -> Callable[[], None]:
     """Check that the routers can be fitted to the probe; the result fits them."""
-    parts = routed_layers(module)
-    chosen = list(parts) if edit.layers is None else list(edit.layers)
-    absent = [name for name in chosen if name not in parts]
-    if absent or not chosen:
-        raise InputError(
-            f"fit of routers: no routed layers {absent}; the model has {', '.join(parts) or 'none'}"
-        )
-    for name in chosen:
-        _check(name, parts[name].router, edit.targets)
+    parts = chosen_layers(module, edit.layers, "fit of routers")
+    for name, layer in parts.items():
+        _check(name, layer.router, edit.targets)
     if probe is None:
         raise InputError(f"fit of routers: no {edit.targets} of probe samples are known here")
     with observing(module) as seen:
         answer(module, run, probe)
-    read = {name: tuple(routed.x for routed in seen[name]) for name in chosen}
+    read = {name: tuple(routed.x for routed in seen[name]) for name in parts}
     targets = {
         name: TARGETS[edit.targets](Shown(module, parts[name], probe, run, read[name]))
-        for name in chosen
+        for name in parts
     }
 
     def fit() -> None:
-        for name in chosen:
+        for name in parts:
             for number, router in enumerate(parts[name].routers):
                 seed = derive_seed(edit.seed, name, "fit", number)
                 router.fit(read[name][number], targets[name][number], seed)

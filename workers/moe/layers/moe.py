@@ -432,6 +432,14 @@ class MoELayer(RoutedLayer, Growable, Layer):
             else:
                 give_scale(expert, self.inputs)
 
+    def factor(self, rank: int, seed: int) -> None:
+        """Have its experts read their input through one projection [rank, inputs], fitted to their
+        input maps; a layer that does stays as it is."""
+        with seeded(seed):
+            swaps = self.experts.read_through(rank, self)
+        for new, old in swaps:
+            type(new[0]).take_over(new, old)
+
     def target(self, experts: int) -> int:
         return self.place.count(experts) + self._copies - len(self.experts.removed)
 
@@ -546,6 +554,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
             "shared": self.config.shared or None,
             "removed": self.experts.removed_arch() or None,
             "main": self.main,
+            "latent": self.experts.rank,
             "shared_kinds": [form.kind for form in self.config.shared_experts] or None,
             "mask": None if self.mask is None else self.mask.arch(),
             "phase": None if self.phase is None else list(self.phase),
@@ -558,7 +567,9 @@ class MoELayer(RoutedLayer, Growable, Layer):
         rounds = 1 + len(arch.get("later_routers", ()))
         saved = arch["kinds"], arch.get("shared", 0), arch.get("shared_kinds", []), rounds
         kinds = [form.kind for form in self.config.shared_experts]
-        present = self.experts.kinds, self.config.shared, kinds, self.rounds
+        rank = arch.get("latent")
+        routed = [form.kind for form in self.experts.forms_at(rank)]
+        present = routed, self.config.shared, kinds, self.rounds
         if saved != present:
             raise InputError(
                 "the saved layer has (kinds of experts, shared experts, their kinds, rounds) = "
@@ -570,6 +581,8 @@ class MoELayer(RoutedLayer, Growable, Layer):
             for parameter in (*self.parameters_of(number), *self.common.parameters()):
                 parameter.requires_grad_(True)
         self.frozen = frozenset(arch.get("frozen", ()))
+        with seeded(0):  # every value is overwritten
+            self.experts.read_through(rank, self)
         self.experts.ensure_arch(arch["experts"], arch.get("removed", ()), self)
         gone = leaving(before, self.births)
         self.compress(arch.get("main"))
