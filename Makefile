@@ -36,12 +36,11 @@ demo: setup
 	$(BIN)/growstage run configs/quickstart.toml
 
 test: setup
-	$(BIN)/python -m pytest $(FAST)
-	$(BIN)/python -m pytest tests/doors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST) tests/doors
 	$(BIN)/python -m pytest tests/integration --session-timeout 1320
 
 test-fast: setup
-	$(BIN)/python -m pytest $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST)
 
 lint: setup
 	$(BIN)/ruff format --check .

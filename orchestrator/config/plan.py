@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from orchestrator.config.run import LaneConfig, RunConfig
 from orchestrator.config.sharing import rows_of, trained_by
@@ -70,7 +71,7 @@ def plan(config: RunConfig, experts_share: float = 1.0) -> tuple[PlannedLane, ..
     if not 0.0 < experts_share <= 1.0:
         raise InputError(f"--experts-share: got {experts_share:g}; must be above 0 and at most 1")
     planned = config.plan().lanes
-    known: _Known = {}
+    known = _Known()
     trained, rows = trained_by(planned), rows_of(planned)
     return tuple(
         _lane(lane, decided, trained[lane.name][1:], rows[lane.name], known, experts_share)
@@ -90,8 +91,12 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
     }
 
 
-_Known = dict[str, Memory | None]
-"""Memory of lanes by all it depends on; lanes differ in less, seeds above all."""
+@dataclass(slots=True)
+class _Known:
+    """What was estimated, by all it depends on; lanes differ in less, seeds above all."""
+
+    memory: dict[str, Memory | None] = field(default_factory=dict)
+    parameters: dict[str, int | None] = field(default_factory=dict)
 
 
 def to_train(lanes: tuple[PlannedLane, ...]) -> int:
@@ -122,7 +127,7 @@ def _lane(
                 intervals=stage.intervals,
                 experts=first,
                 last_experts=last,
-                parameters=trainers.estimate_parameters(stream, lane.sections["model"], last),
+                parameters=_parameters(lane, stream, last, known),
                 trained_by=None if owner == lane.name else owner,
             )
         )
@@ -143,6 +148,15 @@ def _lane(
     )
 
 
+def _parameters(lane: LaneConfig, stream: Any, experts: int | None, known: _Known) -> int | None:
+    """Of the model with so many experts."""
+    model = lane.sections["model"]
+    key = digest([repr(model), list(stream.input_shape), stream.outputs, experts])
+    if key not in known.parameters:
+        known.parameters[key] = trainers.estimate_parameters(stream, model, experts)
+    return known.parameters[key]
+
+
 def _memory(
     lane: LaneConfig, last: int | None, known: _Known, share: float
 ) -> tuple[Memory | None, tuple[str, ...]]:
@@ -153,12 +167,12 @@ def _memory(
     trains = tuple(dict.fromkeys(roles for p in policies.values() for roles in p.trains))
     told = [repr(sections[name]) for name in ("stream", "model", "training")]
     key = digest([told, lane.trainer, experts, lane.workers, trains, device, share])
-    if key not in known:
+    if key not in known.memory:
         parts = lane.stream(), sections["model"], sections["training"]
-        known[key] = trainers.estimate_memory(
+        known.memory[key] = trainers.estimate_memory(
             lane.trainer, *parts, experts, lane.workers, trains, device, share
         )
-    memory, notes = known[key], []
+    memory, notes = known.memory[key], []
     if memory is None:
         return None, ()
     if last is None and lane.experts is not None:
