@@ -132,6 +132,13 @@ def of_slots(values_TE: Tensor, selected_TK: Tensor) -> Tensor:
     return torch.where(selected_TK >= 0, values_TE.gather(1, selected_TK.clamp(min=0)), 0.0)
 
 
+def best_first(selected_TK: Tensor, weights_TK: Tensor) -> tuple[Tensor, Tensor]:
+    """The slots of each token by falling weight, unused ones last."""
+    rank_TK = weights_TK.detach().masked_fill(selected_TK < 0, -1.0)
+    order_TK = rank_TK.argsort(dim=1, descending=True, stable=True)
+    return selected_TK.gather(1, order_TK), weights_TK.gather(1, order_TK)
+
+
 def _most(per_token: Tensor) -> int:
     """Slots that all tokens fit into, at least one."""
     return max(1, int(per_token.max())) if len(per_token) else 1

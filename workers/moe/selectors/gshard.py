@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from workers.moe.selection import Selection, Slots
+from workers.moe.selection import Selection, Slots, best_first
 from workers.moe.selectors.capacity import arrivals, check_capacity, places
 from workers.moe.selectors.ranked import Ranked
 
@@ -71,5 +71,5 @@ class GShard(Ranked):
         counts = selected_TK.new_zeros(experts + 1)
         place_S = selected_TK.where(used_TK, experts).reshape(-1)
         counts = counts.scatter_add(0, place_S, torch.ones_like(place_S))
-        left = Slots(selected_TK, weights_TK, counts[:experts])
+        left = Slots(*best_first(selected_TK, weights_TK), counts[:experts])
         return Selection(slots=left, probabilities_TE=found.probabilities_TE)

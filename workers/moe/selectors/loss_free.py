@@ -13,7 +13,7 @@ import ops
 from workers.contract import LaneSettings
 from workers.moe.growth.growable import with_zero
 from workers.moe.routed import Birth
-from workers.moe.selection import Selection, Slots, exact, of_slots
+from workers.moe.selection import Selection, Slots, best_first, exact, of_slots
 from workers.moe.selectors.base import Selector, one_learner
 from workers.tables import Problem
 
@@ -113,4 +113,5 @@ class LossFree(Selector):
         weights_TK = of_slots(scores_TE, selected_TK)
         if self.config.weights == "normalised":
             weights_TK = weights_TK / weights_TK.sum(1, keepdim=True).clamp(min=1e-9)
-        return Selection(slots=Slots(selected_TK, weights_TK, counts_E))
+        # the bias decides who is chosen, not who is best
+        return Selection(slots=Slots(*best_first(selected_TK, weights_TK), counts_E))

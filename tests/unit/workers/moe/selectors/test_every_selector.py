@@ -104,6 +104,8 @@ def test_slots_and_table_say_the_same(kind: str) -> None:
         selection = layer.selector(_x(), logits_TE, _allowed(6), training)
         slots = selection.as_slots()
         assert torch.equal(slots.chosen(6), selection.chosen_TE)
+        ranked_TK = slots.weights_TK.detach().masked_fill(slots.selected_TK < 0, -1.0)
+        assert bool((ranked_TK.diff(dim=1) <= 1e-6).all()), "best first, unused slots last"
         assert torch.equal(slots.counts_E, selection.chosen_TE.sum(0))
         dense_TE = torch.zeros(TOKENS, 7).scatter_add(
             1, slots.selected_TK.where(slots.selected_TK >= 0, 6), slots.weights_TK.detach()

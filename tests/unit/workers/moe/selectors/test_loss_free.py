@@ -35,6 +35,7 @@ def test_the_bias_is_for_the_choice_alone(scores: str, weights: str) -> None:
     if weights == "normalised":
         wanted_TE = wanted_TE / wanted_TE.sum(1, keepdim=True)
     torch.testing.assert_close(found.weights_TE, wanted_TE)
+    assert bool((found.as_slots().weights_TK.diff(dim=1) <= 0).all()), "the best by weight is first"
     plain = _selector(scores=scores, weights=weights).select(logits_TE, None, False)
     assert not torch.equal(plain.chosen_TE, found.chosen_TE)
 
