@@ -72,9 +72,6 @@ class Probe:
     """Place in ``domains`` of each evaluated sample, int64 [N]."""
     targets: Tensor | None = None
     """Labels or targets of ``inputs`` [N, ...]; None in a lane that acts."""
-    told: Tensor | None = None
-    """Place of the domain of each of ``inputs`` among the stream's, int64 [N], for models that must
-    know it (``workers.moe.routed.telling``)."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     """Layer -> what its activation function gave on the inputs: [N, F], [N, positions, F] or
     [N, F, height, width]. Features inside experts are left out."""
@@ -87,6 +84,9 @@ class Probe:
     ``needs_gradients`` was asked for, in a lane with targets."""
     inputs_domain: Tensor | None = None
     """Place in ``domains`` of each of ``inputs``, int64 [N]; None where it is not known."""
+    stream_domains: tuple[str, ...] | None = None
+    """Every domain of the stream, in the order in which a trainer counts them; None = ``domains``.
+    """
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     """Outputs [N, ...], targets -> how good each answer is, 0 to 1 [N]; None where nothing is."""
     events: Mapping[str, Tensor] = field(default_factory=dict)
@@ -100,6 +100,15 @@ class Probe:
     def parameters(self) -> dict[str, Tensor]:
         """The model's parameters by name, detached."""
         return {name: tensor.detach() for name, tensor in self.model.named_parameters()}
+
+    @property
+    def told(self) -> Tensor | None:
+        """Place of the domain of each of ``inputs`` among the stream's, int64 [N], for models that
+        must know it (``workers.moe.routed.telling``)."""
+        if self.inputs_domain is None or self.stream_domains is None:
+            return self.inputs_domain
+        places = [self.stream_domains.index(name) for name in self.domains]
+        return self.inputs_domain.new_tensor(places)[self.inputs_domain]
 
     def scored(self, outputs: Tensor, inside: Tensor | None = None) -> float:
         """Mean score of other outputs to ``inputs``, or to those ``inside``, bool [N]."""

@@ -242,15 +242,9 @@ def pooled(
     """
     few = max(1, samples // len(probes))
     model, inputs = probes[0].model, torch.cat([_thinned(probe.inputs, few) for probe in probes])
-    known = [_thinned(probe.told, few) for probe in probes if probe.told is not None]
-    told = torch.cat(known) if known else None
     given = [_thinned(probe.targets, few) for probe in probes if probe.targets is not None]
     targets = torch.cat(given) if given else None
-    found = None
-    if loss is not None and targets is not None:
-        with telling(model, told):
-            found = gradients(model, loss, inputs, targets)
-    return Probe(
+    probe = Probe(
         model=model,
         inputs=inputs,
         outputs=torch.cat([_thinned(probe.outputs, few) for probe in probes]),
@@ -258,14 +252,17 @@ def pooled(
         routed=joined([probe.routed for probe in probes]),
         domains=domains,
         domain=torch.cat([_places(probe.domain, probe, domains) for probe in probes]),
-        told=told,
         start=probes[0].start,
         loss=loss,
         inputs_domain=_inputs_domain(probes, domains, few),
+        stream_domains=probes[0].stream_domains,
         score=probes[0].score,
         events=_pooled_events(probes),
-        gradients=found,
     )
+    if loss is None or targets is None:
+        return probe
+    with telling(model, probe.told):
+        return replace(probe, gradients=gradients(model, loss, inputs, targets))
 
 
 def gradients(
@@ -346,7 +343,6 @@ def _looked_at(
         routed=routed,
         domains=domains,
         domain=domain.to(device),
-        told=known,
         inputs_domain=known.to(device),
     )
 

@@ -40,8 +40,9 @@ class Subject:
     gates: Callable[[], Mapping[str, Mapping[str, Gates]]]
     """Task -> layer -> what the model does with the task's validation part. Raises InputError where
     a task has none."""
-    references: Callable[[int], tuple[Tensor, Tensor]] | None
-    """So many training samples of each task, drawn by seed, with their targets; None in lanes that
+    references: Callable[[int], tuple[Tensor, Tensor, Tensor]] | None
+    """So many training samples of each task, drawn by seed, with their targets and their domains as
+    places among the stream's (int64 [N], for ``workers.moe.routed.telling``); None in lanes that
     act."""
     right: Callable[[Tensor, Tensor], Tensor] | None
     """Outputs [B, ...], targets -> whether each answer is right, bool [B], [B, S] for windows; None

@@ -15,7 +15,7 @@ from torch import Tensor
 from workers.contract import InputError
 from workers.inference.base import Forward, InferencePolicy, Subject, log_probabilities
 from workers.inference.steering import steered, weighted
-from workers.moe.routed import Routed, observing
+from workers.moe.routed import Routed, observing, telling
 from workers.moe.selection import exact
 
 Weights = dict[str, list[Tensor]]
@@ -73,8 +73,8 @@ class NeighbourRerouting(InferencePolicy):
         assert subject.right is not None
         names = list(subject.layers)[-self.config.layers :]
         self._layers = {name: subject.layers[name] for name in names}
-        self._x, self._y = subject.references(self.config.memory)
-        with torch.inference_mode():
+        self._x, self._y, self._domain = subject.references(self.config.memory)
+        with torch.inference_mode(), telling(subject.model, self._domain):
             seen = [
                 self._seen(subject.model, x_B, subject.right, y_B)
                 for x_B, y_B in zip(self._x.split(BATCH), self._y.split(BATCH), strict=True)
@@ -96,7 +96,8 @@ class NeighbourRerouting(InferencePolicy):
         }
         self._remembered = len(self.keys_MD)
         if self.config.form == "gradient":
-            self._x, self._y = self._x[solved_M.cpu()], self._y[solved_M.cpu()]
+            kept = solved_M.cpu()
+            self._x, self._y, self._domain = self._x[kept], self._y[kept], self._domain[kept]
         self.width = self._mean_distance()
 
     def answer(self, forward: Forward, x: Tensor) -> Tensor:
@@ -161,7 +162,8 @@ class NeighbourRerouting(InferencePolicy):
         """The samples' own weights after steps that lessen their neighbours' losses."""
         near = near_BJ.flatten().cpu()
         device = kernel_BJ.device
-        with torch.inference_mode(False), torch.enable_grad():
+        known = telling(self.subject.model, self._domain[near])
+        with torch.inference_mode(False), torch.enable_grad(), known:
             x, y = self._x[near].to(device), self._y[near].to(device)
             kernel = kernel_BJ.clone().flatten()
             weights = {n: [w.clone() for w in rounds] for n, rounds in own.items()}

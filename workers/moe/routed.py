@@ -304,13 +304,14 @@ def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
     """Tell layers that need it the domain of each sample that passes the model inside the block.
 
     For forwards outside a training step: N samples in this order, in any batches, over and over.
-    ``domain_N``: place of each one's domain among the stream's, int64; None = nobody knows.
+    Of blocks inside one another the inner one counts while it lasts. ``domain_N``: place of each
+    one's domain among the stream's, int64; None = nobody knows.
     """
     layers = [layer for layer in routed_layers(model).values() if layer.needs_domain]
     if domain_N is None or not layers:
         yield
         return
-    passed = 0
+    passed, before = 0, [layer.record.step for layer in layers]
 
     def tell(_: nn.Module, inputs: Any) -> None:
         nonlocal passed
@@ -327,8 +328,8 @@ def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-        for layer in layers:
-            layer.record.step = IDLE
+        for layer, step in zip(layers, before, strict=True):
+            layer.record.step = step
 
 
 # ---------------------------------------------------------------- reading

@@ -162,9 +162,9 @@ def _measure_task(
         routed=routed,
         domains=task.domains,
         domain=domain.to(device),
-        told=places(known.domains, task, few),
         start=known.start,
         inputs_domain=(domain if whole else domain[index]).to(device),
+        stream_domains=known.domains,
         score=objective.score,
         events=_events(known, test),
     )

@@ -116,9 +116,11 @@ class _Data:
                 found[task.name] = take()
         return found
 
-    def references(self, tasks: tuple[TaskSpec, ...], samples: int) -> tuple[Tensor, Tensor]:
+    def references(
+        self, tasks: tuple[TaskSpec, ...], samples: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Subject.references``."""
-        objective, parts = self.stream.objective, []
+        objective, parts, domains = self.stream.objective, [], []
         most = objective.most_looked_at
         for task in tasks:
             train = self.stream.data(task).train
@@ -126,7 +128,9 @@ class _Data:
             stratum = strata(len(train), train.domain, objective.classes(train.y))
             few = samples if most is None else min(samples, most)
             parts.append(train.take(spread(stratum, few, seed)).in_memory())
-        return torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+            domains.append(places(self.domains, task, parts[-1]))
+        x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+        return x, y, torch.cat(domains)
 
     def right(self, outputs: Tensor, y: Tensor) -> Tensor:
         """See ``Subject.right``; a sample that is not classified is right from score 0.5."""

@@ -14,7 +14,7 @@ from workers.contract import LaneSettings
 from workers.moe.routed import Birth
 from workers.moe.selection import Selection, exact
 from workers.moe.selectors.around import narrowed
-from workers.moe.selectors.base import largest
+from workers.moe.selectors.base import largest, one_learner
 from workers.moe.selectors.topk import TopK
 from workers.tables import Problem
 
@@ -61,9 +61,9 @@ class BatchCoreset(TopK):
                 )
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """What learns from what it does must do what it learns with."""
+            """What learns from what it does must do what it learns with; one learner's votes."""
             if not lane.acts:
-                return []
+                return one_learner(lane)
             allowed = (
                 "it would learn with the experts of a batch and act with others: use topk or dense"
             )

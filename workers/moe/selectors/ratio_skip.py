@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.contract import LaneSettings
 from workers.moe.selection import Selection, exact
 from workers.moe.selectors.around import Around
+from workers.moe.selectors.base import one_learner
 from workers.tables import Problem
 
 
@@ -50,9 +51,9 @@ class RatioSkip(Around):
             return False
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
-            """What learns from what it does must do what it learns with."""
+            """What learns from what it does must do what it learns with; one learner's median."""
             if not lane.acts or (self.in_training and self.mu is not None):
-                return []
+                return one_learner(lane) if self.mu is None else []
             allowed = "a lane that acts must skip alike in both: give mu and in_training = true"
             return [Problem("in_training", "training and acting would differ", allowed)]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.unit.workers.moe.routers.parts import head
 from workers.diagnostics import DIAGNOSTICS, Gates, Probe, chosen, measure, refuse_unknown
 from workers.diagnostics.observing import (
     at_start,
@@ -17,12 +18,15 @@ from workers.diagnostics.observing import (
     drift_probe,
     gradients,
     observe,
+    pooled,
     seeing,
 )
 from workers.models.actor_critic import ActorCritic
 from workers.models.classifier import Classifier
 from workers.models.cores import GRU
 from workers.moe.layers import LAYERS, ChainLayer
+from workers.moe.routed import telling
+from workers.moe.routers import OracleDomainRouter
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.tables import construct
@@ -123,6 +127,46 @@ def test_gradients_leave_the_model_as_it_was() -> None:
     assert found["second.weight"] is None
     assert found["first.weight"] is not None
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_some_tasks_are_told_by_their_places_among_all_of_the_stream() -> None:
+    """Tasks of the third and the first of three domains, answered by an expert for each domain."""
+    model = head(OracleDomainRouter.Config()).eval()
+    tasks = [
+        tasks_probe(model, torch.randn(4, 5), torch.zeros(4, dtype=torch.long), domain)
+        for domain in ("c", "a")
+    ]
+    probe = pooled(tasks, ("c", "a"), functional.cross_entropy)
+    assert probe.inputs_domain is not None
+    assert probe.told is not None
+    assert probe.inputs_domain.tolist() == [0] * 4 + [1] * 4
+    assert probe.told.tolist() == [2] * 4 + [0] * 4
+    assert probe.gradients is not None
+    reached = [probe.gradients[f"layers.0.experts.{e}.up.weight"] for e in range(3)]
+    assert [gradient is not None and bool(gradient.any()) for gradient in reached] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def tasks_probe(model: nn.Module, x: Tensor, y: Tensor, domain: str) -> Probe:
+    """What an evaluator sees of a task of one domain of a, b and c."""
+    known = torch.full((len(x),), "abc".index(domain))
+    with observe(model) as take, torch.no_grad(), telling(model, known):
+        outputs, routed = model(x), take()
+    none = torch.zeros(len(x), dtype=torch.long)
+    return Probe(
+        model=model,
+        inputs=x,
+        outputs=outputs,
+        targets=y,
+        routed=routed,
+        domains=(domain,),
+        domain=none,
+        inputs_domain=none,
+        stream_domains=("a", "b", "c"),
+    )
 
 
 def test_a_list_names_settings_names_and_groups() -> None:

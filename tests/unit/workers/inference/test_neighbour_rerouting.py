@@ -9,16 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from tests.routed import INPUTS, Two, by_hand, subject
+from tests.unit.workers.moe.routers.parts import head
 from workers.contract import InputError
 from workers.inference.neighbour_rerouting import NeighbourRerouting
-from workers.moe.routers import RouterContext
+from workers.moe.routed import telling
+from workers.moe.routers import OracleDomainRouter, RouterContext
 
 DENSE = {"kind": "dense"}
 
 
 def prepared(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> NeighbourRerouting:
     policy = NeighbourRerouting(NeighbourRerouting.Config(**settings))
-    policy.prepare(subject(model, references=lambda samples: (x[:samples], y[:samples])))
+    references = (x, y, torch.zeros(len(x), dtype=torch.long))
+    policy.prepare(
+        subject(model, references=lambda samples: tuple(part[:samples] for part in references))
+    )
     return policy
 
 
@@ -86,6 +91,21 @@ def test_a_gradient_step_is_that_of_the_neighbours_loss() -> None:
         rows.append((moved / moved.sum()).detach())
     expected = by_hand(model.last, hidden, lambda _: torch.stack(rows))
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["kernel", "gradient"])
+def test_references_pass_with_their_own_domains(form: str) -> None:
+    """An expert for each domain: queries of one take the experts of references near them."""
+    model = head(OracleDomainRouter.Config()).eval()
+    x, domain = torch.randn(9, 5), torch.tensor([2, 0, 1]).repeat(3)
+    with telling(model, domain), torch.no_grad():
+        y = model(x).argmax(-1)
+    settings = {"form": form, "memory": 9, "neighbours": 1, "steps": 1}
+    policy = NeighbourRerouting(NeighbourRerouting.Config(**settings))
+    policy.prepare(subject(model, references=lambda samples: (x, y, domain)))
+    assert policy.figures() == {"remembered": 9.0}, "all are right where they are told rightly"
+    with telling(model, domain), torch.no_grad():
+        torch.testing.assert_close(policy.answer(model, x), model(x))
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from tests.unit.workers.moe.routers.parts import check_growth_and_restoring, head, layer, told
 from tests.unit.workers.moe.routers.settings import lane
@@ -51,6 +52,20 @@ def test_evaluation_in_batches_is_told_each_samples_domain() -> None:
         assert torch.equal(model(x), model(x))
     with pytest.raises(InputError, match="was not told it"):
         model(x)  # it knows nothing after the block
+
+
+def test_a_block_inside_another_is_told_its_own_samples() -> None:
+    model, domains = head(ORACLE).eval(), torch.tensor([2, 0])
+    with telling(nn.Sequential(model), domains), pytest.raises(InputError):
+        model(torch.randn(2, 5))  # the outer block hears of what passes its own model only
+    outer = nn.Sequential(model)
+    with telling(outer, domains), observing(model) as seen:
+        outer(torch.randn(2, 5))
+        with telling(model, torch.tensor([1])):
+            model(torch.randn(1, 5))
+        model.layers[0](torch.randn(2, 5))  # further passes of the outer block's samples
+    chosen = [routed.weights.argmax(1).tolist() for routed in seen["layers.0"]]
+    assert chosen == [[2, 0], [1], [2, 0]]
 
 
 def test_sequences_are_told_once_a_sample() -> None:

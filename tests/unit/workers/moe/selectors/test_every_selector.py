@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from orchestrator.config.checks import settings_of
+from tests.fakes import tiny
 from workers.moe.experts import EXPERTS
 from workers.moe.growth.growable import Growth, cast
 from workers.moe.growth.initialisers import INITIALISERS
@@ -19,6 +24,7 @@ from workers.moe.routed import (
     take_losses,
 )
 from workers.moe.selectors import SELECTORS
+from workers.rl.settings import PPOTraining
 
 DOMAINS = ("one", "other")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -156,3 +162,27 @@ def test_active_is_between_one_and_all(kind: str) -> None:
     selector = _layer(kind).selector
     for experts in (1, 2, 5, 8):
         assert 0.0 < selector.active(experts) <= experts
+
+
+@pytest.mark.parametrize("kind", SELECTORS)
+def test_what_each_learner_would_move_alone_is_refused(kind: str) -> None:
+    """Exactly the selectors of which training without an optimizer moves a saved buffer."""
+    layer, known = _layer(kind), dict(_layer(kind).selector.named_buffers())
+    for _ in range(2):
+        _step(layer, _x())
+    moves = any(not torch.equal(x, known[name]) for name, x in layer.selector.named_buffers())
+    assert moves == bool(_refused(SELECTORS[kind].Config(), learners=2))
+    assert not _refused(SELECTORS[kind].Config(), learners=1)
+
+
+def test_a_given_ratio_is_measured_by_no_learner() -> None:
+    assert not _refused(SELECTORS["ratio_skip"].Config(mu=0.3), learners=2)
+
+
+def _refused(config: Any, learners: int) -> list[Any]:
+    """Problems of a lane that does not act: what its own model does is refused for itself."""
+    settings = settings_of(tiny().lanes[0])
+    training = PPOTraining.Config(steps_per_stage=4096, intervals=1, num_learners=learners)
+    lane = replace(settings, sections={**settings.sections, "training": training})
+    assert not lane.acts
+    return list(config.problems(lane)) if hasattr(config, "problems") else []
