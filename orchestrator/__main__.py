@@ -60,9 +60,8 @@ def run(
 ) -> None:
     """Run a stream file to its end."""
     from orchestrator import session
-    from orchestrator.config.file import load
 
-    checked = load(config, set_ or ())
+    checked = session.load(config, set_ or (), tracking_uri)
     folder = run_dir or session.default_run_dir(checked)
     status = session.run(checked, folder, tracking_uri, address, as_json, wait_for_nodes)
     _finish(status, folder, as_json)
@@ -99,10 +98,10 @@ def submit(
     wait_for_nodes: WaitForNodes = 0.0,
 ) -> None:
     """Hand a stream file to a Ray cluster as a job; made again, it goes on where it stopped."""
+    from orchestrator import session
     from orchestrator.cluster import jobs
-    from orchestrator.config.file import load
 
-    load(config, set_ or ())
+    session.load(config, set_ or (), tracking_uri)
     job = jobs.submission(config, set_ or (), run_dir, tracking_uri, address, wait_for_nodes)
     print(job.command(), file=sys.stderr)
     client, job_id = jobs.submit(job)
@@ -124,14 +123,15 @@ def plan(
     experts_share: Annotated[
         float, typer.Option(help="Share of the experts that masks let train, for the memory.")
     ] = 1.0,
+    tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Dry run: stages, ids, what waits for what, resources, parameters."""
+    from orchestrator import session
     from orchestrator.config import plan as planning
-    from orchestrator.config.file import load
     from orchestrator.report import terminal
 
-    checked = load(config, set_ or ())
+    checked = session.load(config, set_ or (), tracking_uri)
     lanes = planning.plan(checked, experts_share)
     if as_json:
         _print_json(planning.as_json(checked, lanes))

@@ -35,6 +35,17 @@ def default_run_dir(config: RunConfig) -> str:
     return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def load(path: Path, overrides: Sequence[str], tracking_uri: str | None) -> RunConfig:
+    """A stream file, checked; models that it names as MLflow does are looked up there."""
+
+    def settle(raw: Json) -> Json:
+        from orchestrator.tracking.named_models import settled
+
+        return settled(raw, tracking_uri)
+
+    return configuration.load(path, overrides, settle)
+
+
 def run(
     config: RunConfig,
     run_dir: Place,

@@ -8,7 +8,7 @@ over the default key by key, or replaces it where its ``kind`` differs.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,12 @@ _File = _with_sections("_File", _FileKeys)
 _Lane = _with_sections("_Lane", _LaneKeys)
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+def load(
+    path: Path, overrides: Iterable[str] = (), settle: Callable[[Json], Json] | None = None
+) -> RunConfig:
     """Read a TOML file, lay ``a.b=value`` overrides over it and check everything.
+
+    ``settle`` replaces what only a tracking store knows before anything is checked.
 
     Raises ConfigError with all problems, InputError where the file cannot be read.
     """
@@ -91,7 +95,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         override(raw, item)
-    return check(raw, str(path))
+    return check(raw if settle is None else settle(raw), str(path))
 
 
 def restore(plain: Json) -> RunConfig:

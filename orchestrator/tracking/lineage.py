@@ -149,16 +149,16 @@ def _details(step: Step) -> list[str]:
 def _resolve(client: Any, name: str) -> tuple[Any, Any]:
     """The (model or None, run) that ``name`` means."""
     experiments = [item.experiment_id for item in client.search_experiments()]
-    models = _models(client, experiments, name)
-    if len(models) > 1:
+    named = models(client, experiments, name)
+    if len(named) > 1:
         found = "\n".join(
             f"  {model.model_id}  {model.name}  {model.params.get('sha256', '')[:16]}  "
             f"run {model.tags.get('growstage.run', '?')}"
-            for model in models
+            for model in named
         )
-        raise InputError(f"lineage: {name!r} names {len(models)} models; give an id of\n{found}")
-    if models:
-        return models[0], client.get_run(models[0].source_run_id)
+        raise InputError(f"lineage: {name!r} names {len(named)} models; give an id of\n{found}")
+    if named:
+        return named[0], client.get_run(named[0].source_run_id)
     runs = _stage_runs(client, experiments, name)
     if len(runs) != 1:
         raise InputError(
@@ -171,7 +171,7 @@ def _resolve(client: Any, name: str) -> tuple[Any, Any]:
     return (client.get_logged_model(made[0].model_id) if made else None), run
 
 
-def _models(client: Any, experiments: list[str], name: str) -> list[Any]:
+def models(client: Any, experiments: list[str], name: str) -> list[Any]:
     """Models by id, else by name, else by the start of their digest or of their stage's id."""
     if "'" in name:
         return []
