@@ -124,6 +124,32 @@ def test_replay_buffer_is_the_same_on_both_and_comes_back(tmp_path: Path) -> Non
     assert essence(killed) == essence(whole)
 
 
+def test_biases_that_follow_the_load_are_the_same_on_both_and_come_back(tmp_path: Path) -> None:
+    """Growth and a selector with running state; one killed after the second stage's first interval.
+
+    Every checkpoint's digest, biases included, was given by both workers alike.
+    """
+    layer = {"selector": {"kind": "loss_free", "rate": 0.05}}
+    settings = {
+        **REPLAYED,
+        "model": {"experts": 3, "head": {"kind": "moe", "hidden": [24], "layer": layer}},
+        "training": {"epochs": 1, "intervals": 2},
+    }
+    seen: Counter[str] = Counter()
+
+    def lose(action: Action) -> str | None:
+        seen["interval"] += isinstance(action, RunInterval)
+        return "after" if seen["interval"] == 3 and isinstance(action, RunInterval) else None
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = run(tmp_path / "whole", settings)
+    killed = run(tmp_path / "killed", settings, lose=lose)
+    assert len(of(killed, LaneOpened)) == 2
+    assert any(event.edit.kind == "grow" for event in of(killed, EditApplied))
+    assert essence(killed) == essence(whole)
+
+
 def test_two_teach_a_language_model_what_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,10 +54,12 @@ def peaks(probe: Probe) -> dict[str, dict[int, float]]:
 
 
 def contributions(probe: Probe) -> dict[str, dict[str, list[float]]]:
-    """Layer -> domain -> what ``OutputAware`` says of each expert by id."""
+    """Layer -> domain -> what ``OutputAware`` says of each expert by id; empty where the probe does
+    not know its inputs' domains."""
+    if probe.inputs_domain is None:
+        return {}
     with _moves(probe.model) as moves:
         seen = passes(probe)
-    assert probe.inputs_domain is not None
     domain_N = probe.inputs_domain
     told: dict[str, dict[str, list[float]]] = {}
     for name, kept in seen.items():
