@@ -17,6 +17,7 @@ from orchestrator.beginning import (
 )
 from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
+from orchestrator.config.merging import names_models
 from orchestrator.config.run import RunConfig
 from orchestrator.core.addresses import without_password
 from orchestrator.core.events import Record
@@ -39,6 +40,8 @@ def load(path: Path, overrides: Sequence[str], tracking_uri: str | None) -> RunC
     """A stream file, checked; models that it names as MLflow does are looked up there."""
 
     def settle(raw: Json) -> Json:
+        if not names_models(raw):
+            return raw
         from orchestrator.tracking.named_models import settled
 
         return settled(raw, tracking_uri)

@@ -17,7 +17,7 @@ from orchestrator.config.run import LaneConfig
 from orchestrator.config.start import SEED, Starts, problem_of
 from orchestrator.core.transitions import planned_stages
 from workers import trainers
-from workers.contract import InputError, Merged, Parent
+from workers.contract import InputError, Json, Merged, Parent
 from workers.parsing import choose, parse
 from workers.tables import Problem
 
@@ -67,6 +67,19 @@ def with_merges(
             settled[name], found = _merged(lane, way, named, settled, starts, raw[name][1])
             problems += found
     return [settled.get(lane.name, lane) for lane in lanes], problems
+
+
+def names_models(raw: Json) -> bool:
+    """Whether a file names a parent as a tracking store knows it, by ``model``."""
+    lanes = raw.get("lanes")
+    for lane in lanes if isinstance(lanes, list) else ():
+        merge = lane.get("merge") if isinstance(lane, Mapping) else None
+        parents = merge.get("parents") if isinstance(merge, Mapping) else None
+        if isinstance(parents, list) and any(
+            isinstance(parent, Mapping) and "model" in parent for parent in parents
+        ):
+            return True
+    return False
 
 
 def _way(lane: LaneConfig, raw: Any, path: str) -> tuple[Any, list[NamedParent], list[Problem]]:

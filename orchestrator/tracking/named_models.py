@@ -7,6 +7,7 @@ version in the model registry. Both become the run folder, lane and stage that m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.tracking.tracker import lineage_uri
 from workers.contract import InputError, Json
 
 REGISTRY = "models:/"
+_MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 
 
 def settled(raw: Json, tracking_uri: str | None) -> Json:
@@ -94,9 +96,11 @@ def _registered(client: Any, name: str) -> str:
         raise InputError(
             f"{name!r}: {error}; give models:/NAME/VERSION or models:/NAME@ALIAS"
         ) from error
-    if not version.model_id:
+    # A registry in a database keeps no id of the model, only where its artifacts would be.
+    held = version.model_id or next(iter(_MODEL_ID.findall(version.source or "")), None)
+    if not held:
         raise InputError(f"{name!r} was registered without a logged model; register one of a run")
-    return str(version.model_id)
+    return str(held)
 
 
 def _place(model: Any, starts: Starts) -> Json:

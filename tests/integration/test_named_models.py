@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -48,7 +49,9 @@ def donor(make_runs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFa
     run = make_runs(tmp_path_factory.mktemp("named")) / "donor"
     run_lanes(run, SPECIALISTS)
     Tracker(run, None).project()
-    client = MlflowClient(default_uri(run))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(default_uri(run))  # where a registry looks for the model of a version
+    client = MlflowClient()
     client.create_registered_model("specialist")
     client.create_model_version(
         "specialist",
@@ -57,6 +60,7 @@ def donor(make_runs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFa
     )
     client.set_registered_model_alias("specialist", "best", "1")
     client.create_model_version("specialist", "/elsewhere")
+    mlflow.set_tracking_uri(before)
     return run
 
 
