@@ -351,7 +351,7 @@ def test_the_view_shows_one_stage_with_several_children(tmp_path: Path) -> None:
                 assert write.key in opened, "nothing is written to a run that is not there yet"
             writes.append(write)
     models = {write.key: write for write in writes if isinstance(write, LogModel)}
-    children = [key for key, model in models.items() if model.parent == "run/finetune-s0/000"]
+    children = [key for key, model in models.items() if model.parents == ("run/finetune-s0/000",)]
     assert sorted(children) == [f"run/{n}-s0/001" for n in ("finetune", "joint", "replay")]
     assert "run/replay-s0/000" not in models
     for name in ("finetune", "replay", "joint"):

@@ -162,7 +162,8 @@ class NeighbourRerouting(InferencePolicy):
         """The samples' own weights after steps that lessen their neighbours' losses."""
         near = near_BJ.flatten().cpu()
         device = kernel_BJ.device
-        known = telling(self.subject.model, self._domain[near])
+        with torch.inference_mode(False):  # what is differentiated may hold no inference tensor
+            known = telling(self.subject.model, self._domain[near])
         with torch.inference_mode(False), torch.enable_grad(), known:
             x, y = self._x[near].to(device), self._y[near].to(device)
             kernel = kernel_BJ.clone().flatten()

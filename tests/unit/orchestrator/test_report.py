@@ -68,7 +68,8 @@ def test_a_worker_loss_changes_nothing_but_the_counts() -> None:
 def test_an_edit_applied_again_is_one_edit() -> None:
     (edit,) = lane(report(story(lose_at=1)))["stages"][1]["edits"]
     assert edit["cause"] == {"policy": "plateau", "trigger": "slope", "figures": {"slope": -0.1}}
-    assert edit["before"]["layers"]["body"] == {"experts": 1, "widths": (8,), "parameters": 100}
+    before = {"experts": 1, "widths": (8,), "parameters": 100, "removed": ()}
+    assert edit["before"]["layers"]["body"] == before
     assert edit["after"]["layers"]["body"]["widths"] == (8, 8)
     assert edit["after"]["parameters"] - edit["before"]["parameters"] == 100
     assert edit["probe_change"] == 0.0

@@ -69,8 +69,8 @@ def test_a_stream_of_single_domain_tasks_is_measured_as_well(tmp_path: Path) -> 
     assert list(report.figures) == [task.name for task in config.lanes[0].tasks()]
     for figures in report.figures.values():
         assert cheap["task"] | cheap["layer"] <= names(figures)
-    alone = cheap["model"] - {"specialisation", "domain_overlap"}
-    assert names(report.model_figures) == alone, "one domain only"
+    several = {"specialisation", "domain_overlap", "expert_degradation", "expert_underfitting"}
+    assert names(report.model_figures) == cheap["model"] - several, "one domain only"
     assert report.model_figures["weight_distance/all"] == 0.0, "untrained"
     gates = report.gate_weights["classes 0,1"]["head.layers.0"]
     assert sum(gates) == pytest.approx(1.0)
@@ -305,7 +305,13 @@ def token_lane(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) ->
 
 
 def test_outputs_of_tokens_are_never_kept_for_a_whole_part(tmp_path, monkeypatch) -> None:
-    config = token_lane(tmp_path, monkeypatch)
+    training = {
+        "epochs": 2,
+        "intervals": 3,
+        "batch": 10,
+        "diagnostics": ["effective_rank", "gradient_norms", "load_cv", "weight_norm"],
+    }
+    config = token_lane(tmp_path, monkeypatch, training=training)
     report = evaluated(config, tmp_path)
     most = LanguageModelling.eval_batch
     assert sum(Watched.seen) == 3 * (100 + 10 + LanguageModelling.most_kept) + 15

@@ -70,7 +70,7 @@ def test_same_seed_same_bits(kind):
     assert one.tasks() == two.tasks()
     digests = [one.data(task).digest for task in one.tasks()]
     assert digests == [two.data(task).digest for task in reversed(two.tasks())][::-1]
-    if kind in ("permuted", "chunks", "random_labels", "domains"):
+    if kind in ("permuted", "chunks", "random_labels", "domains", "linear_clusters"):
         assert digests != [other.data(task).digest for task in other.tasks()]
     else:
         assert digests == [other.data(task).digest for task in other.tasks()]
@@ -85,6 +85,10 @@ def test_data_has_promised_shapes(kind):
         for part in data.parts.values():
             x, y = part.x[:], part.y[:]
             assert x.dtype == INPUT_TYPES[stream.input_type]
+            if kind == "linear_clusters":
+                assert tuple(y.shape) == (len(x), stream.outputs)
+                assert y.is_floating_point()
+                continue
             assert y.dtype == torch.int64
             assert tuple(x.shape) == (len(y), *stream.input_shape)
             assert (
@@ -108,7 +112,9 @@ def test_parts_held_out_equal_those_of_data(kind):
             assert domains[0] == domains[1]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in STREAMS if kind not in ("arrays", "text")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in STREAMS if kind not in ("arrays", "text", "linear_clusters")]
+)
 def test_caps_limit_every_task(kind):
     caps = {"train_samples": 20, "validation_samples": 5, "test_samples": 7}
     stream = build(kind, **caps, **SMALL[kind])

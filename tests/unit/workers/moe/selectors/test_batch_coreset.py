@@ -122,7 +122,7 @@ def test_refused_settings_and_lanes() -> None:
         CORESET.Config(share=0.0)
     with pytest.raises(ValueError, match="never learns"):
         CORESET.Config(k=1)
-    (problem,) = CORESET.Config().problems(SimpleNamespace(acts=True))
+    (problem,) = CORESET.Config().problems(SimpleNamespace(acts=True, sections={}))
     assert "acts one step at a time" in str(problem)
-    assert CORESET.Config().problems(SimpleNamespace(acts=False)) == []
+    assert CORESET.Config().problems(SimpleNamespace(acts=False, sections={})) == []
     assert _selector(k=4, share=0.25).active(8) == 2

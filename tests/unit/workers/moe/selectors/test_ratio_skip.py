@@ -82,8 +82,8 @@ def test_gradients_reach_the_logits_of_what_is_kept() -> None:
 def test_refused_settings_and_lanes() -> None:
     with pytest.raises(ValueError, match="mu must be between 0 and 1"):
         SKIP.Config(mu=1.5)
-    acting = SimpleNamespace(acts=True)
+    acting = SimpleNamespace(acts=True, sections={})
     assert "in_training = true" in str(SKIP.Config(mu=0.5).problems(acting)[0])
     assert SKIP.Config(in_training=True).problems(acting)
     assert SKIP.Config(mu=0.5, in_training=True).problems(acting) == []
-    assert SKIP.Config().problems(SimpleNamespace(acts=False)) == []
+    assert SKIP.Config().problems(SimpleNamespace(acts=False, sections={})) == []
