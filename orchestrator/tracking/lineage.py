@@ -210,9 +210,11 @@ def _step(client: Any, model: Any, run: Any) -> Step:
         }
         edits = tuple(json.loads(_artifact(client, run.info.run_id, "edits.json") or "[]"))
     made = {item.model_id for item in run.outputs.model_outputs}
-    inputs = [item.model_id for item in run.inputs.model_inputs if item.model_id not in made]
+    inputs = {item.model_id for item in run.inputs.model_inputs} - made
+    # A store tells inputs in any order; the model holds the one in which it was made of them.
+    order = [] if model is None else model.params.get("parent_model", "").split(",")
     return Step(
-        parents=tuple(dict.fromkeys(inputs)),
+        parents=(*(one for one in order if one in inputs), *sorted(inputs - set(order))),
         model=None if model is None else _model(model),
         stage=stage,
         data=tuple(_data(entry.dataset) for entry in run.inputs.dataset_inputs),

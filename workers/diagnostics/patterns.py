@@ -70,8 +70,8 @@ class ActiveFlops(Diagnostic):
 def set_numbers(chosen_TE: Tensor) -> Tensor:
     """Number of each token's set of experts, from 0 without gaps, int64 [T]; equal for equal sets.
 
-    Sorts one integer a token for every ``WORD`` experts, which takes a hundredth of the time that
-    sorting rows does.
+    Sorts one integer a token for every ``WORD`` experts: 2 to 12 times as fast as sorting rows (on
+    a CPU, 1e5 to 1e6 tokens, 8 to 64 experts).
     """
     import torch
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import InputError
-from workers.moe.routers.base import RouterContext
+from workers.moe.routers.base import Router, RouterContext
 
 if TYPE_CHECKING:
     from workers.moe.layers.moe import MoELayer
@@ -27,6 +27,17 @@ class Initialiser:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+        """Raise InputError if the layer's new experts cannot start so; changes nothing.
+
+        ``x_TD``: as for ``ranked``.
+        """
+        if self.needs_inputs and x_TD is None:
+            raise InputError(
+                f"initialiser {self.config.kind} looks at probe samples and got none; give a probe "
+                "batch, or use another initialiser"
+            )
 
     def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
         """The ids alive before, in the order in which ``parent`` is to take them.
@@ -123,13 +134,16 @@ class CloneUseful(CloneNoise):
 
         kind: str = "clone_useful"
 
-    @torch.no_grad()
-    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
         if x_TD is None:
             raise InputError(
                 "growth with initialiser clone_useful ranks experts by probe samples, and there "
                 "are none here; use clone_noise"
             )
+
+    @torch.no_grad()
+    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+        assert x_TD is not None
         logits_TE = layer.router(x_TD, RouterContext())
         weights_TE = layer.selector(x_TD, logits_TE, None, False).weights_TE
         utility = {
@@ -194,6 +208,15 @@ class WorstServed(Initialiser):
             if not 0.0 < self.share <= 1.0:
                 raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
+    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+        super().check(layer, x_TD)
+        for router in layer.routers:
+            if type(router).place is Router.place:
+                raise InputError(
+                    f"{type(router).__name__} has no prototype to put where inputs are badly "
+                    "served; use router prototype, or another initialiser than worst_served"
+                )
+
     def place(self, layer: MoELayer, expert: int, x_TD: Tensor) -> None:
         for router in layer.routers:  # later rounds of a chain too: by what the first one reads
             router.place(expert, x_TD, self.config.share)
@@ -211,13 +234,23 @@ class Unserved(Initialiser):
 
         kind: str = "unserved"
 
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
-        features_D = layer.selector.unserved()
-        if features_D is None:
+    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+        super().check(layer, x_TD)
+        if layer.selector.unserved() is None:
             raise InputError(
                 "initialiser unserved: the layer's selector knows no unserved tokens; use selector "
                 "top_any under the policy unserved_tokens, or another initialiser"
             )
+        for router in layer.routers:
+            if type(router).aim is Router.aim:
+                raise InputError(
+                    f"{type(router).__name__} cannot be aimed at features; use a router that "
+                    "defines aim, or another initialiser than unserved"
+                )
+
+    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+        features_D = layer.selector.unserved()
+        assert features_D is not None
         for router in layer.routers:
             router.aim(expert, features_D)
 

@@ -458,6 +458,7 @@ class MoELayer(RoutedLayer, Growable, Layer):
     # ------------------------------------------------------------ growth
 
     def check(self, growth: Growth) -> None:
+        growth.initialiser.check(self, self._read(growth))
         if growth.reading == "unmask":
             return super().check(growth)
         if not self.experts.narrowing:
@@ -475,19 +476,15 @@ class MoELayer(RoutedLayer, Growable, Layer):
             self._width(cls, form, growth.experts)
 
     def grow(self, growth: Growth) -> Grown:
-        grown, old = Grown(), list(self.births)
+        grown, x_TD = Grown(), self._read(growth)
         added = self.target(growth.experts) - self.live
         if growth.reading == "rescale" and added > 0:
-            assert growth.inputs is not None
+            assert x_TD is not None
             cut = self.experts.narrow(
-                lambda cls, form: self._width(cls, form, growth.experts),
-                growth.inputs.reshape(-1, self.inputs),
+                lambda cls, form: self._width(cls, form, growth.experts), x_TD
             )
             grown.narrowed = {f"experts.{name}": kept for name, kept in cut.items()}
-        seen = growth.inputs
-        old = growth.initialiser.ranked(
-            self, old, None if seen is None else seen.reshape(-1, self.inputs)
-        )
+        old = growth.initialiser.ranked(self, list(self.births), x_TD)
         for number in range(added):
             new = self.born
             parent = growth.initialiser.parent(old, number)
@@ -495,11 +492,14 @@ class MoELayer(RoutedLayer, Growable, Layer):
                 self.add(new, Birth(growth.stage, parent))
                 growth.initialiser.apply(self, new, parent)
             if growth.initialiser.needs_inputs:
-                if growth.inputs is None:
-                    raise InputError("this initialiser looks at probe samples and got none")
-                growth.initialiser.place(self, new, growth.inputs.reshape(-1, self.inputs))
+                assert x_TD is not None
+                growth.initialiser.place(self, new, x_TD)
             grown.parents.append(parent)
         return grown
+
+    def _read(self, growth: Growth) -> Tensor | None:
+        """What it reads of the growth's probe [T, D], if it was given any."""
+        return None if growth.inputs is None else growth.inputs.reshape(-1, self.inputs)
 
     def _final_width(self, cls: Any, form: Any) -> int:
         return self._width(cls, form, self._final)

@@ -92,12 +92,9 @@ class Router(nn.Module, ABC):
         """Start the row of a new expert from those inputs [T, D], so large a share of them, that
         the others serve worst.
 
-        Raises InputError where scores do not tell how well an input is served.
+        A router whose scores do not tell how well an input is served does not define it.
         """
-        raise InputError(
-            f"{type(self).__name__} has no prototype to put where inputs are badly served; use "
-            "router prototype, or another initialiser than worst_served"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no prototype to put anywhere")
 
     def parameters_of(self, expert: int) -> Iterable[nn.Parameter]:
         """What belongs to one expert, so that it can stop learning.
@@ -112,12 +109,9 @@ class Router(nn.Module, ABC):
     def aim(self, expert: int, features_D: Tensor) -> None:
         """Score the expert high for tokens with features like these (of any length).
 
-        Raises InputError where the router cannot be set so.
+        A router that cannot be set so does not define it.
         """
-        raise InputError(
-            f"{type(self).__name__} cannot be aimed at features; use a router that defines aim, or "
-            "another initialiser"
-        )
+        raise NotImplementedError(f"{type(self).__name__} cannot be aimed at features")
 
     def adapt(self, seed: int) -> None:
         """Take over from the router trained so far in another form, with the first as teacher."""

@@ -38,12 +38,14 @@ class Upcycle:
     @property
     def experts(self) -> int:
         """Experts of each mixture; 0 = the model stays as it is."""
-        raise NotImplementedError
+        found: int = self.config.experts
+        return found
 
     @property
     def k(self) -> int:
         """Experts that a token runs through."""
-        raise NotImplementedError
+        found: int = self.config.k
+        return found
 
     @property
     def pieces(self) -> int:

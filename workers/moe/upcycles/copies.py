@@ -39,16 +39,6 @@ class Copies(Upcycle):
 
     cuts = False
 
-    @property
-    def experts(self) -> int:
-        found: int = self.config.experts
-        return found
-
-    @property
-    def k(self) -> int:
-        found: int = self.config.k
-        return found
-
     def width(self, dense: int) -> int:
         return dense
 

@@ -33,11 +33,6 @@ class Factorise(Upcycle):
             check_counts(self.experts, self.k or max(1, self.experts // 2))
 
     @property
-    def experts(self) -> int:
-        found: int = self.config.experts
-        return found
-
-    @property
     def k(self) -> int:
         return self.config.k or max(1, self.experts // 2)
 

@@ -39,16 +39,6 @@ class PartitionNeurons(Upcycle):
             check_counts(self.experts, self.k)
 
     @property
-    def experts(self) -> int:
-        found: int = self.config.experts
-        return found
-
-    @property
-    def k(self) -> int:
-        found: int = self.config.k
-        return found
-
-    @property
     def scale(self) -> float:  # type: ignore[override]
         return float(self.k)
 

@@ -39,11 +39,6 @@ class Slices(Upcycle):
         return found
 
     @property
-    def k(self) -> int:
-        found: int = self.config.k
-        return found
-
-    @property
     def pieces(self) -> int:
         return self.k
 

@@ -390,3 +390,15 @@ def test_an_initialiser_takes_its_settings_from_the_edit() -> None:
         for scale in (1.0, 0.0)
     )
     assert quiet.probe_change < 1e-5 < loud.probe_change
+
+
+@pytest.mark.parametrize(
+    ("rule", "probe"),
+    [("worst_served", True), ("unserved", True), ("worst_served", False), ("clone_useful", False)],
+)
+def test_an_initialiser_that_cannot_be_leaves_the_layer_alone(rule: str, probe: bool) -> None:
+    model = _model()
+    before = surgery.fingerprint(model)
+    with pytest.raises(InputError, match=r"another initialiser|clone_noise"):
+        surgery.apply(model, None, _edit(4, initialiser=rule), _x() if probe else None)
+    assert surgery.fingerprint(model) == before

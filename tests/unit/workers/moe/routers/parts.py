@@ -39,7 +39,9 @@ def grow(
     """All growable parts have so many experts afterwards."""
     made = initialiser or Random(Random.Config())
     for part in growables(module).values():
-        part.grow(Growth(experts=experts, initialiser=made, seed=7, stage=None, inputs=inputs))
+        growth = Growth(experts=experts, initialiser=made, seed=7, stage=None, inputs=inputs)
+        part.check(growth)
+        part.grow(growth)
 
 
 def told(module: nn.Module, domain_B: list[int]) -> Any:
