@@ -23,7 +23,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class LaneWorker:
-    """Actor shell around one lane's Trainer: numbers commands and remembers its last answer."""
+    """Actor shell around a lane's Trainer: numbers commands and remembers its last answer.
+
+    Serves one lane after another, each with a trainer of its own.
+    """
 
     def __init__(self, trainer: str, own_address: Callable[[], str] = lambda: LOOPBACK) -> None:
         """``own_address``: finds the address under which other workers reach this machine."""
@@ -72,7 +75,11 @@ class LaneWorker:
         return self.last[1]
 
     def close(self) -> None:
+        """End the lane; a fresh trainer, without anything of it, waits for the next one."""
+        from workers.trainers import make_trainer
+
         self.trainer.close()
+        self.trainer = make_trainer(self.kind)
 
 
 class EvaluationWorker:

@@ -49,6 +49,14 @@ WATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerKind:
+    """What a worker process was started for; it can serve any lane that asks for the same."""
+
+    trainer: str
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """An action under way on one actor, or on each of a lane's workers."""
 
@@ -75,6 +83,10 @@ class RayExecutor:
         self.looked = time.monotonic()
         self.workers: dict[str, tuple[Any, ...]] = {}
         """Lane -> its workers by rank."""
+        self.kinds: dict[str, WorkerKind] = {}
+        """Lane of one worker -> what that was started for."""
+        self.free: list[tuple[WorkerKind, Any]] = []
+        """Workers whose lane closed with the last event; a lane that opens with it takes one."""
         self.reserved: dict[str, PlacementGroup] = {}
         """Lane of several workers -> the room that is held for all of them."""
         self.evaluators: dict[str, Any] = {}
@@ -103,6 +115,7 @@ class RayExecutor:
 
     def wait(self, timeout: float) -> list[Event]:
         """Events of the calls that came back; empty after ``timeout`` seconds without any."""
+        self._let_go()
         changed = self._watch()
         if changed or not self.calls:
             time.sleep(0.0 if changed else min(timeout, 0.05))
@@ -114,6 +127,7 @@ class RayExecutor:
         """Let every worker go."""
         for lane in list(self.workers):
             self._drop(lane)
+        self._let_go()
         for evaluator in self.evaluators.values():
             ray.kill(evaluator)
         self.evaluators.clear()
@@ -171,10 +185,13 @@ class RayExecutor:
         return self.evaluators[spec.trainer]
 
     def _open(self, action: OpenLane) -> None:
-        """Place the lane's workers; several meet where the first one says."""
+        """Find or place the lane's workers; several meet where the first one says."""
         spec = action.spec
         self._drop(spec.lane)
-        places = tuple(
+        kind = WorkerKind(spec.trainer, self.resources[spec.lane])
+        if spec.workers == 1:
+            self.kinds[spec.lane] = kind
+        places = self._free_of(kind, spec.workers) or tuple(
             self._place(LaneWorker, spec, own_address, **room) for room in self._rooms(spec)
         )
         self.workers[spec.lane] = places
@@ -186,6 +203,22 @@ class RayExecutor:
         ]
         self._track(action, places, refs)
 
+    def _free_of(self, kind: WorkerKind, wanted: int) -> tuple[Any, ...]:
+        """The free worker that was started for the same, which spares the start of a process;
+        empty where several are wanted or there is none: then the free ones make room."""
+        for index, (held, worker) in enumerate(self.free):
+            if wanted == 1 and held == kind:
+                del self.free[index]
+                return (worker,)
+        self._let_go()
+        return ()
+
+    def _let_go(self) -> None:
+        """End the free workers: what they hold may be another run's turn."""
+        for _, worker in self.free:
+            ray.kill(worker)
+        self.free.clear()
+
     def _all(self, action: Any, call: Callable[[Any], Any]) -> None:
         """The same call to each of the lane's workers."""
         workers = self.workers[action.lane]
@@ -195,8 +228,15 @@ class RayExecutor:
         call = Call(action, actors)
         self.calls |= {ref: (call, rank) for rank, ref in enumerate(refs)}
 
+    def _release(self, lane: str) -> None:
+        """The lane is closed: its one worker may serve another, several part."""
+        if lane in self.kinds:
+            self.free.append((self.kinds.pop(lane), *self.workers.pop(lane)))
+        self._drop(lane)
+
     def _drop(self, lane: str) -> None:
         """Give a lane's workers up, whatever state they are in; their late answers are ignored."""
+        self.kinds.pop(lane, None)
         workers = self.workers.pop(lane, ())
         late = [ref for ref, (call, _) in self.calls.items() if call.actors is workers]
         for ref in late:
@@ -220,7 +260,7 @@ class RayExecutor:
         except (RayError, DivergedError) as error:
             return [self._failure(call, error)]
         if isinstance(action, CloseLane):
-            self._drop(action.lane)
+            self._release(action.lane)
         return [ANSWER[type(action)](action, answer, time.time())]
 
     def _failure(self, call: Call, error: RayError | DivergedError) -> WorkFailed:

@@ -416,7 +416,7 @@ class SaveCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseLane:
-    """Let the lane's worker go."""
+    """The lane is through: its workers are free."""
 
     lane: str
     attempt: int

@@ -124,7 +124,7 @@ def test_thresholds_and_scale_learn() -> None:
 def test_without_unserved_tokens_there_is_nowhere_to_put_an_expert() -> None:
     unserved = INITIALISERS["unserved"](INITIALISERS["unserved"].Config())
     with pytest.raises(InputError, match="no unserved tokens"):
-        _layer().grow(Growth(experts=4, initialiser=unserved, seed=1, stage="s"))
+        _layer().check(Growth(experts=4, initialiser=unserved, seed=1, stage="s"))
 
 
 def test_half_precision() -> None:
