@@ -90,6 +90,14 @@ class GrowableModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         """Value of each observation: [N], of sequences [N, T]."""
         return self.net.value(batch[Columns.OBS], embeddings, past_of(batch))
 
+    def forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """As the base's, which walks over every part twice to switch its mode and back; in
+        evaluation mode, in which a runner keeps it, there is nothing to switch."""
+        if self.training:
+            found: dict[str, Tensor] = super().forward_exploration(batch, **kwargs)
+            return found
+        return self._forward_exploration(batch, **kwargs)
+
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """Logits [N, A] of one step of all environments, and the model's state after it [N, S]."""
         logits, state = self.net.step(batch[Columns.OBS], batch[Columns.STATE_IN])

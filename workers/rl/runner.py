@@ -136,6 +136,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
 
     def _roll(self, horizon: int, force_reset: bool) -> Rollout:
         engine, envs = self.env.engine, self.num_envs
+        self.module.eval()
         self._needs_initial_reset |= force_reset
         self._begin()
         shape = (horizon + 1, envs, *engine.observation_shape)
