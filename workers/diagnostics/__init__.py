@@ -137,7 +137,7 @@ def measure(
     probe: Probe, diagnostics: Mapping[str, Diagnostic], scopes: Iterable[Scope]
 ) -> Figures:
     """``<name>/<key>`` -> value of every diagnostic of these scopes; see ``Diagnostic.figures``."""
-    from workers.moe.routed import telling
+    from workers.moe.stepping import telling
 
     wanted = set(scopes)
     found: Figures = {}

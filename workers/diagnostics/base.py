@@ -104,7 +104,7 @@ class Probe:
     @property
     def told(self) -> Tensor | None:
         """Place of the domain of each of ``inputs`` among the stream's, int64 [N], for models that
-        must know it (``workers.moe.routed.telling``)."""
+        must know it (``workers.moe.stepping.telling``)."""
         if self.inputs_domain is None or self.stream_domains is None:
             return self.inputs_domain
         places = [self.stream_domains.index(name) for name in self.domains]

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from workers.contract import Json
 from workers.diagnostics import Gates, Probe, made
-from workers.moe.routed import Routed, observing, routed_layers, telling
+from workers.moe.routed import Routed, observing, routed_layers
+from workers.moe.stepping import telling
 
 PROBE_SAMPLES = 256
 """Samples of a task on which features are looked at."""

@@ -42,7 +42,7 @@ class Subject:
     a task has none."""
     references: Callable[[int], tuple[Tensor, Tensor, Tensor]] | None
     """So many training samples of each task, drawn by seed, with their targets and their domains as
-    places among the stream's (int64 [N], for ``workers.moe.routed.telling``); None in lanes that
+    places among the stream's (int64 [N], for ``workers.moe.stepping.telling``); None in lanes that
     act."""
     right: Callable[[Tensor, Tensor], Tensor] | None
     """Outputs [B, ...], targets -> whether each answer is right, bool [B], [B, S] for windows; None

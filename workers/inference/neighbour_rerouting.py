@@ -15,8 +15,9 @@ from torch import Tensor
 from workers.contract import InputError
 from workers.inference.base import Forward, InferencePolicy, Subject, log_probabilities
 from workers.inference.steering import steered, weighted
-from workers.moe.routed import Routed, observing, telling
+from workers.moe.routed import Routed, observing
 from workers.moe.selection import exact
+from workers.moe.stepping import telling
 
 Weights = dict[str, list[Tensor]]
 """Layer -> gate weights [T, E] of each of its rounds."""

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from workers.contract import InputError
-from workers.moe.routed import routed_layers, take_losses
+from workers.moe.routed import routed_layers
+from workers.moe.stepping import take_losses
 
 
 def check_experts(experts: int, max_experts: int | None) -> None:

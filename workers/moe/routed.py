@@ -1,6 +1,7 @@
-"""What routed layers are told around a training step, and what they tell about their forwards.
+"""What a routed layer keeps of its forwards, and which layers of a model are routed.
 
-Knows no layer in particular: ``layers.moe`` fills the ``Record`` that these functions read.
+Knows no layer in particular: ``layers.moe`` fills the ``Record``. Around a training step
+``stepping`` tells layers about it; ``tallies`` takes what they counted.
 Letters: T tokens, E experts, D inputs, B samples, G domains.
 """
 
@@ -11,18 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from workers.contract import InputError
 from workers.moe.counters import Counters
 from workers.moe.walk import Walk
-
-Total = Callable[[Tensor], Tensor]
-"""Adds counts up over the workers that train one model."""
-
-Counts = tuple[dict[str, dict[str, list[int]]], dict[str, int]]
-"""(layer -> domain -> tokens that chose each expert, domain -> tokens); integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,106 +229,6 @@ def chosen_layers(model: nn.Module, names: Sequence[str] | None, what: str) -> d
     return {name: parts[name] for name in chosen}
 
 
-def _layers(where: nn.Module | Layers) -> Layers:
-    return routed_layers(where) if isinstance(where, nn.Module) else where
-
-
-# ---------------------------------------------------------------- around a training step
-
-
-@contextmanager
-def stepping(where: nn.Module | Layers, context: StepContext) -> Iterator[None]:
-    """Tell all routed layers of a model, or these, about the step taken inside the block.
-
-    A forward after the block knows nothing of it, whatever ended the block.
-    """
-    parts = _layers(where)
-    for layer in parts.values():
-        layer.record.begin(context)
-    try:
-        yield
-    finally:
-        for layer in parts.values():
-            layer.record.end()
-
-
-def go_on(layers: Layers, context: StepContext) -> None:
-    """Inside ``stepping``: tell the layers of the part of the step's samples that comes next."""
-    for layer in layers.values():
-        layer.record.go_on(context)
-
-
-def take_losses(layers: Layers) -> dict[str, Tensor]:
-    """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward; empties."""
-    found: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        losses, layer.record.losses = layer.record.losses, {}
-        found |= {f"loss/{kind}/{name}": loss for kind, loss in losses.items()}
-    return found
-
-
-def drop_gradients(layers: Layers, anywhere: Total | None = None) -> None:
-    """After the backward pass: experts that no token chose and may teach get no gradient at all.
-
-    None, not zero: momentum and weight decay would move a parameter whose gradient is zero. The
-    rule holds with and without masks. ``anywhere``: makes of this replica's flags (bool, one for
-    each expert of all layers) those that hold in any replica, so that all drop the same
-    gradients. Syncs once, and not at all where every expert learns from every token.
-    """
-    flagged: list[tuple[RoutedLayer, Tensor]] = []
-    for layer in layers.values():
-        ran, reached_E = layer.record.take_reached()
-        if reached_E is None and anywhere is not None:
-            device = next(layer.parameters()).device
-            reached_E = torch.full((layer.live,), ran, device=device)
-        if reached_E is not None:
-            flagged.append((layer, reached_E))
-    if not flagged:
-        return
-    flags = torch.cat([reached_E for _, reached_E in flagged])
-    learns = iter((flags if anywhere is None else anywhere(flags)).tolist())
-    for layer, _ in flagged:
-        for expert in layer.experts.values():
-            if not next(learns):
-                expert.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def telling(model: nn.Module, domain_N: Tensor | None) -> Iterator[None]:
-    """Tell layers that need it the domain of each sample that passes the model inside the block.
-
-    For forwards outside a training step: N samples in this order, in any batches, over and over.
-    Of blocks inside one another the inner one counts while it lasts. ``domain_N``: place of each
-    one's domain among the stream's, int64; None = nobody knows.
-    """
-    layers = [layer for layer in routed_layers(model).values() if layer.needs_domain]
-    if domain_N is None or not layers:
-        yield
-        return
-    passed, before = 0, [layer.record.step for layer in layers]
-
-    def tell(_: nn.Module, inputs: Any) -> None:
-        nonlocal passed
-        samples = len(inputs[0])
-        passed = passed if passed < len(domain_N) else 0
-        domain_B = domain_N[passed : passed + samples].to(inputs[0].device)
-        assert len(domain_B) == samples, (len(domain_N), passed, samples)
-        passed += samples
-        for layer in layers:
-            layer.record.step = StepContext(domain_B=domain_B)
-
-    handle = model.register_forward_pre_hook(tell)
-    try:
-        yield
-    finally:
-        handle.remove()
-        for layer, step in zip(layers, before, strict=True):
-            layer.record.step = step
-
-
-# ---------------------------------------------------------------- reading
-
-
 @contextmanager
 def observing(
     model: nn.Module, keep: Callable[[Routed], Any] = Routed.detached
@@ -353,92 +247,3 @@ def observing(
     finally:
         for layer in parts.values():
             layer.record.observers.pop()
-
-
-def own(counts: Tensor) -> Tensor:
-    """The total where nobody else counts."""
-    return counts
-
-
-def take_gate_weights(model: nn.Module, add_up: Total = own) -> dict[str, list[float]]:
-    """Layer -> mean gate weight of each expert by id since the last call; one device sync in all.
-
-    Layers that saw no token are left out. ``add_up``: sums what each worker added up.
-    """
-    parts = routed_layers(model)
-    if not parts:
-        return {}
-    taken = [
-        layer.record.counters.take_weights(layer.live).to(next(layer.parameters()).device)
-        for layer in parts.values()
-    ]
-    flat = iter(add_up(torch.cat(taken)).tolist())
-    found = {}
-    for name, layer in parts.items():
-        sums, tokens = [next(flat) for _ in range(layer.live)], next(flat)
-        if tokens:
-            found[name] = _by_id(layer, [weight / tokens for weight in sums])
-    return found
-
-
-def take_sums(model: nn.Module, add_up: Total = own) -> dict[str, dict[str, list[float]]]:
-    """Layer -> what its selector tells of the sums since the last call (``Selector.take``).
-
-    ``add_up``: sums what each worker added up. Layers whose selectors tell nothing are left out.
-    """
-    parts = routed_layers(model)
-    wanted = {name: layer.selector.summed(layer.live) for name, layer in parts.items()}
-    wanted = {name: entries for name, entries in wanted.items() if entries}
-    if not wanted:
-        return {}
-    taken = {
-        name: parts[name].record.counters.take_sums(entries) for name, entries in wanted.items()
-    }
-    device = next(model.parameters()).device
-    flat = add_up(torch.cat([x.to(device) for sums in taken.values() for x in sums.values()]))
-    values = iter(flat.split([n for entries in wanted.values() for n in entries.values()]))
-    found = {
-        name: parts[name].selector.take({figure: next(values) for figure in entries})
-        for name, entries in wanted.items()
-    }
-    return {name: told for name, told in found.items() if told}
-
-
-def forget_counts(model: nn.Module) -> None:
-    """Begin to count anew."""
-    for layer in routed_layers(model).values():
-        layer.record.counters.reset()
-
-
-def take_counts(model: nn.Module, add_up: Total = own) -> Counts:
-    """(layer -> domain -> tokens that chose each expert by id, domain -> tokens) since the last
-    call.
-
-    Counted in steps whose domains are known. A token that passes a layer in several rounds chooses
-    in each, but is one token. ``add_up``: sums what each worker counted.
-    """
-    counts: dict[str, dict[str, list[int]]] = {}
-    tokens: dict[str, int] = {}
-    parts = routed_layers(model)
-    if not parts:
-        return counts, tokens
-    taken = [
-        layer.record.counters.take_choices(layer.live).to(next(layer.parameters()).device)
-        for layer in parts.values()
-    ]
-    flat = add_up(torch.cat([counted.reshape(-1) for counted in taken]))
-    summed = flat.split([counted.numel() for counted in taken])
-    for (name, layer), total, counted in zip(parts.items(), summed, taken, strict=True):
-        rows = total.view_as(counted).tolist()
-        by_domain = zip(layer.record.counters.domains, rows, strict=True)
-        seen = {domain: row for domain, row in by_domain if row[-1]}
-        if seen:
-            counts[name] = {domain: _by_id(layer, row[:-1]) for domain, row in seen.items()}
-            tokens = {domain: row[-1] for domain, row in seen.items()}
-    return counts, tokens
-
-
-def _by_id(layer: RoutedLayer, values: list[Any]) -> list[Any]:
-    """Values of the live experts as a list by id, 0 for those that are gone."""
-    known = dict(zip(layer.ids, values, strict=True))
-    return [known.get(number, 0 * values[0]) for number in range(layer.born)]

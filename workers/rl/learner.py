@@ -40,15 +40,9 @@ from workers.methods.base import Method, MethodContext
 from workers.models.acting import ActingModel
 from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.routed import (
-    Counts,
-    StepContext,
-    drop_gradients,
-    stepping,
-    take_counts,
-    take_gate_weights,
-    take_sums,
-)
+from workers.moe.routed import StepContext
+from workers.moe.stepping import drop_gradients, stepping
+from workers.moe.tallies import Counts, take_counts, take_gate_weights, take_sums
 from workers.parsing import checked
 from workers.rl.building import frozen_names, set_frozen
 from workers.rl.loss import ClippedStep, LossWeights, RunningMeans, divergence, ppo_loss

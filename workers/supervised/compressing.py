@@ -24,7 +24,8 @@ from workers.contract import (
     domains_of,
 )
 from workers.evaluation import places
-from workers.moe.routed import Routed, observing, routed_layers, telling
+from workers.moe.routed import Routed, observing, routed_layers
+from workers.moe.stepping import telling
 from workers.packing import Packed, allot, pack
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_stream, training_config

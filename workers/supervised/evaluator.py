@@ -32,7 +32,7 @@ from workers.diagnostics.observing import (
 )
 from workers.evaluation import Measured, evaluation, places
 from workers.machine import pick_device
-from workers.moe.routed import telling
+from workers.moe.stepping import telling
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config

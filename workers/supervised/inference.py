@@ -23,7 +23,7 @@ from workers.evaluation import places
 from workers.inference.base import InferencePolicy, Subject
 from workers.inference.running import Comparison, Part, compared, made
 from workers.inference.steering import steerable
-from workers.moe.routed import telling
+from workers.moe.stepping import telling
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_stream, training_config
 from workers.supervised.objectives import measured, sums

@@ -22,7 +22,7 @@ from workers.edits import Role
 from workers.models import MODELS, Model
 from workers.models.estimate import grown
 from workers.moe.domains.specialise import roles_of
-from workers.moe.routed import telling
+from workers.moe.stepping import telling
 from workers.supervised.building import build_optimizer
 from workers.supervised.precision import lower
 from workers.supervised.recomputation import recompute_blocks

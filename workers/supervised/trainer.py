@@ -35,21 +35,9 @@ from workers.edits import Edit, EditProbe
 from workers.machine import pick_device, resident_mb
 from workers.methods import METHODS, MethodContext
 from workers.moe.growth import optimizer_state, surgery
-from workers.moe.routed import (
-    IDLE,
-    Routed,
-    StepContext,
-    drop_gradients,
-    forget_counts,
-    go_on,
-    observing,
-    routed_layers,
-    stepping,
-    take_counts,
-    take_gate_weights,
-    take_sums,
-    telling,
-)
+from workers.moe.routed import IDLE, Routed, StepContext, observing, routed_layers
+from workers.moe.stepping import drop_gradients, go_on, stepping, telling
+from workers.moe.tallies import forget_counts, take_counts, take_gate_weights, take_sums
 from workers.parsing import checked, parse
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.batches import equal_parts

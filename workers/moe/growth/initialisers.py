@@ -16,7 +16,7 @@ from workers.contract import InputError
 from workers.moe.routers.base import Router, RouterContext
 
 if TYPE_CHECKING:
-    from workers.moe.layers.moe import MoELayer
+    from workers.moe.layers.expert_layer import ExpertLayer
 
 
 class Initialiser:
@@ -28,7 +28,7 @@ class Initialiser:
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+    def check(self, layer: ExpertLayer, x_TD: Tensor | None) -> None:
         """Raise InputError if the layer's new experts cannot start so; changes nothing.
 
         ``x_TD``: as for ``ranked``.
@@ -39,7 +39,7 @@ class Initialiser:
                 "batch, or use another initialiser"
             )
 
-    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+    def ranked(self, layer: ExpertLayer, old: list[int], x_TD: Tensor | None) -> list[int]:
         """The ids alive before, in the order in which ``parent`` is to take them.
 
         ``x_TD``: what the layer reads on the probe samples, the same on all replicas; None unless
@@ -54,10 +54,10 @@ class Initialiser:
         """
         return None
 
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         """Set the new expert's parameters."""
 
-    def place(self, layer: MoELayer, expert: int, x_TD: Tensor) -> None:
+    def place(self, layer: ExpertLayer, expert: int, x_TD: Tensor) -> None:
         """Set what follows from the layer's inputs on the probe samples [T, D]; called after
         ``apply`` where it ``needs_inputs``."""
 
@@ -89,7 +89,7 @@ class CloneSplit(Initialiser):
         return old[number % len(old)]
 
     @torch.no_grad()
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         assert parent is not None
         layer.expert(expert).load_state_dict(layer.expert(parent).state_dict())
         for router in layer.routers:
@@ -108,7 +108,7 @@ class CloneNoise(CloneSplit):
         """Standard deviation of the noise relative to that of each parameter tensor."""
 
     @torch.no_grad()
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         super().apply(layer, expert, parent)
         for tensor in layer.expert(expert).parameters():
             spread = tensor.std(correction=0)
@@ -134,7 +134,7 @@ class CloneUseful(CloneNoise):
 
         kind: str = "clone_useful"
 
-    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+    def check(self, layer: ExpertLayer, x_TD: Tensor | None) -> None:
         if x_TD is None:
             raise InputError(
                 "growth with initialiser clone_useful ranks experts by probe samples, and there "
@@ -142,7 +142,7 @@ class CloneUseful(CloneNoise):
             )
 
     @torch.no_grad()
-    def ranked(self, layer: MoELayer, old: list[int], x_TD: Tensor | None) -> list[int]:
+    def ranked(self, layer: ExpertLayer, old: list[int], x_TD: Tensor | None) -> list[int]:
         assert x_TD is not None
         logits_TE = layer.router(x_TD, RouterContext())
         weights_TE = layer.selector(x_TD, logits_TE, None, False).weights_TE
@@ -173,7 +173,7 @@ class LogitOffset(Initialiser):
                     f"{self.offset} and {self.steps}"
                 )
 
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         for router in layer.routers:
             router.suppress(expert, self.config.offset, self.config.steps)
 
@@ -187,7 +187,7 @@ class ZeroOut(Initialiser):
 
         kind: str = "zero_out"
 
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         layer.expert(expert).zero_output()
 
 
@@ -208,7 +208,7 @@ class WorstServed(Initialiser):
             if not 0.0 < self.share <= 1.0:
                 raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
-    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+    def check(self, layer: ExpertLayer, x_TD: Tensor | None) -> None:
         super().check(layer, x_TD)
         for router in layer.routers:
             if type(router).place is Router.place:
@@ -217,7 +217,7 @@ class WorstServed(Initialiser):
                     "served; use router prototype, or another initialiser than worst_served"
                 )
 
-    def place(self, layer: MoELayer, expert: int, x_TD: Tensor) -> None:
+    def place(self, layer: ExpertLayer, expert: int, x_TD: Tensor) -> None:
         for router in layer.routers:  # later rounds of a chain too: by what the first one reads
             router.place(expert, x_TD, self.config.share)
 
@@ -234,7 +234,7 @@ class Unserved(Initialiser):
 
         kind: str = "unserved"
 
-    def check(self, layer: MoELayer, x_TD: Tensor | None) -> None:
+    def check(self, layer: ExpertLayer, x_TD: Tensor | None) -> None:
         super().check(layer, x_TD)
         if layer.selector.unserved() is None:
             raise InputError(
@@ -248,7 +248,7 @@ class Unserved(Initialiser):
                     "defines aim, or another initialiser than unserved"
                 )
 
-    def apply(self, layer: MoELayer, expert: int, parent: int | None) -> None:
+    def apply(self, layer: ExpertLayer, expert: int, parent: int | None) -> None:
         features_D = layer.selector.unserved()
         assert features_D is not None
         for router in layer.routers:

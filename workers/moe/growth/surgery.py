@@ -25,7 +25,7 @@ from workers.moe.growth import growable
 from workers.moe.growth.growable import Growable, Grown, Growth, arch, growables, shape
 from workers.moe.growth.initialisers import INITIALISERS, Initialiser
 from workers.moe.growth.optimizer_state import rebind
-from workers.moe.routed import telling
+from workers.moe.stepping import telling
 from workers.tables import Problem, lookup
 
 __all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]

@@ -25,8 +25,8 @@ from workers.models.actor_critic import ActorCritic
 from workers.models.classifier import Classifier
 from workers.models.cores import GRU
 from workers.moe.layers import LAYERS, ChainLayer
-from workers.moe.routed import telling
 from workers.moe.routers import OracleDomainRouter
+from workers.moe.stepping import telling
 from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.tables import construct

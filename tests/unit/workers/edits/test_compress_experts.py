@@ -17,9 +17,10 @@ from workers.moe.experts import Bottleneck
 from workers.moe.experts.memory import MemoryExpert
 from workers.moe.growth import surgery
 from workers.moe.layers import MoELayer
-from workers.moe.routed import StepContext, drop_gradients, routed_layers, stepping
+from workers.moe.routed import StepContext, routed_layers
 from workers.moe.routers import RouterContext
 from workers.moe.selectors import Dense, TopK
+from workers.moe.stepping import drop_gradients, stepping
 from workers.tables import Problem
 
 

@@ -19,7 +19,8 @@ from workers.models.classifier import Classifier
 from workers.moe import EXPERTS, LAYERS, ROUTERS, SELECTORS
 from workers.moe.experts import Bottleneck
 from workers.moe.growth import surgery
-from workers.moe.routed import StepContext, drop_gradients, routed_layers, stepping
+from workers.moe.routed import StepContext, routed_layers
+from workers.moe.stepping import drop_gradients, stepping
 
 BOTTLENECK = Bottleneck.Config(width=4)
 

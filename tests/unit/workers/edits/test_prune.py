@@ -19,15 +19,10 @@ from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import named_state
 from workers.moe.growth.schedules import Descending
 from workers.moe.layers import MoELayer
-from workers.moe.routed import (
-    StepContext,
-    drop_gradients,
-    routed_layers,
-    stepping,
-    take_counts,
-    take_gate_weights,
-)
+from workers.moe.routed import StepContext, routed_layers
 from workers.moe.selectors import TopK
+from workers.moe.stepping import drop_gradients, stepping
+from workers.moe.tallies import take_counts, take_gate_weights
 
 FIRST, SECOND = "head.layers.0", "head.layers.1"
 DOMAINS = ("north", "south")

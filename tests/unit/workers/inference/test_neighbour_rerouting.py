@@ -12,8 +12,8 @@ from tests.routed import INPUTS, Two, by_hand, subject
 from tests.unit.workers.moe.routers.parts import head
 from workers.contract import InputError
 from workers.inference.neighbour_rerouting import NeighbourRerouting
-from workers.moe.routed import telling
 from workers.moe.routers import OracleDomainRouter, RouterContext
+from workers.moe.stepping import telling
 
 DENSE = {"kind": "dense"}
 

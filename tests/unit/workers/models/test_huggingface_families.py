@@ -19,7 +19,8 @@ from workers.models.huggingface import HuggingFace, loading
 from workers.models.huggingface.convention import TESTED
 from workers.moe.growth import surgery
 from workers.moe.growth.optimizer_state import load_named_state, named_state
-from workers.moe.routed import StepContext, drop_gradients, stepping
+from workers.moe.routed import StepContext
+from workers.moe.stepping import drop_gradients, stepping
 from workers.supervised.precision import lower
 from workers.tables import lookup
 

@@ -18,9 +18,10 @@ from workers.moe.growth.budget import Size, shared_width
 from workers.moe.growth.growable import shape
 from workers.moe.layers import MoELayer
 from workers.moe.losses import Balance
-from workers.moe.routed import take_gate_weights, take_losses
 from workers.moe.routers import RouterContext
 from workers.moe.selectors import Dense, TopK
+from workers.moe.stepping import take_losses
+from workers.moe.tallies import take_gate_weights
 
 LINEAR = LinearExpert.Config()
 

@@ -15,8 +15,9 @@ from workers.moe.growth import surgery
 from workers.moe.growth.initialisers import Random
 from workers.moe.layers import ChainLayer, LinearLayer, MoELayer, ResidualLayer
 from workers.moe.losses import Balance
-from workers.moe.routed import observing, routed_layers, take_losses
+from workers.moe.routed import observing, routed_layers
 from workers.moe.selectors import Dense, TopK
+from workers.moe.stepping import take_losses
 
 
 def _x(tokens: int = 12, inputs: int = 20) -> torch.Tensor:

@@ -13,15 +13,10 @@ from workers.edits import AdaptRouter, Cause, Duplicate, Grow, RefreshMask, SetP
 from workers.models import HEADS
 from workers.models.classifier import Classifier
 from workers.moe.growth import surgery
-from workers.moe.routed import (
-    StepContext,
-    drop_gradients,
-    observing,
-    routed_layers,
-    stepping,
-    take_counts,
-)
+from workers.moe.routed import StepContext, observing, routed_layers
 from workers.moe.routers import RouterContext
+from workers.moe.stepping import drop_gradients, stepping
+from workers.moe.tallies import take_counts
 
 CAUSE = Cause(policy="test", trigger="test")
 DOMAINS = ("north", "south")

@@ -17,18 +17,11 @@ from workers.moe.experts import Bottleneck, Expert, LinearExpert
 from workers.moe.experts.base import Loop, kernel_of
 from workers.moe.layers import MoELayer
 from workers.moe.losses import Balance, ZLoss
-from workers.moe.routed import (
-    Birth,
-    StepContext,
-    drop_gradients,
-    observing,
-    stepping,
-    take_counts,
-    take_gate_weights,
-    take_losses,
-)
+from workers.moe.routed import Birth, StepContext, observing
 from workers.moe.selection import Selection
 from workers.moe.selectors import Dense, Selector, TopK
+from workers.moe.stepping import drop_gradients, stepping, take_losses
+from workers.moe.tallies import take_counts, take_gate_weights
 
 SWITCH = TopK.Config(k=1, weights="full")
 

@@ -12,8 +12,9 @@ from workers.moe.domains.specialise import roles_of
 from workers.moe.experts import Bottleneck, LinearExpert, MLPExpert, SharedLatentExpert
 from workers.moe.growth.growable import count_parameters
 from workers.moe.layers import MoELayer
-from workers.moe.routed import StepContext, observing, stepping
+from workers.moe.routed import StepContext, observing
 from workers.moe.selectors import TopK
+from workers.moe.stepping import stepping
 
 NARROW = Bottleneck.Config(width=4)
 

@@ -8,7 +8,8 @@ import torch
 
 from workers.moe.layers import MoELayer
 from workers.moe.losses import RouterEntropy
-from workers.moe.routed import Routed, StepContext, observing, stepping, take_losses
+from workers.moe.routed import Routed, StepContext, observing
+from workers.moe.stepping import stepping, take_losses
 
 
 def _routed(logits_TE: torch.Tensor, allowed_TE: torch.Tensor | None = None) -> Routed:

@@ -12,7 +12,8 @@ from workers.moe.experts import LinearExpert
 from workers.moe.growth.growable import Growth, arch, ensure_arch, growables
 from workers.moe.growth.initialisers import Random
 from workers.moe.layers import MoELayer
-from workers.moe.routed import StepContext, stepping
+from workers.moe.routed import StepContext
+from workers.moe.stepping import stepping
 
 DOMAINS = ("a", "b", "c", "d")
 

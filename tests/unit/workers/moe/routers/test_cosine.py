@@ -8,8 +8,8 @@ import torch
 from workers.contract import InputError
 from workers.moe.experts import LinearExpert
 from workers.moe.layers import MoELayer
-from workers.moe.routed import take_losses
 from workers.moe.routers import ROUTERS, RouterContext
+from workers.moe.stepping import take_losses
 
 COSINE = ROUTERS["cosine"]
 

@@ -13,9 +13,10 @@ from workers.moe.growth.growable import Growth
 from workers.moe.growth.initialisers import INITIALISERS
 from workers.moe.layers import MoELayer
 from workers.moe.losses.load import load
-from workers.moe.routed import Routed, StepContext, observing, stepping, take_losses
+from workers.moe.routed import Routed, StepContext, observing
 from workers.moe.routers import NoisyRouter, RouterContext
 from workers.moe.selectors import TopK
+from workers.moe.stepping import stepping, take_losses
 
 
 def _router(experts: int = 4, inputs: int = 5) -> NoisyRouter:

@@ -12,9 +12,10 @@ from workers.contract import InputError
 from workers.edits import EditProbe
 from workers.methods.replay import Replay
 from workers.moe.growth.surgery import answer
-from workers.moe.routed import drop_gradients, observing, telling
+from workers.moe.routed import observing
 from workers.moe.routers import LinearRouter, OracleDomainRouter
 from workers.moe.selectors import TopK
+from workers.moe.stepping import drop_gradients, telling
 
 ORACLE = OracleDomainRouter.Config()
 ONE = TopK.Config(k=1, weights="full")

@@ -12,9 +12,10 @@ from tests.unit.workers.moe.routers.parts import check_growth_and_restoring, gro
 from workers.contract import InputError
 from workers.moe.growth.initialisers import CloneSplit, LogitOffset, WorstServed
 from workers.moe.layers import ChainLayer
-from workers.moe.routed import StepContext, observing, stepping
+from workers.moe.routed import StepContext, observing
 from workers.moe.routers import LinearRouter, PrototypeRouter, RouterContext
 from workers.moe.selectors import TopK
+from workers.moe.stepping import stepping
 
 CONFIG = PrototypeRouter.Config(temperature=0.2)
 ONE = TopK.Config(k=1, weights="full")

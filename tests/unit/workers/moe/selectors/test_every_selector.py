@@ -15,15 +15,10 @@ from workers.moe.experts import EXPERTS
 from workers.moe.growth.growable import Growth, cast
 from workers.moe.growth.initialisers import INITIALISERS
 from workers.moe.layers import MoELayer
-from workers.moe.routed import (
-    Routed,
-    StepContext,
-    observing,
-    stepping,
-    take_counts,
-    take_losses,
-)
+from workers.moe.routed import Routed, StepContext, observing
 from workers.moe.selectors import SELECTORS
+from workers.moe.stepping import stepping, take_losses
+from workers.moe.tallies import take_counts
 from workers.rl.settings import PPOTraining
 
 DOMAINS = ("one", "other")

@@ -12,8 +12,9 @@ from workers.moe.experts import LinearExpert
 from workers.moe.growth.growable import Growth
 from workers.moe.growth.initialisers import INITIALISERS
 from workers.moe.layers import MoELayer
-from workers.moe.routed import observing, take_losses
+from workers.moe.routed import observing
 from workers.moe.selectors import SELECTORS
+from workers.moe.stepping import take_losses
 
 TOPANY = SELECTORS["learned_topany"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from workers.moe.experts import LinearExpert
 from workers.moe.layers import MoELayer
-from workers.moe.routed import forget_counts, take_sums
 from workers.moe.selection import Selection
 from workers.moe.selectors import Selector
+from workers.moe.tallies import forget_counts, take_sums
 from workers.supervised.recomputation import recompute_blocks
 
 

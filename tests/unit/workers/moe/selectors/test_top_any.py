@@ -10,8 +10,9 @@ from workers.moe import INITIALISERS, ROUTERS
 from workers.moe.experts import LinearExpert
 from workers.moe.growth.growable import Growth
 from workers.moe.layers import MoELayer
-from workers.moe.routed import Birth, observing, take_sums
+from workers.moe.routed import Birth, observing
 from workers.moe.selectors import SELECTORS
+from workers.moe.tallies import take_sums
 
 TOPANY = SELECTORS["top_any"]
 
