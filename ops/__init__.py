@@ -1,7 +1,7 @@
 """What a routed layer computes: ops in the torch namespace ``growstage``, plain torch as default.
 
 Compiled kernels are loaded on import where they can be had (GROWSTAGE_OPS=off|auto|require).
-Letters in argument names: T tokens, K slots a token, S = T*K rows, E experts, D inputs, O outputs.
+Letters in argument names: T tokens, K slots a token, S rows, E experts, D inputs, O outputs.
 """
 
 from ops import library

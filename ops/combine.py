@@ -1,6 +1,6 @@
 """``combine``: gather expert outputs back to their tokens and add them up, weighted.
 
-Letters: T tokens, K slots a token, S = T*K rows, O outputs.
+Letters: T tokens, K slots a token, S rows, O outputs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _backward_reference(
 ) -> tuple[Tensor, Tensor]:
     rows, width = rows_SO.shape
     grad_weights = (gather(rows_SO, position_TK) * grad_TO.unsqueeze(1)).sum(-1)
-    slots_SO = (grad_TO.unsqueeze(1) * weights_TK.unsqueeze(-1)).reshape(rows, width)
+    slots_SO = (grad_TO.unsqueeze(1) * weights_TK.unsqueeze(-1)).reshape(-1, width)
     # unused slots all write to one extra row that is cut off, so every kept row is written once
     target_S = position_TK.reshape(-1).where(position_TK.reshape(-1) >= 0, rows)
     grad_rows = rows_SO.new_zeros((rows + 1, width)).index_copy(0, target_S, slots_SO)

@@ -1,6 +1,6 @@
 """``permute``: copy token rows into expert order, so that each expert's rows lie together.
 
-Letters: T tokens, K slots a token, S = T*K slots, D features, E experts.
+Letters: T tokens, K slots a token, S rows, D features, E experts.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from torch import Tensor
 from ops.registry import check_slots, define, differentiable
 
 
-def permute(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def permute(
+    x_TD: Tensor, selected_TK: Tensor, experts: int, rows: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sort slots by expert (stable, so deterministic) and gather their token rows.
 
-    ``selected`` int64 [T, K] holds expert numbers, -1 for an unused slot. Returns ``rows`` [S, D],
-    ``position`` int64 [T, K] (row of each slot, -1 = unused) and ``offsets`` int64 [E + 1]
-    (rows of expert e are ``offsets[e]:offsets[e + 1]``; rows past the last offset mean nothing).
-    More than 2^31 - 1 slots are refused.
+    ``selected`` int64 [T, K] holds expert numbers, -1 for an unused slot. ``rows``: S, at least as
+    many as slots are used (the caller must know: only the CPU kernel looks); None = T*K. Returns
+    ``rows`` [S, D], ``position`` int64 [T, K] (row of each slot, -1 = unused) and ``offsets`` int64
+    [E + 1] (rows of expert e are ``offsets[e]:offsets[e + 1]``; rows past the last offset mean
+    nothing). More than 2^31 - 1 slots are refused.
     """
     check_slots(*selected_TK.shape)
-    rows_SD, position_TK, offsets = _OP(x_TD, selected_TK, experts)
+    room = selected_TK.numel() if rows is None else rows
+    rows_SD, position_TK, offsets = _OP(x_TD, selected_TK, experts, room)
     return rows_SD, position_TK, offsets
 
 
@@ -34,7 +38,9 @@ def gather(rows_SD: Tensor, position_TK: Tensor) -> Tensor:
     return found.masked_fill_(position_TK.unsqueeze(-1) < 0, 0.0)
 
 
-def _reference(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def _reference(
+    x_TD: Tensor, selected_TK: Tensor, experts: int, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
     slots = selected_TK.shape[1]
     key_S = torch.where(selected_TK < 0, experts, selected_TK).reshape(-1)
     order_S = torch.argsort(key_S, stable=True)
@@ -44,14 +50,15 @@ def _reference(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor,
     counts.scatter_add_(0, key_S + 1, torch.ones_like(key_S))
     offsets = counts.cumsum(0)[: experts + 1].clone()
     position_TK = torch.where(selected_TK < 0, -1, position_S.view(selected_TK.shape))
-    return x_TD.index_select(0, order_S // slots), position_TK, offsets
+    return x_TD.index_select(0, order_S[:rows] // slots), position_TK, offsets
 
 
-def _fake(x_TD: Tensor, selected_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, slots = selected_TK.shape
+def _fake(
+    x_TD: Tensor, selected_TK: Tensor, experts: int, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        x_TD.new_empty((tokens * slots, x_TD.shape[1])),
-        selected_TK.new_empty((tokens, slots)),
+        x_TD.new_empty((rows, x_TD.shape[1])),
+        selected_TK.new_empty(selected_TK.shape),
         selected_TK.new_empty((experts + 1,)),
     )
 
@@ -63,9 +70,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, grad_SD: Tensor | None, _position: Any, _offsets: Any) -> tuple[Any, ...]:
     if grad_SD is None:
-        return None, None, None
+        return None, None, None, None
     (position_TK,) = ctx.saved_tensors
-    return _BACKWARD(grad_SD, position_TK), None, None
+    return _BACKWARD(grad_SD, position_TK), None, None, None
 
 
 def _backward_reference(grad_SD: Tensor, position_TK: Tensor) -> Tensor:
@@ -78,7 +85,8 @@ def _backward_fake(grad_SD: Tensor, position_TK: Tensor) -> Tensor:
 
 _OP = define(
     "permute",
-    "(Tensor x, Tensor selected, int experts) -> (Tensor rows, Tensor position, Tensor offsets)",
+    "(Tensor x, Tensor selected, int experts, int rows)"
+    " -> (Tensor rows, Tensor position, Tensor offsets)",
     _reference,
     _fake,
 )

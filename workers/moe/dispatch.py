@@ -94,8 +94,11 @@ def _packed(
 ) -> Tensor:
     """Each expert on the rows of the tokens that chose it."""
     slots = selection.as_slots()
-    rows_SD, position_TK, offsets = ops.permute(x_TD, slots.selected_TK, selection.experts)
-    trainable_S = _trainable_rows(trainable_TE, slots, position_TK)
+    rows = None
+    if slots.used is not None:  # at least one, from which unused slots can be gathered
+        rows = min(max(1, slots.used), slots.selected_TK.numel())
+    rows_SD, position_TK, offsets = ops.permute(x_TD, slots.selected_TK, selection.experts, rows)
+    trainable_S = _trainable_rows(trainable_TE, slots, position_TK, len(rows_SD))
     rows_SO = kernel.on_rows(rows_SD, offsets, trainable_S)
     if max_k is not None and max_k < position_TK.shape[1]:
         rows_SO = _detach_late_slots(rows_SO, position_TK, max_k)
@@ -111,12 +114,11 @@ def _detach_late_slots(rows_SO: Tensor, position_TK: Tensor, kept: int) -> Tenso
 
 
 def _trainable_rows(
-    trainable_TE: Tensor | None, slots: Slots, position_TK: Tensor
+    trainable_TE: Tensor | None, slots: Slots, position_TK: Tensor, rows: int
 ) -> Tensor | None:
     """Bool [S]: may the row's expert learn from it? Rows of unused slots are True."""
     if trainable_TE is None:
         return None
-    rows = position_TK.numel()
     trainable_TK = trainable_TE.gather(1, slots.selected_TK.clamp(min=0))
     place_TK = position_TK.where(position_TK >= 0, rows)  # unused slots share a row past the end
     trainable_S = torch.ones(rows + 1, dtype=torch.bool, device=position_TK.device)

@@ -24,6 +24,8 @@ class Slots:
     """Weights of their outputs; 0 in unused slots."""
     counts_E: Tensor
     """Tokens that chose each expert, int64."""
+    used: int | None = None
+    """Slots that are used, where tokens leave some unused; None = nobody counted."""
 
     def chosen(self, experts: int, first: int | None = None) -> Tensor:
         """Bool [T, experts]: is the expert in one of the token's ``first`` slots (None = all)?"""
@@ -115,11 +117,11 @@ class Selection:
             return self.slots
         chosen_TE, weights_TE = self.chosen_TE, self.weights_TE
         per_token = chosen_TE.sum(1)
-        most = self.experts if per_token.is_meta else _most(per_token)
+        most, used = (self.experts, None) if per_token.is_meta else _most(per_token)
         ranked_TE = exact(weights_TE.detach()).masked_fill(~chosen_TE, float("-inf"))
         selected_TK, _, counts_E = ops.route(ranked_TE, selector="topk", k=most)
         weights_TK = of_slots(weights_TE, selected_TK)
-        return Slots(selected_TK, weights_TK, counts_E)
+        return Slots(selected_TK, weights_TK, counts_E, used)
 
     def _scattered(self, weights_TK: Tensor) -> Tensor:
         assert self.slots is not None
@@ -139,9 +141,12 @@ def best_first(selected_TK: Tensor, weights_TK: Tensor) -> tuple[Tensor, Tensor]
     return selected_TK.gather(1, order_TK), weights_TK.gather(1, order_TK)
 
 
-def _most(per_token: Tensor) -> int:
-    """Slots that all tokens fit into, at least one."""
-    return max(1, int(per_token.max())) if len(per_token) else 1
+def _most(per_token: Tensor) -> tuple[int, int]:
+    """(slots that all tokens fit into, at least one; how many are used); one device sync."""
+    if not len(per_token):
+        return 1, 0
+    most, used = torch.stack([per_token.max(), per_token.sum()]).tolist()
+    return max(1, most), used
 
 
 def exact(x: Tensor) -> Tensor:

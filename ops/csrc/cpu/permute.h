@@ -27,14 +27,15 @@ inline std::vector<int32_t> sort_slots(const int64_t* selected, int64_t slots, i
   return slot_of;
 }
 
-// Any element type: rows are copied as bytes. Rows past the used ones become 0.
+// Any element type: rows are copied as bytes. Rows past the used ones become 0. False without a row
+// for each used slot.
 template <class Parallel>
-void permute(const Parallel& parallel, const char* x, const int64_t* selected, int64_t tokens,
-             int64_t per_token, int64_t experts, int64_t row_bytes, char* rows, int64_t* position,
-             int64_t* offsets) {
-  const int64_t slots = tokens * per_token;
-  const auto slot_of = sort_slots(selected, slots, experts, position, offsets);
-  parallel(slots, 64, [&](int64_t begin, int64_t end) {
+bool permute(const Parallel& parallel, const char* x, const int64_t* selected, int64_t tokens,
+             int64_t per_token, int64_t experts, int64_t row_count, int64_t row_bytes, char* rows,
+             int64_t* position, int64_t* offsets) {
+  const auto slot_of = sort_slots(selected, tokens * per_token, experts, position, offsets);
+  if (row_count < static_cast<int64_t>(slot_of.size())) return false;
+  parallel(row_count, 64, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       char* target = rows + row * row_bytes;
       if (row < static_cast<int64_t>(slot_of.size()))
@@ -43,6 +44,7 @@ void permute(const Parallel& parallel, const char* x, const int64_t* selected, i
         std::memset(target, 0, row_bytes);
     }
   });
+  return true;
 }
 
 // Each token adds up the gradients of its rows, in slot order.

@@ -20,19 +20,6 @@ struct Route {
   T temperature, level;
 };
 
-// Order statistic with linear interpolation over the allowed scores of one sorted token.
-template <class T>
-T percentile(const T* scores, const int32_t* order, int64_t experts, T level) {
-  int64_t live = experts;
-  while (live > 0 && scores[order[live - 1]] == -static_cast<T>(INFINITY)) --live;
-  if (live == 0) return static_cast<T>(INFINITY);
-  const double place = static_cast<double>(level) * static_cast<double>(live - 1);
-  const auto low = static_cast<int64_t>(place);
-  const int64_t high = std::min(low + 1, live - 1);
-  const T below = scores[order[live - 1 - low]], above = scores[order[live - 1 - high]];
-  return below + static_cast<T>(place - static_cast<double>(low)) * (above - below);
-}
-
 // Sort the first `count` experts of a token into `order`.
 template <class T>
 void rank(const T* scores, int64_t experts, int64_t count, int32_t* order) {
@@ -56,6 +43,52 @@ void rank(const T* scores, int64_t experts, int64_t count, int32_t* order) {
   }
 }
 
+// Whether all but the best expert of a token must reach a score.
+inline bool bounded(Selector selector) {
+  return selector == Selector::kThreshold || selector == Selector::kPercentile;
+}
+
+// How many first experts of a token hold all that reach `least`: those and the NaN, which come before
+// all; at least the best, which is always used.
+template <class T>
+int64_t reaching(const Route<T>& a, const T* scores, T least) {
+  int64_t count = 0;
+  for (int64_t e = 0; e < a.experts; ++e) count += !(scores[e] < least);
+  return std::clamp(count, int64_t{1}, a.slots);
+}
+
+// Order statistic with linear interpolation over the allowed scores of one token; sorts the experts
+// above it into `order` and says how many those are.
+template <class T>
+T percentile(const Route<T>& a, const T* scores, int32_t* order, int64_t& ranked) {
+  const int64_t live =
+      a.experts - std::count(scores, scores + a.experts, -static_cast<T>(INFINITY));
+  if (live == 0) return static_cast<T>(INFINITY);
+  const double place = static_cast<double>(a.level) * static_cast<double>(live - 1);
+  const auto low = static_cast<int64_t>(place);
+  const int64_t high = std::min(low + 1, live - 1);
+  ranked = live - low;
+  rank(scores, a.experts, ranked, order);
+  const T below = scores[order[live - 1 - low]], above = scores[order[live - 1 - high]];
+  return below + static_cast<T>(place - static_cast<double>(low)) * (above - below);
+}
+
+// Sort as many experts of one token as may be used into `order`; their number, and in `least` the
+// score that all but the best must reach.
+template <class T>
+int64_t rank_used(const Route<T>& a, const T* scores, int32_t* order, T& least) {
+  int64_t ranked = 0, wanted = a.slots;
+  if (a.selector == Selector::kDense) {
+    std::iota(order, order + a.experts, 0);
+    return a.experts;
+  }
+  if (a.selector == Selector::kThreshold) least = *a.threshold;
+  if (a.selector == Selector::kPercentile) least = percentile(a, scores, order, ranked);
+  if (bounded(a.selector)) wanted = reaching(a, scores, least);
+  if (ranked < wanted) rank(scores, a.experts, wanted, order);
+  return wanted;
+}
+
 // Experts of one token into selected[slots] (-1 = unused) and their scores into chosen[slots].
 template <class T>
 void choose(const Route<T>& a, int64_t token, T* scores, int32_t* order, T* chosen,
@@ -64,25 +97,16 @@ void choose(const Route<T>& a, int64_t token, T* scores, int32_t* order, T* chos
   const int64_t base = token * a.experts;
   for (int64_t e = 0; e < a.experts; ++e)
     scores[e] = score(a.logits[base + e], a.noise, a.allowed, base + e, a.temperature);
-  if (a.selector == Selector::kDense)
-    std::iota(order, order + a.experts, 0);
-  else
-    rank(scores, a.experts, a.selector == Selector::kPercentile ? a.experts : a.slots, order);
   T least = none;
-  if (a.selector == Selector::kPercentile)
-    least = percentile(scores, order, a.experts, a.level);
-  else if (a.selector == Selector::kThreshold)
-    least = *a.threshold;
+  const int64_t ranked = rank_used(a, scores, order, least);
   T passed = 0, enough = 0;
   if (a.selector == Selector::kTopP) {
     for (int64_t e = 0; e < a.experts; ++e) enough += std::exp(scores[e] - scores[order[0]]);
     enough *= a.level;
   }
-  for (int64_t slot = 0; slot < a.slots; ++slot) {
+  for (int64_t slot = 0; slot < ranked; ++slot) {
     const T value = scores[order[slot]];
-    bool used = value != none;
-    if (slot > 0 && (a.selector == Selector::kPercentile || a.selector == Selector::kThreshold))
-      used = used && value >= least;
+    bool used = value != none && (slot == 0 || !bounded(a.selector) || value >= least);
     if (a.selector == Selector::kTopP) {
       used = used && (slot == 0 || passed <= enough);
       passed += std::exp(value - scores[order[0]]);
@@ -90,6 +114,8 @@ void choose(const Route<T>& a, int64_t token, T* scores, int32_t* order, T* chos
     chosen[slot] = used ? value : none;
     selected[slot] = used ? order[slot] : -1;
   }
+  std::fill(chosen + ranked, chosen + a.slots, none);
+  std::fill(selected + ranked, selected + a.slots, int64_t{-1});
 }
 
 // Softmax over the used slots of one token; 0 in unused ones.

@@ -152,17 +152,19 @@ Tensor route_backward(const Tensor& grad, const Tensor& selected, const Tensor& 
 }
 
 std::tuple<Tensor, Tensor, Tensor> permute(const Tensor& x, const Tensor& selected,
-                                           int64_t experts) {
+                                           int64_t experts, int64_t row_count) {
   const Tensor chosen = slots(beside(selected, x), "selected");
+  STD_TORCH_CHECK(row_count >= 0 && row_count <= chosen.numel(),
+                  "permute: at most one row for each slot");
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == chosen.size(0) && experts >= 1,
                   "permute takes x [tokens, features] and selected [tokens, slots]");
   check_expert_count(experts);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor source = torch::stable::contiguous(x);
-  const Tensor rows = buffer(source, {chosen.numel(), x.size(1)});
+  const Tensor rows = buffer(source, {row_count, x.size(1)});
   const auto sorted = sort(chosen, experts);
   check(cuda::gather_rows(source.data_ptr(), data<int32_t>(sorted.slot_of),
-                          data<int64_t>(sorted.offsets), chosen.numel(), chosen.size(1), experts,
+                          data<int64_t>(sorted.offsets), row_count, chosen.size(1), experts,
                           x.size(1) * static_cast<int64_t>(x.element_size()), rows.data_ptr(),
                           stream_of(x)));
   return {rows, sorted.position, sorted.offsets};

@@ -51,7 +51,7 @@ struct Sort {
 // Stable sort of slots by expert.
 int sort_slots(const Sort& call, void* stream);
 // Rows of x in the sorted order, 0 after the used ones.
-int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, int64_t slots,
+int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, int64_t row_count,
                 int64_t per_token, int64_t experts, int64_t row_bytes, void* rows, void* stream);
 int permute_backward(Type type, const void* grad, const int64_t* position, int64_t tokens,
                      int64_t per_token, int64_t width, void* grad_x, void* stream);

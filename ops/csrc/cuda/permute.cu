@@ -79,10 +79,10 @@ __global__ void place(Sort a) {
 
 // One warp for each row; Word is the widest type that divides a row.
 template <class Word>
-__global__ void copy_rows(const Word* x, const int32_t* slot_of, const int64_t* used, int64_t slots,
+__global__ void copy_rows(const Word* x, const int32_t* slot_of, const int64_t* used, int64_t row_count,
                           int64_t per_token, int64_t words, Word* rows) {
   const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kLanes;
-  if (row >= slots) return;
+  if (row >= row_count) return;
   Word* target = rows + row * words;
   const int lane = threadIdx.x % kLanes;
   if (row >= *used) {
@@ -123,13 +123,13 @@ int sort_slots(const Sort& call, void* stream) {
   return launched();
 }
 
-int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, int64_t slots,
+int gather_rows(const void* x, const int32_t* slot_of, const int64_t* offsets, int64_t row_count,
                 int64_t per_token, int64_t experts, int64_t row_bytes, void* rows, void* stream) {
-  if (slots == 0 || row_bytes == 0) return 0;
+  if (row_count == 0 || row_bytes == 0) return 0;
   const auto launch = [&](auto word) {
     using Word = decltype(word);
-    copy_rows<<<blocks(slots, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const Word*>(x), slot_of, offsets + experts, slots, per_token,
+    copy_rows<<<blocks(row_count, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        static_cast<const Word*>(x), slot_of, offsets + experts, row_count, per_token,
         row_bytes / static_cast<int64_t>(sizeof(Word)), static_cast<Word*>(rows));
   };
   // a view may begin at any element of its storage

@@ -125,14 +125,18 @@ def test_fuzz_permute_combine_usage(device, tokens, slots, experts, width, unuse
     random = Random(seed, device)
     selected = random.below(experts, tokens, slots, least=-unused).clamp(min=-1)
     x = random.normal(width, tokens).t() if strided else random.normal(tokens, width)
-    rows, position, offsets = GROWSTAGE.permute(x, selected, experts)
-    want_rows, want_position, want_offsets = reference("growstage::permute")(x, selected, experts)
-    used = int(offsets[-1])
+    used, most = int(((selected >= 0) & (selected < experts)).sum()), tokens * slots
+    room = min(most, max(1, used + seed % (most - used + 1)))
+    rows, position, offsets = GROWSTAGE.permute(x, selected, experts, room)
+    want = reference("growstage::permute")(x, selected, experts, room)
+    want_rows, want_position, want_offsets = want
+    assert len(rows) == room
+    assert int(offsets[-1]) == used
     assert torch.equal(position, want_position)
     assert torch.equal(offsets, want_offsets)
     assert torch.equal(rows[:used], want_rows[:used])
     assert (rows[used:] == 0).all()
-    values, gates = random.normal(tokens * slots, width), random.normal(tokens, slots)
+    values, gates = random.normal(room, width), random.normal(tokens, slots)
     grad = random.normal(width, tokens).t() if strided else random.normal(tokens, width)
     _agree("permute_backward", values, position)
     _agree("combine", values, position, gates)
@@ -179,7 +183,7 @@ def test_other_types(device: str, dtype: torch.dtype) -> None:
     _agree("route", logits, None, None, None, 1, 4, 1.0, 1.0, 0, dtype=dtype)
     weights, selected, _ = GROWSTAGE.route(logits, None, None, None, 1, 4, 1.0, 1.0, 0)
     _agree("route_backward", weights + 1, selected, weights, 12, 1.0, dtype=dtype)
-    rows, position, offsets = GROWSTAGE.permute(x, selected, 12)
+    rows, position, offsets = GROWSTAGE.permute(x, selected, 12, selected.numel())
     _agree("permute_backward", rows, position, dtype=dtype)
     _agree("combine", rows, position, weights, dtype=dtype)
     _agree("combine_backward", x, rows, position, weights, dtype=dtype)
@@ -263,7 +267,7 @@ def test_opcheck_of_the_compiled_kernels(device: str) -> None:
         args = (logits, None, None, logits.detach().mean(), selector, 3, 0.5, 0.6, 2)
         opcheck(GROWSTAGE.route.default, args)
     selected, gate, _ = ops.route(logits, selector="topk", k=2, capacity=2)
-    opcheck(GROWSTAGE.permute.default, (x, selected, 4))
+    opcheck(GROWSTAGE.permute.default, (x, selected, 4, 12))
     rows, position, offsets = ops.permute(x.detach(), selected, 4)
     opcheck(GROWSTAGE.combine.default, (rows.requires_grad_(), position, gate.detach()))
     weights = _weights(random, [2, 3, 1, 2], 3, 5, True)
@@ -272,6 +276,14 @@ def test_opcheck_of_the_compiled_kernels(device: str) -> None:
     _, hidden = GROWSTAGE.expert_mlp(rows.detach(), offsets, *weights, None, 0, False)
     args = (random.normal(12, 5), rows.detach(), hidden, offsets, weights[0], weights[2], None)
     opcheck(GROWSTAGE.expert_mlp_backward.default, (*args, [True, False] * 2, True, 0, False))
+
+
+@pytest.mark.skipif("cpu" not in DEVICES, reason="only the kernel of the CPU looks")
+def test_fewer_rows_than_used_slots_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="2 rows, and more slots are used"):
+        ops.permute(torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), 2, rows=2)
+    with pytest.raises(RuntimeError, match="one row for each slot"):
+        ops.permute(torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64), 2, rows=4)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -303,8 +315,8 @@ def test_wrong_arguments_are_refused(device: str) -> None:
     weights = ([torch.zeros(2, 3, device=device)], [torch.zeros(2, device=device)], [], [])
     good = torch.tensor([0, 4], device=device)
     wrong = {
-        "must be int64": lambda: GROWSTAGE.permute(x, slots.int(), 2),
-        "takes x": lambda: GROWSTAGE.permute(x[:3], slots, 2),
+        "must be int64": lambda: GROWSTAGE.permute(x, slots.int(), 2, 8),
+        "takes x": lambda: GROWSTAGE.permute(x[:3], slots, 2, 8),
         "shaped like logits": lambda: GROWSTAGE.route(x, x[:2], None, None, 1, 1, 1.0, 1.0, 0),
         "out of range": lambda: GROWSTAGE.route(x, None, None, None, 9, 1, 1.0, 1.0, 0),
         "threshold of one value": lambda: GROWSTAGE.route(x, None, None, None, 4, 1, 1.0, 1.0, 0),
@@ -320,7 +332,7 @@ def test_wrong_arguments_are_refused(device: str) -> None:
             call()
     wide = torch.zeros(1, 1, dtype=torch.int64, device=device).expand(2**20, 2**11)
     with pytest.raises(RuntimeError, match="use smaller batches"):
-        GROWSTAGE.permute(x[:1].expand(2**20, 3), wide, 2)
+        GROWSTAGE.permute(x[:1].expand(2**20, 3), wide, 2, 8)
     if device == "cpu":
         with pytest.raises(RuntimeError, match="offsets must rise"):
             GROWSTAGE.expert_mlp(x, good + 1, *weights, None, 0, False)

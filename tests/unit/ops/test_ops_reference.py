@@ -124,7 +124,7 @@ def test_opcheck(tokens: int) -> None:
         opcheck(GROWSTAGE.route.default, args)
     selected, gate, _ = ops.route(logits, selector="topk", k=2, allowed_TE=allowed)
     rows, position, offsets = ops.permute(x, selected, 4)
-    opcheck(GROWSTAGE.permute.default, (x, selected, 4))
+    opcheck(GROWSTAGE.permute.default, (x, selected, 4, selected.numel()))
     rows, gate = rows.detach().requires_grad_(), gate.detach().requires_grad_()
     opcheck(GROWSTAGE.combine.default, (rows, position, gate))
     for two in (True, False):
@@ -156,6 +156,17 @@ def test_ties_go_to_the_lower_expert_and_rows_keep_token_order() -> None:
     assert rows.squeeze(1).tolist() == [0, 1, 2, 3] * 2
     assert offsets.tolist() == [0, 4, 8, 8]
     assert position.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_rows_only_as_many_as_slots_are_used() -> None:
+    selected = torch.tensor([[2, -1, -1], [0, 2, -1]])
+    x = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    rows, position, offsets = ops.permute(x, selected, 3, rows=3)
+    assert rows.squeeze(1).tolist() == [2, 1, 2]
+    assert position.tolist() == [[1, -1, -1], [0, 2, -1]]
+    assert offsets.tolist() == [0, 1, 1, 3]
+    (grad,) = torch.autograd.grad(rows, x, torch.tensor([[1.0], [10.0], [100.0]]))
+    assert grad.squeeze(1).tolist() == [10, 101]
 
 
 def test_noise_and_temperature_move_the_scores() -> None:

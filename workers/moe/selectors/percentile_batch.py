@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,8 +118,15 @@ def quantile(scores_TE: Tensor, allowed_TE: Tensor | None, level: float) -> Tens
         return None
     place = level * (len(scores) - 1)
     low = math.floor(place)
-    below = scores.kthvalue(low + 1).values
     if place == low:
-        return below
-    above = scores.kthvalue(low + 2).values
+        return _smallest(scores, low, low)[0]
+    below, above = _smallest(scores, low, low + 1)
     return below + (place - low) * (above - below)
+
+
+def _smallest(scores: Tensor, *places: int) -> tuple[Tensor, ...]:
+    """The values at these places of the scores in rising order, from 0."""
+    if scores.device.type == "cpu":  # torch selects several times slower, and once for each place
+        parted = np.partition(scores.numpy(), places)
+        return torch.from_numpy(parted[list(places)]).unbind()
+    return tuple(scores.kthvalue(place + 1).values for place in places)

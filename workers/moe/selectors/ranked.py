@@ -72,19 +72,23 @@ class Ranked(Selector):
             allowed_TE=allowed_TE,
             **how,
         )
-        if varies:
-            most = used_slots(selected_TK)
+        used = None
+        if varies and not selected_TK.is_meta:
+            most, used = used_slots(selected_TK, counts_E)
             selected_TK, weights_TK = selected_TK[:, :most], weights_TK[:, :most]
         if not self.full:
-            return Selection(slots=Slots(selected_TK, weights_TK, counts_E))
+            return Selection(slots=Slots(selected_TK, weights_TK, counts_E, used))
         noisy_TE = logits_TE if noise_TE is None else logits_TE + noise_TE
         all_TE = self.probabilities(noisy_TE, allowed_TE)
         weights_TK = of_slots(all_TE, selected_TK)
-        return Selection(slots=Slots(selected_TK, weights_TK, counts_E), probabilities_TE=all_TE)
+        slots = Slots(selected_TK, weights_TK, counts_E, used)
+        return Selection(slots=slots, probabilities_TE=all_TE)
 
 
-def used_slots(selected_TK: Tensor) -> int:
-    """Slots that the token with most experts needs, at least one, where unused ones come last."""
-    if selected_TK.is_meta or not len(selected_TK):
-        return selected_TK.shape[1]
-    return max(1, int((selected_TK >= 0).any(0).sum()))
+def used_slots(selected_TK: Tensor, counts_E: Tensor) -> tuple[int, int]:
+    """(slots that the token with most experts needs, at least one, where unused ones come last; how
+    many slots are used in all); one device sync."""
+    if not len(selected_TK):
+        return selected_TK.shape[1], 0
+    most, used = torch.stack([(selected_TK >= 0).any(0).sum(), counts_E.sum()]).tolist()
+    return max(1, most), used
