@@ -15,7 +15,7 @@ from orchestrator.config.run import LaneConfig
 from orchestrator.config.sections import SECTIONS
 from orchestrator.policies import Policy
 from workers import trainers
-from workers.contract import Checked, LaneSettings, WithExperts, domains_of, nested
+from workers.contract import Checked, LaneSettings, TaskSpec, WithExperts, domains_of, nested
 from workers.tables import Problem, construct, lookup
 
 
@@ -28,6 +28,8 @@ def trainer_of(sections: Mapping[str, Any], seed: int) -> str:
 def mismatches(lane: LaneConfig) -> list[Problem]:
     """Everything about the lane that no single section can check; paths begin at the lane."""
     found = [*_trainable(lane), *lane.stream().problems(), *_workers(lane)]
+    if not found and _task_known(lane):
+        found = lane.stream().problems_of_known_tasks()
     if found:
         return found
     settings = settings_of(lane)
@@ -54,11 +56,23 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         input_shape=tuple(stream.input_shape),
         outputs=stream.outputs,
         tokens=stream.needs == "tokens",
-        domain_given=getattr(lane.sections["stream"], "domain_given", False),
+        labels=stream.needs == "labels" and stream.objective.labels,
+        task_known=_task_known(lane),
+        domain_given=_domain_given(lane, tasks),
         mixes=_class("method", lane).mixes,
         needs=stream.needs,
         begins_trained=lane.start is not None,
     )
+
+
+def _task_known(lane: LaneConfig) -> bool:
+    return getattr(lane.sections["stream"], "task_known", False)
+
+
+def _domain_given(lane: LaneConfig, tasks: Sequence[TaskSpec]) -> bool:
+    """Whether each sample's domain is told: a task's, where that is known and has one only."""
+    of_tasks = _task_known(lane) and all(len(task.domains) == 1 for task in tasks)
+    return of_tasks or getattr(lane.sections["stream"], "domain_given", False)
 
 
 def _trainable(lane: LaneConfig) -> list[Problem]:

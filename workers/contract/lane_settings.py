@@ -78,6 +78,10 @@ class LaneSettings:
     """Width of the model's output: classes, numbers, tokens or actions."""
     tokens: bool = False
     """Whether the model reads windows of tokens, and answers each from those before it."""
+    labels: bool = False
+    """Whether targets are labels of classes."""
+    task_known: bool = False
+    """Whether whoever uses the model knows each sample's task, in evaluation too."""
     domain_given: bool = False
     """Whether whoever uses the model tells it each sample's domain, in evaluation too."""
     mixes: bool = False

@@ -38,6 +38,8 @@ class MethodContext:
     """What scores outputs; None where the model learns from an environment."""
     seed: int
     """Of this stage, for generators of the method's own."""
+    steps: int | None = None
+    """Gradient steps of the stage in all; None where an environment decides it."""
 
 
 class Method:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from workers.contract import InputError, TaskSpec
 from workers.streams.base import InputType, Stream
 from workers.streams.data import Part, TaskData
 from workers.tables import Problem
+
+TARGETS = ("train_y", "validation_y", "test_y")
+"""Files that hold a task's targets."""
 
 
 class Arrays(Stream):
@@ -38,6 +43,10 @@ class Arrays(Stream):
 
     config: Arrays.Config
 
+    def __init__(self, config: Any, seed: int) -> None:
+        super().__init__(config, seed)
+        self._labels: dict[str, Sequence[int]] = {}
+
     def tasks(self) -> tuple[TaskSpec, ...]:
         return tuple(
             TaskSpec(index=index, name=name, domain=self.config.domain or name)
@@ -55,16 +64,25 @@ class Arrays(Stream):
     @cached_property
     def outputs(self) -> int:
         """Numbers of a target, or one more than the largest label in any file."""
-        parts = ("train_y", "validation_y", "test_y")
         targets = [
             self._array(name, part)
             for name in self._names
-            for part in parts
+            for part in TARGETS
             if self._file(name, part).is_file()
         ]
         if not self.objective.labels:
             return int(targets[0].shape[-1])
         return 1 + max(int(array.max()) for array in targets)
+
+    def labels(self, task: TaskSpec) -> Sequence[int] | None:
+        """Those that any of the task's files holds."""
+        if not self.objective.labels:
+            return None
+        if task.name not in self._labels:
+            parts = [part for part in TARGETS if self._file(task.name, part).is_file()]
+            found = [np.unique(self._array(task.name, part)) for part in parts]
+            self._labels[task.name] = np.unique(np.concatenate(found)).tolist()
+        return self._labels[task.name]
 
     def load(self, task: TaskSpec) -> TaskData:
         own = self._file(task.name, "validation_x").is_file()

@@ -6,7 +6,7 @@ Knows nothing of models, methods and training.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -54,6 +54,10 @@ class Stream:
         validation: float = 0.1
         """Share of the training part that is held out for validation, where the data have no
         validation part of their own; 0 = none."""
+        task_known: bool = False
+        """Task-incremental: the task of every sample is known, at test time too. Labels of other
+        tasks are no answers then (logits -inf), in training and evaluation, where a stream's tasks
+        have labels of their own."""
         domain_given: bool = False
         """Task-incremental: whoever uses a model tells it each sample's domain, at test time too.
         Else a model that needs it is an upper bound, and says so."""
@@ -71,6 +75,8 @@ class Stream:
         self.config = config
         self.seed = seed
         self.objective: Objective = construct(OBJECTIVES, config.objective)
+        if config.task_known and self.objective.masks_labels:
+            self.objective.know_tasks(self._task_of_label)
         self._cache: OrderedDict[int, TaskData] = OrderedDict()
 
     @property
@@ -91,6 +97,10 @@ class Stream:
     def outputs(self) -> int:
         """Width of a model's output: labels over the whole stream, or numbers of a target."""
         raise NotImplementedError
+
+    def labels(self, task: TaskSpec) -> Sequence[int] | None:
+        """Labels that samples of the task may have; None = all of them."""
+        return None
 
     def load(self, task: TaskSpec) -> TaskData:
         """Build the data of a task; ``data`` caches it."""
@@ -142,6 +152,23 @@ class Stream:
         """What a plan must know: settings that do not fit together, files that are missing."""
         return []
 
+    def problems_of_known_tasks(self) -> list[Problem]:
+        """Why ``task_known`` says nothing of a sample's answer; asked where it is set."""
+        told = [labels for task in self.tasks() if (labels := self.labels(task)) is not None]
+        apart = {frozenset(labels) for labels in told}
+        if told and not self.objective.masks_labels:
+            what = f"tasks have labels of their own, objective {self.config.objective.kind!r} none"
+            allowed = "use objective classification, or leave stream.task_known out"
+            return [Problem("stream.task_known", what, allowed)]
+        mixed = len(told) not in (0, len(self.tasks())) or sum(map(len, apart)) > len(
+            frozenset().union(*apart)
+        )
+        if not mixed:
+            return []
+        what = "some labels, but not all, are shared by tasks"
+        allowed = "tasks must have equal labels or none in common: give such, or leave it out"
+        return [Problem("stream.task_known", what, allowed)]
+
     def tokens(self, text: str) -> Tensor:
         """A text as a model of this stream reads it, int64 [T].
 
@@ -163,6 +190,14 @@ class Stream:
         """Put what other programs need to make inputs, such as a tokenizer, beside a model."""
 
     # ------------------------------------------------------------ inside
+
+    def _task_of_label(self) -> Tensor:
+        """int64 [outputs]: of each label the first task that has it, -1 where none has."""
+        found = torch.full((self.outputs,), -1)
+        for task in reversed(self.tasks()):
+            labels = self.labels(task)
+            found[slice(None) if labels is None else torch.tensor(labels)] = task.index
+        return found
 
     def _with_validation(self, task: TaskSpec, data: TaskData) -> TaskData:
         """The data with a validation part drawn from the training part, where there is none."""

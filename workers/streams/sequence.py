@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,11 +74,18 @@ class DatasetSequence(SampledStream):
             x = x.expand(-1, channels, -1, -1)
         return (padded if self.config.fit == "pad" else resized)(x, height, width)
 
-    def relabel(self, task: TaskSpec, y: Tensor) -> Tensor:
+    def labels(self, task: TaskSpec) -> Sequence[int] | None:
         if self.config.shared_labels:
-            return y
-        before = self.datasets[: task.settings["dataset"]]
-        return y + sum(dataset.classes for dataset in before)
+            return None
+        first = self._first_label(task)
+        return range(first, first + self.dataset_of(task).classes)
+
+    def relabel(self, task: TaskSpec, y: Tensor) -> Tensor:
+        return y if self.config.shared_labels else y + self._first_label(task)
+
+    def _first_label(self, task: TaskSpec) -> int:
+        """Output of the first label of the task's data set, where each has its own."""
+        return sum(dataset.classes for dataset in self.datasets[: task.settings["dataset"]])
 
     def problems(self) -> list[Problem]:
         found = super().problems() + self._unknown

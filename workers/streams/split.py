@@ -1,4 +1,5 @@
-"""Class-incremental streams: every class belongs to one task."""
+"""Class-incremental streams: every class belongs to one task. Task-incremental with
+``task_known``."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from workers.tables import Problem
 
 
 class Split(DatasetStream):
-    """Class-incremental: a few classes per task, one head over all classes, no task label."""
+    """Class-incremental: a few classes per task, one head over all classes, no task label.
+
+    With ``task_known`` task-incremental: the classes of a sample's task alone answer it.
+    """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(DatasetStream.Config):
@@ -41,6 +45,10 @@ class Split(DatasetStream):
             )
             for index, group in enumerate(groups)
         )
+
+    def labels(self, task: TaskSpec) -> Sequence[int]:
+        found: Sequence[int] = task.settings["classes"]
+        return found
 
     def select(self, task: TaskSpec, part: PartName) -> np.ndarray:
         return np.flatnonzero(np.isin(self.dataset.labels(part), task.settings["classes"]))

@@ -81,7 +81,8 @@ class SupervisedEvaluator:
     def evaluate(
         self, lane: LaneSpec, ref: CheckpointRef, tasks: tuple[TaskSpec, ...]
     ) -> EvaluationReport:
-        """Scores in task order over the whole output layer (class-incremental).
+        """Scores in task order, over the whole output layer (class-incremental) or, where tasks
+        are known, over the labels of each sample's task (task-incremental).
 
         Samples that figures are taken on are drawn by the lane's seed, evenly over classes and
         domains: the same ones for every checkpoint of the lane.

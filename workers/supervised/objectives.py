@@ -10,8 +10,9 @@ window, V of the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -41,11 +42,31 @@ class Objective:
     most_looked_at: ClassVar[int | None] = None
     """Samples at most that stand for a stage or a domain where only a few are looked at; None = as
     many as whoever looks wants. One sample of tokens tells as much as many labelled ones."""
+    masks_labels: ClassVar[bool] = False
+    """Whether labels of other tasks can be left out of the answer to a sample whose task is known
+    (``know_tasks``)."""
     domain_figures: ClassVar[tuple[str, ...]] = ()
     """What is told of each domain of a task beside the score, of what ``summary`` gives."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def know_tasks(self, tell: Callable[[], Tensor]) -> None:
+        """Task-incremental: only the labels of a sample's own task answer it from now on.
+
+        ``tell`` gives, when first asked for, int64 [C]: equal numbers for labels of one task.
+        """
+        raise NotImplementedError
+
+    @property
+    def task_of_label(self) -> Tensor | None:
+        """int64 [C], what ``know_tasks`` was told; None = every label may answer every sample."""
+        return None
+
+    def answers(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The outputs as they are compared with targets: -inf for labels that are not of the
+        sample's task, where that is known."""
+        return outputs
 
     def check(self, y: Tensor, outputs: int, where: str) -> None:
         """Raise InputError, naming ``where``, if targets [N, ...] are not of this objective.
@@ -99,7 +120,8 @@ class Classification(Objective):
     """One class out of C for each sample; score = accuracy.
 
     Outputs: logits [B, C]; targets: int64 [B], 0 to C - 1. Loss: cross entropy in nats. Figures:
-    ``loss`` (nats).
+    ``loss`` (nats). Where tasks are known, logits of labels of other tasks than the target's count
+    as -inf in all of them, so that a batch may hold samples of several tasks.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +132,24 @@ class Classification(Objective):
 
     score_name = "accuracy"
     labels = True
+    masks_labels = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._tell: Callable[[], Tensor] | None = None
+
+    def know_tasks(self, tell: Callable[[], Tensor]) -> None:
+        self._tell = tell
+
+    @cached_property
+    def task_of_label(self) -> Tensor | None:
+        return None if self._tell is None else self._tell()
+
+    def answers(self, outputs: Tensor, y: Tensor) -> Tensor:
+        if self.task_of_label is None:
+            return outputs
+        task_C = self.task_of_label.to(outputs.device)
+        return outputs.masked_fill(task_C[y][:, None] != task_C, -math.inf)
 
     def check(self, y: Tensor, outputs: int, where: str) -> None:
         if y.dtype.is_floating_point or y.dim() != 1:
@@ -124,13 +164,14 @@ class Classification(Objective):
             )
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs, y)
+        return functional.cross_entropy(self.answers(outputs, y), y)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return (outputs.argmax(-1) == y).float()
+        return (self.answers(outputs, y).argmax(-1) == y).float()
 
     def figures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"loss": functional.cross_entropy(outputs, y, reduction="none")}
+        answers = self.answers(outputs, y)
+        return {"loss": functional.cross_entropy(answers, y, reduction="none")}
 
     def classes(self, y: Tensor) -> Tensor | None:
         return y

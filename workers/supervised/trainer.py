@@ -395,6 +395,7 @@ class SupervisedTrainer:
             device=self.device,
             objective=self.stream.objective,
             seed=derive_seed(stage.spec.seed, "method"),
+            steps=stage.steps,
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
