@@ -60,7 +60,8 @@ class Projection(Method):
 
 class Resets(Method):
     """Every few steps the parameter entries of smallest magnitude are drawn anew, new tensors
-    being spared until they are old enough; its ages follow the model through edits."""
+    being spared until they are old enough; its ages follow the model through edits. A hook counts
+    the samples that were learnt from."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):
@@ -72,8 +73,22 @@ class Resets(Method):
         super().__init__(config, seed, objective)
         self.ages: dict[str, int] = {}
         self.edits = 0
+        self.hook = None
+        self.passed = torch.zeros(())  # of this worker, since the step began
+        self.samples = torch.zeros(())  # of all workers, since the lane began
+
+    def watch(self, model):
+        if self.hook is not None:
+            self.hook.remove()
+        self.hook = model.register_forward_hook(self._count)
+
+    def _count(self, model, inputs, output):
+        if model.training and torch.is_grad_enabled():
+            self.passed += len(output)
 
     def after_step(self, context):
+        self.samples += context.total(self.passed)
+        self.passed.zero_()
         parameters = dict(context.model.named_parameters())
         for name in parameters:
             self.ages[name] = self.ages.get(name, 0) + 1
@@ -94,16 +109,19 @@ class Resets(Method):
         self.edits += 1
         for name, _ in context.model.named_parameters():
             self.ages.setdefault(name, 0)
+        for name in context.change.narrowed:
+            self.ages[name] = 0
 
     def state(self):
-        ages = {name: torch.tensor(age) for name, age in self.ages.items()}
-        return {"edits": torch.tensor(self.edits)} | {f"age/{n}": a for n, a in ages.items()}
+        ages = {f"age/{name}": torch.tensor(age) for name, age in self.ages.items()}
+        return {"edits": torch.tensor(self.edits), "samples": self.samples.clone()} | ages
 
     def load_state(self, state, model):
         known = dict(model.named_parameters())
-        ages = {n.removeprefix("age/"): int(a) for n, a in state.items() if n != "edits"}
+        ages = {n[4:]: int(age) for n, age in state.items() if n.startswith("age/")}
         assert set(ages) <= set(known), "the model has the shape of the checkpoint already"
         self.ages, self.edits = ages, int(state["edits"])
+        self.samples = state["samples"].clone()
 
 
 def config(method: str) -> dict[str, Any]:

@@ -32,6 +32,9 @@ class Change:
     parents: Parents = field(default_factory=dict)
     narrowed: Mapping[str, tuple[Any, int, Any]] = field(default_factory=dict)
     """Name of a parameter made smaller -> (the old one, dimension, indices kept of it)."""
+    cleared: Mapping[str, tuple[int, Any] | None] = field(default_factory=dict)
+    """Name of a parameter -> (dimension, indices) of entries of it that the optimizer forgets;
+    None = all of them."""
     rebind: bool = True
     """Whether the optimizer must be bound to the module's parameters anew."""
     keep: bool = True

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import EditReport, StageSpec
+from workers.edits import Change
+from workers.moe.tallies import Total, own
 from workers.streams import Part, TaskData
 from workers.supervised.objectives import Objective
 
@@ -40,6 +42,11 @@ class MethodContext:
     """Of this stage, for generators of the method's own."""
     steps: int | None = None
     """Gradient steps of the stage in all; None where an environment decides it."""
+    total: Total = own
+    """Adds figures up over the workers that train the model; to be called alike on all. What a
+    method saw of this worker's part of a batch becomes what one worker would have seen of it."""
+    change: Change | None = None
+    """What the edit did to parameters; only in ``edited``."""
 
 
 class Method:
@@ -69,8 +76,8 @@ class Method:
     Random draws in ``end_stage`` must then come from generators of the method's own. Not inherited:
     a subclass changes something, so it says this of itself."""
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
-    """Trainers that call every hook it overrides. One that overrides none but ``after_backward``,
-    ``after_step`` and ``edited`` may add ``rl``."""
+    """Trainers that call every hook it overrides. One that overrides none but ``watch``,
+    ``after_backward``, ``after_step`` and ``edited`` may add ``rl``."""
 
     @classmethod
     def starts_plainly(cls) -> bool:
@@ -82,6 +89,14 @@ class Method:
         self.config = config
         self.seed = seed
         self.objective = objective
+
+    def watch(self, model: nn.Module) -> None:
+        """Look at the model before it is used: hooks on its modules are set here.
+
+        Called when a lane is opened or restored, after ``load_state``, and after each edit, before
+        ``edited``: parts of it may be new or gone. Whatever an earlier call has set is to be taken
+        off.
+        """
 
     def training_data(self, current: TaskData, past: Sequence[TaskData]) -> Part:
         """The samples to train the stage on.

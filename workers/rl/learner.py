@@ -7,7 +7,7 @@ increments the weights' sequence number so that runners accept the new ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -95,6 +95,7 @@ class GrowableLearner(PPOTorchLearner):
         options = cast(Any, self.config).learner_config_dict
         cls, config = checked(METHODS, options["method"])
         self._method: Method = cls(config, derive_seed(options["seed"], "method"))
+        self._method.watch(self._net)
         self._stage: StageSpec | None = None
         self._domains: tuple[str, ...] = ()
         self._losses = RunningMeans()
@@ -121,11 +122,12 @@ class GrowableLearner(PPOTorchLearner):
         """
         edit.check_next(self.revision)
         seen = torch.tensor(probe, device=self._device)
-        report = surgery.apply(self._net, self._optimizer, edit, seen)
+        report, change = surgery.follow(self._net, self._optimizer, edit, seen)
         self._register_parameters()
         self._weights_seq_no += 1
         self.revision = edit.revision
-        self._method.edited(self._context(), report)
+        self._method.watch(self._net)
+        self._method.edited(replace(self._context(), change=change), report)
         return report
 
     def _register_parameters(self) -> None:
@@ -169,6 +171,7 @@ class GrowableLearner(PPOTorchLearner):
         self._kl_coefficient.data.fill_(state.kl_coefficient)
         self._set_optimizer_lr(self._optimizer, state.lr)
         self._method.load_state(state.method, self._net)
+        self._method.watch(self._net)
         self.revision = state.revision
         self._weights_seq_no += 1
 
@@ -333,6 +336,7 @@ class GrowableLearner(PPOTorchLearner):
             device=cast(torch.device, self._device),
             objective=None,
             seed=derive_seed(self._stage.seed, "method"),
+            total=self._total,
         )
 
     def _moments(self, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.moe.growth.growable import cast
+from workers.moe.growth.optimizer_state import MASTER
 
 Precision = Literal["float32", "bfloat16"]
-
-MASTER = "master"
-"""Name of the master weight among what the optimizer keeps for a parameter."""
 
 
 def lower(model: nn.Module) -> None:

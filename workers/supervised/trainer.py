@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -103,6 +103,7 @@ class SupervisedTrainer:
         self.revision = 0
         if ref is not None:
             self._restore(checkpoint.read_of(ref, lane, taken), taken)
+        self.method.watch(self.model)
         self.replicas.watch(self.model)
         return OpenReport(
             shape=surgery.shape(self.model),
@@ -191,9 +192,10 @@ class SupervisedTrainer:
         stage = self._current()
         seen, objective = stage.probe, self.stream.objective
         probe = EditProbe(seen.x, seen.y, seen.domain, lambda y: objective.losses(y, seen.y))
-        report = surgery.apply(self.model, self.optimizer, edit, probe)
+        report, change = surgery.follow(self.model, self.optimizer, edit, probe)
         self.revision, stage.assigned = edit.revision, None
-        self.method.edited(self._context(stage), report)
+        self.method.watch(self.model)
+        self.method.edited(replace(self._context(stage), change=change), report)
         self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
         return report
 
@@ -396,6 +398,7 @@ class SupervisedTrainer:
             objective=self.stream.objective,
             seed=derive_seed(stage.spec.seed, "method"),
             steps=stage.steps,
+            total=self.replicas.sum_counts,
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from workers.contract import InputError
 
+MASTER = "master"
+"""Name of a master weight (``workers.supervised.precision``) among what is kept for a parameter."""
+
 _KEYS: dict[type, frozenset[str]] = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
@@ -120,6 +123,33 @@ def rebind(
     trained = set(named.values())
     for gone in [p for p in optimizer.state if p not in trained]:
         del optimizer.state[gone]
+
+
+Entries = Mapping[str, tuple[int, Tensor] | None]
+"""Name of a parameter -> (dimension, indices) of entries of it; None = all of them."""
+
+
+def clear_entries(optimizer: torch.optim.Optimizer, module: nn.Module, entries: Entries) -> None:
+    """Make the optimizer forget these entries of parameters, which start as new ones do.
+
+    Of a whole parameter all state is dropped. Of some of its entries, what is kept for each one is
+    set to 0; what is kept for the parameter as a whole (a count of steps) goes on, and so does its
+    master weight, which follows the parameter by itself.
+    """
+    parameters = dict(module.named_parameters()) if entries else {}
+    for name, places in entries.items():
+        parameter = parameters[name]
+        if places is None:
+            optimizer.state.pop(parameter, None)
+        elif parameter in optimizer.state:
+            clear(optimizer.state[parameter], parameter, *places)
+
+
+def clear(state: Mapping[str, Any], parameter: Tensor, dim: int, indices: Tensor) -> None:
+    """Set to 0 what is kept for these entries of a parameter, its master weight excepted."""
+    for key, value in state.items():
+        if key != MASTER and isinstance(value, Tensor) and value.shape == parameter.shape:
+            value.index_fill_(dim, indices, 0.0)
 
 
 def _cut(state: Mapping[str, Any], shape: torch.Size, dim: int, kept: Tensor) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from workers.moe.domains.specialise import enforce
 from workers.moe.growth import growable
 from workers.moe.growth.growable import Growable, Grown, Growth, arch, growables, shape
 from workers.moe.growth.initialisers import INITIALISERS, Initialiser
-from workers.moe.growth.optimizer_state import rebind
+from workers.moe.growth.optimizer_state import clear_entries, rebind
 from workers.moe.stepping import telling
 from workers.tables import Problem, lookup
 
-__all__ = ["apply", "arch", "ensure_arch", "fingerprint", "shape"]
+__all__ = ["apply", "arch", "ensure_arch", "fingerprint", "follow", "shape"]
 
 Planned = Callable[[], Change]
 """A checked edit: calling it changes the module."""
@@ -41,11 +41,23 @@ def apply(
     probe: Tensor | EditProbe | None,
     forward: Forward | None = None,
 ) -> EditReport:
+    """Change the module as the edit says; see ``follow``."""
+    return follow(module, optimizer, edit, probe, forward)[0]
+
+
+def follow(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    edit: Edit,
+    probe: Tensor | EditProbe | None,
+    forward: Forward | None = None,
+) -> tuple[EditReport, Change]:
     """Change the module as the edit says, with its optimizer; applying an edit twice is harmless.
 
     ``probe``: samples [B, ...], with targets and domains where an edit is to see them. They are
     passed through ``forward`` (default: the module) in evaluation mode, to measure how far the
-    output moved. Raises InputError, with nothing changed, where the edit cannot be done.
+    output moved. Returns the report, and what happened to parameters, for whoever else keeps
+    something about them. Raises InputError, with nothing changed, where the edit cannot be done.
     """
     began = time.perf_counter()
     run = forward or module
@@ -57,10 +69,12 @@ def apply(
     enforce(module)
     if optimizer is not None and change.rebind:
         rebind(optimizer, module, keep=change.keep, narrowed=change.narrowed)
+    if optimizer is not None:
+        clear_entries(optimizer, module, change.cleared)
     moved = None
     if output is not None and samples is not None:
         moved = float((answer(module, run, samples) - output).abs().max())
-    return EditReport(
+    report = EditReport(
         edit=edit.id,
         fingerprint=fingerprint(module),
         before=before,
@@ -69,6 +83,7 @@ def apply(
         parents=change.parents,
         seconds=time.perf_counter() - began,
     )
+    return report, change
 
 
 def ensure_arch(module: nn.Module, arch: Mapping[str, Json]) -> None:
