@@ -28,8 +28,8 @@ def test_views_that_begin_in_the_middle_of_a_word(device, dtype, width):
     storage = normal(1 + 20 * width).to(device, dtype)
     x = storage[1:].view(20, width)
     selected = (torch.arange(40, device=device) % 5 - 1).view(20, 2)
-    rows, position, offsets = GROWSTAGE.permute(x, selected, 4)
-    expected, *_ = GROWSTAGE.permute(x.clone(), selected, 4)
+    rows, position, offsets = GROWSTAGE.permute(x, selected, 4, selected.numel())
+    expected, *_ = GROWSTAGE.permute(x.clone(), selected, 4, selected.numel())
     assert torch.equal(rows, expected)
     assert torch.equal(rows[: offsets[-1]], x[torch.arange(20).to(device).repeat_interleave(2)][
         position.flatten().argsort(stable=True)[(position < 0).sum() :]
@@ -45,7 +45,7 @@ def test_views_that_begin_in_the_middle_of_a_word(device, dtype, width):
 def test_rows_of_small_elements_move_too(device, dtype):
     x = torch.arange(15, device=device).view(5, 3).to(dtype)
     selected = torch.tensor([[1], [0], [-1], [0], [1]], device=device)
-    rows, _, _ = GROWSTAGE.permute(x, selected, 2)
+    rows, _, _ = GROWSTAGE.permute(x, selected, 2, selected.numel())
     assert torch.equal(rows[:4], x[[1, 3, 0, 4]])
 
 
