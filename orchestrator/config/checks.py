@@ -105,6 +105,21 @@ def _trainable(lane: LaneConfig) -> list[Problem]:
                 "finetune",
             )
         )
+    return [*problems, *_afresh(lane, method)]
+
+
+def _afresh(lane: LaneConfig, method: Any) -> list[Problem]:
+    """What would be lost where each stage forgets the model."""
+    if not method.starts_afresh:
+        return []
+    kind = lane.sections["method"].kind
+    found = f"method {kind!r} draws the model anew at each stage"
+    edits = [name for name, policy in lane.live_policies().items() if policy.proposes]
+    problems = [
+        Problem(f"policies.{name}", found, "take out what changes the model") for name in edits
+    ]
+    if lane.start is not None:
+        problems.append(Problem("start", found, "leave out the model to begin with"))
     return problems
 
 

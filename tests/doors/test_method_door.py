@@ -1,4 +1,4 @@
-"""The door of methods: one that projects gradients, and one that resets units."""
+"""The door of methods: one that projects gradients, one that resets units, one that answers."""
 
 from __future__ import annotations
 
@@ -124,6 +124,38 @@ class Resets(Method):
         self.samples = state["samples"].clone()
 
 
+class Averaged(Method):
+    """Learns as finetune does, and answers with the running mean of its weights."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        decay: float = 0.9
+
+    answers = True
+
+    def __init__(self, config, seed, objective=None):
+        super().__init__(config, seed, objective)
+        self.means: dict[str, torch.Tensor] = {}
+
+    def after_step(self, context):
+        known = dict(context.model.named_parameters())
+        self.means = {
+            name: self.means.get(name, parameter.detach().clone()).lerp(
+                parameter.detach(), 1 - self.config.decay
+            )
+            for name, parameter in known.items()
+        }
+
+    def answer(self, model, x, task):
+        return torch.func.functional_call(model, self.means, (x,))
+
+    def state(self):
+        return {name: mean.clone() for name, mean in self.means.items()}
+
+    def load_state(self, state, model):
+        self.means = {name: mean.clone() for name, mean in state.items()}
+
+
 def config(method: str) -> dict[str, Any]:
     return {
         "stream": {"kind": "split", "dataset": "digits", "train_samples": 120},
@@ -134,7 +166,7 @@ def config(method: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("method", ["Projection", "Resets"])
+@pytest.mark.parametrize("method", ["Projection", "Resets", "Averaged"])
 def test_a_method_goes_through_kills(tmp_path: Path, method: str) -> None:
     straight = run_lane(tmp_path / "straight", config(method))
     assert len(straight.edits) == 4
@@ -152,3 +184,22 @@ def test_hooks_change_what_is_learnt(tmp_path: Path, method: str) -> None:
     ]
     assert losses[0][0] == losses[1][0], "nothing to remember, and no unit old enough, at first"
     assert losses[0][-1] != losses[1][-1]
+
+
+def test_a_method_that_answers_is_what_evaluations_score(tmp_path: Path) -> None:
+    """It trains alike, so only scores differ; diagnostics look at the same model."""
+    settings = {"diagnostics": ["dormant_ratio"], **config("Averaged")["training"]}
+    plain, other = (
+        run_lane(tmp_path / name, {**config("Averaged"), "training": settings, "lanes": lanes})
+        for name, lanes in (
+            ("plain", [{"method": "finetune"}]),
+            ("averaged", [{"method": {"kind": f"{HERE}:Averaged", "decay": 0.99}}]),
+        )
+    )
+    assert list(plain.intervals.values()) == list(other.intervals.values())
+    assert plain.matrix != other.matrix
+    figures = [outcome.lane["stages"][-1]["figures"]["classes 8,9"] for outcome in (plain, other)]
+    dormant = [{k: v for k, v in of.items() if "dormant" in k} for of in figures]
+    assert dormant[0]
+    assert dormant[0] == dormant[1]
+    assert figures[0]["loss"] != figures[1]["loss"]

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from workers.contract import EditReport, StageSpec
+from workers.contract import EditReport, StageSpec, TaskSpec
 from workers.edits import Change
 from workers.moe.tallies import Total, own
 from workers.streams import Part, TaskData
 from workers.supervised.objectives import Objective
 
-Batch = tuple[Tensor, Tensor]
-"""(inputs float32 or int64 [B, ...], targets [B] or [B, ...])."""
+Batch = tuple[Tensor, Any]
+"""(inputs float32 or int64 [B, ...], targets [B] or [B, ...], or targets of the method's own)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,9 @@ class Method:
     The trainer calls ``training_data`` and ``begin_stage`` when a stage starts; for each gradient
     step ``extend_batch``, ``loss``, ``after_backward`` and ``after_step``; ``edited`` after each
     edit; ``end_stage`` once the last interval is trained, before the edits that are decided then.
-    It stores ``state`` in checkpoints. On a lane of several workers each has the whole method:
-    hooks are called alike on all and must do the same on all.
+    It stores ``state`` in checkpoints; evaluations load it where they ask for ``answer``. On a lane
+    of several workers each has the whole method: hooks are called alike on all and must do the
+    same on all.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +76,19 @@ class Method:
     trains it, the others are called with ``training_data`` and ``end_stage`` once it is learnt.
     Random draws in ``end_stage`` must then come from generators of the method's own. Not inherited:
     a subclass changes something, so it says this of itself."""
+    starts_afresh: ClassVar[bool] = False
+    """Whether each stage but the first forgets the model: it starts with one drawn anew, as the
+    lane's settings make it, and with a fresh optimizer. What edits changed would be lost."""
+    answers: ClassVar[bool] = False
+    """Whether it says by itself, in ``answer``, what the lane answers in evaluations."""
     works_with: ClassVar[frozenset[str]] = frozenset({"supervised"})
     """Trainers that call every hook it overrides. One that overrides none but ``watch``,
     ``after_backward``, ``after_step`` and ``edited`` may add ``rl``."""
 
     @classmethod
     def starts_plainly(cls) -> bool:
-        """Whether the class itself says ``plain_start``."""
-        return bool(vars(cls).get("plain_start", False))
+        """Whether the class itself says ``plain_start``, and has no answers of its own."""
+        return bool(vars(cls).get("plain_start", False)) and not cls.answers
 
     def __init__(self, config: Any, seed: int, objective: Objective | None = None) -> None:
         """``objective``: the stream's; None where the model learns from an environment."""
@@ -115,10 +121,14 @@ class Method:
         return {}
 
     def extend_batch(self, x: Tensor, y: Tensor) -> Batch:
-        """The batch to take a gradient step on, before augmentation, on the device of ``x``."""
+        """The batch to take a gradient step on, before augmentation, on the device of ``x``.
+
+        Nobody but ``loss`` looks into the targets: they may be more than ``y``, as anything that
+        has a length and can be sliced, sample by sample, like a tensor.
+        """
         return x, y
 
-    def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Any) -> Tensor:
         """What is minimised, a scalar; the trainer adds the model's auxiliary losses.
 
         A mean over the samples, which are a part of the batch where the lane has several workers
@@ -141,6 +151,16 @@ class Method:
 
     def end_stage(self, context: MethodContext) -> None:
         """Learn from the stage that was just trained, e.g. remember samples of it."""
+
+    def answer(self, model: nn.Module, x: Tensor, task: TaskSpec | None) -> Tensor:
+        """Outputs to samples of one task, asked for where ``answers``, in evaluation mode.
+
+        What it needs beside the model comes from ``state``. ``model`` is watched, so samples pass
+        through it and not through a copy (``torch.func.functional_call`` with other weights).
+        ``task``: which one; None where nobody tells it.
+        """
+        outputs: Tensor = model(x)
+        return outputs
 
     def state(self) -> dict[str, Tensor]:
         """Copies of everything that must survive a restart, random generators included."""

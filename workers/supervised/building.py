@@ -9,6 +9,7 @@ from torch import nn
 
 from workers import trainers
 from workers.contract import LaneSpec, derive_seed
+from workers.methods import METHODS
 from workers.models import MODELS
 from workers.parsing import checked
 from workers.supervised.optimizers import OPTIMIZERS
@@ -25,6 +26,12 @@ def build_stream(lane: LaneSpec) -> Any:
 def training_config(lane: LaneSpec) -> Any:
     """The checked ``[training]`` section."""
     return checked(trainers.trainings(), lane.settings["training"])[1]
+
+
+def build_method(lane: LaneSpec, stream: Any) -> Any:
+    """The lane's method, which has seen nothing yet."""
+    cls, config = checked(METHODS, lane.settings["method"])
+    return cls(config, derive_seed(lane.seed, "method"), stream.objective)
 
 
 def build_model(lane: LaneSpec, stream: Any) -> Any:

@@ -37,7 +37,7 @@ from workers.streams import Part
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_model, build_stream, training_config
 from workers.supervised.objectives import Objective, measured, sums
-from workers.supervised.restoring import restore
+from workers.supervised.restoring import answering, restored_with_method
 from workers.supervised.starting import begin_with
 
 
@@ -93,9 +93,14 @@ class SupervisedEvaluator:
         if key not in self.lanes:
             self.lanes[key] = _lane(lane)
         known = self.lanes[key]
-        model = _restored(known, ref)
+        model, method = _restored(known, ref)
         with observe(model) as take, seeing(model) as seen:
-            found = {task.name: _measure_task(known, model, task, take, seen) for task in tasks}
+            found = {
+                task.name: _measure_task(
+                    known, model, answering(model, method, None), task, take, seen
+                )
+                for task in tasks
+            }
         figures = _measure_model(known, tasks, [one.probe for one in found.values()])
         return evaluation(found, figures, began)
 
@@ -105,27 +110,28 @@ def _lane(spec: LaneSpec) -> _Lane:
     return _Lane(spec, build_stream(spec), config, made(config.diagnostics))
 
 
-def _restored(known: _Lane, ref: CheckpointRef) -> nn.Module:
-    """The model of a checkpoint in evaluation mode, in the shape it had grown to."""
-    model = build_model(known.spec, known.stream)
+def _restored(known: _Lane, ref: CheckpointRef) -> tuple[nn.Module, Any]:
+    """The model of a checkpoint in evaluation mode, in the shape it had grown to, and its method
+    where that answers."""
     if not known.start:
+        model = build_model(known.spec, known.stream)
         if known.spec.start is not None:
             begin_with(model, known.spec.start)
         device = pick_device()
         parameters = model.named_parameters()
         known.start = {name: p.detach().to(device, copy=True) for name, p in parameters}
-    found: nn.Module = restore(model, ref)
-    return found
+    return restored_with_method(known.spec, known.stream, ref)
 
 
 def _measure_task(
     known: _Lane,
     model: nn.Module,
+    answers: nn.Module,
     task: TaskSpec,
     take: Callable[[], dict[str, Gates]],
     seen: Seen,
 ) -> Measured:
-    """Scores and figures of one task; ``take`` and ``seen`` watch the model.
+    """Scores of what ``answers`` and figures of the model; ``take`` and ``seen`` watch the model.
 
     A test part that fits into a probe is passed through the model once, a larger one first as a
     whole, then the samples drawn for the probe.
@@ -138,14 +144,18 @@ def _measure_task(
     if validation is not None:
         assert validating is not None
         drawn = validation.take(validating)
-        with telling(model, places(known.domains, task, drawn)):
-            validated = _validated(known, model, drawn)
+        with telling(answers, places(known.domains, task, drawn)):
+            validated = _validated(known, answers, drawn)
     take()
     batch = known.training.evaluated(objective)
     whole = len(index) == len(test.y) <= batch
     with seen if whole else nullcontext(), telling(model, places(known.domains, task, test)):
         values = measured(model, objective, test.x, test.y, batch)
     routed = take()
+    if answers is not model:
+        with telling(answers, places(known.domains, task, test)):
+            values = measured(answers, objective, test.x, test.y, batch)
+        take()
     few = (test if whole else test.take(index)).in_memory()
     if not whole:
         with seen, telling(model, places(known.domains, task, few)):

@@ -27,7 +27,7 @@ from workers.moe.stepping import telling
 from workers.streams.sampling import spread, strata
 from workers.supervised.building import build_stream, training_config
 from workers.supervised.objectives import measured, sums
-from workers.supervised.restoring import restored
+from workers.supervised.restoring import Answers, restored_with_method
 
 
 def infer(
@@ -39,7 +39,12 @@ def infer(
     """
     torch.set_num_threads(lane.threads)
     data = _Data(lane, build_stream(lane))
-    model = restored(lane, data.stream, checkpoint)
+    model, method = restored_with_method(lane, data.stream, checkpoint)
+    if method is not None:
+        raise InputError(
+            f"lane {lane.lane!r}: method {method.config.kind!r} answers by itself, and a policy "
+            "would steer another answer; take a lane whose model answers"
+        )
     layers = steerable(model)
     if not layers:
         raise InputError(
@@ -63,17 +68,6 @@ def infer(
     )
 
 
-class _Answers(nn.Module):
-    """A model under a policy, where a model is measured."""
-
-    def __init__(self, model: nn.Module, policy: InferencePolicy) -> None:
-        super().__init__()
-        self.model, self.policy = model, policy
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.policy.answer(self.model, x)
-
-
 class _Data:
     """What a lane's stream gives to score by and to look at."""
 
@@ -91,7 +85,7 @@ class _Data:
             return None
         policy.begin(1)
         batch = self.training.evaluated(objective)
-        answers, domain_N = _Answers(model, policy), places(self.domains, task, found)
+        answers, domain_N = Answers(model, policy), places(self.domains, task, found)
         with telling(answers, domain_N):
             values = measured(answers, objective, found.x, found.y, batch)
         told: dict[str, float] = objective.summary(sums(values), len(found))

@@ -33,15 +33,16 @@ from workers.contract import (
 from workers.diagnostics.observing import at_start
 from workers.edits import Edit, EditProbe
 from workers.machine import pick_device, resident_mb
-from workers.methods import METHODS, MethodContext
+from workers.methods import MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import IDLE, Routed, StepContext, observing, routed_layers
 from workers.moe.stepping import drop_gradients, go_on, stepping, telling
 from workers.moe.tallies import forget_counts, take_counts, take_gate_weights, take_sums
-from workers.parsing import checked, parse
+from workers.parsing import parse
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.batches import equal_parts
 from workers.supervised.building import (
+    build_method,
     build_model,
     build_optimizer,
     build_stream,
@@ -80,8 +81,7 @@ class SupervisedTrainer:
         self.lane = lane
         self.device = pick_device()
         self.stream = build_stream(lane)
-        method_class, method = checked(METHODS, lane.settings["method"])
-        self.method = method_class(method, derive_seed(lane.seed, "method"), self.stream.objective)
+        self.method = build_method(lane, self.stream)
         self.config = training_config(lane)
         self.model = build_model(lane, self.stream)
         begun = (
@@ -117,7 +117,10 @@ class SupervisedTrainer:
         """Point the loop at the stage's task; seeds everything random from the stage's seed."""
         torch.manual_seed(stage.seed)
         self.stage = self._prepared(stage)
-        if self.config.fresh_optimizer:
+        afresh = self.method.starts_afresh and stage.index > 0
+        if afresh:
+            self.model.load_state_dict(self._untrained(stage).state_dict())
+        if afresh or self.config.fresh_optimizer:
             self.optimizer = self._new_optimizer()
         notes = self.method.begin_stage(self._context(self.stage))
         self.replicas.watch(self.model)  # a method may have frozen parts, or freed some
@@ -400,6 +403,12 @@ class SupervisedTrainer:
             steps=stage.steps,
             total=self.replicas.sum_counts,
         )
+
+    def _untrained(self, stage: StageSpec) -> torch.nn.Module:
+        """A model as the lane's settings make it, drawn by the stage's seed."""
+        drawn = replace(self.lane, seed=derive_seed(stage.seed, "afresh"))
+        model: torch.nn.Module = build_model(drawn, self.stream)
+        return model
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return build_optimizer(self.config, self.model)
