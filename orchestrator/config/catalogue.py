@@ -33,6 +33,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers.inference import INFERENCE
     from workers.merges import MERGES
     from workers.methods import METHODS
+    from workers.methods.buffers import BUFFERS
     from workers.rl import ENVIRONMENTS
     from workers.streams import DATASETS, TOKENIZERS
     from workers.supervised.augmentations import AUGMENTATIONS
@@ -47,6 +48,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "objectives": OBJECTIVES,
         "environments": ENVIRONMENTS,
         "methods": METHODS,
+        "buffers": BUFFERS,
         "models": models.MODELS,
         "backbones": models.BACKBONES,
         "cores": models.CORES,

@@ -25,7 +25,7 @@ class Finetune(Method):
 
 
 class Joint(Method):
-    """Train each stage on the data of all tasks so far: the upper bound, not continual."""
+    """Train each stage on the data of all tasks so far, going on (cumulative): an upper bound."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Method.Config):

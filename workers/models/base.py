@@ -51,6 +51,12 @@ class Model(nn.Module):
         """
         return take_losses(self.routed)
 
+    @property
+    def readout(self) -> nn.Module | None:
+        """The part that reads a sample's features [B, ...] and gives its outputs; None where no one
+        part does."""
+        return None
+
     def export(self, folder: Path) -> None:
         """Write the model in a form that other programs load, all at once or not at all.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.contract import derive_seed
 from workers.models.backbones import BACKBONES, InputShape
@@ -54,6 +54,12 @@ class Classifier(Model):
             max_experts=config.max_experts,
             seed=derive_seed(seed, "head"),
         )
+
+    @property
+    def readout(self) -> nn.Module | None:
+        """That of the head, where it has one."""
+        found: nn.Module | None = getattr(self.head, "readout", None)
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> class scores [B, outputs]; integers are taken as they are."""

@@ -27,6 +27,11 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.activation = nn.ReLU()
 
+    @property
+    def readout(self) -> nn.Module:
+        """The last layer."""
+        return self.layers[-1]
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
         *hidden, last = self.layers

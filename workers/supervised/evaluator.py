@@ -71,6 +71,10 @@ class _Lane:
         """Every domain of the stream, in the order in which a trainer counts them."""
         return domains_of(self.stream.tasks())
 
+    def told(self, task: TaskSpec) -> TaskSpec | None:
+        """The task, where whoever uses a model knows it."""
+        return task if self.stream.config.task_known else None
+
 
 class SupervisedEvaluator:
     """Scores a checkpoint on the validation and test parts of each task, and measures it."""
@@ -97,7 +101,7 @@ class SupervisedEvaluator:
         with observe(model) as take, seeing(model) as seen:
             found = {
                 task.name: _measure_task(
-                    known, model, answering(model, method, None), task, take, seen
+                    known, model, answering(model, method, known.told(task)), task, take, seen
                 )
                 for task in tasks
             }

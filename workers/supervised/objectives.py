@@ -68,6 +68,10 @@ class Objective:
         sample's task, where that is known."""
         return outputs
 
+    def answering(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Which of the outputs answer, bool [B, C]: those that ``answers`` leaves alone."""
+        return self.answers(torch.zeros_like(outputs), y) == 0
+
     def check(self, y: Tensor, outputs: int, where: str) -> None:
         """Raise InputError, naming ``where``, if targets [N, ...] are not of this objective.
 
@@ -165,6 +169,9 @@ class Classification(Objective):
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(self.answers(outputs, y), y)
+
+    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(self.answers(outputs, y), y, reduction="none")
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         return (self.answers(outputs, y).argmax(-1) == y).float()

@@ -70,6 +70,11 @@ class MoEBlocks(nn.Module):
         with seeded(derive_seed(seed, "output")):
             self.output = nn.Linear(config.width, outputs)
 
+    @property
+    def readout(self) -> nn.Module:
+        """The linear map behind the last block."""
+        return self.output
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
         h = self.projection(x)
