@@ -18,6 +18,7 @@ from tests.unit.workers.supervised.loop import stages
 from workers.methods.icarl import UNSEEN, ICaRL, herded, mean_of
 from workers.streams import Part, TaskData
 from workers.supervised.evaluator import SupervisedEvaluator
+from workers.supervised.objectives import Classification
 from workers.supervised.trainer import SupervisedTrainer
 
 
@@ -120,6 +121,19 @@ def test_the_loss_is_that_of_the_paper() -> None:
             told = sigmoid(after[i][k])
             total -= target * math.log(told) + (1 - target) * math.log(1 - told)
     assert float(method.loss(now, x, y).detach()) == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_classes_of_other_tasks_do_not_count_where_tasks_are_known() -> None:
+    method, net = build("icarl", buffer=12), Net()
+    stage(method, net, task([0, 1], 0))
+    data = task([2, 3], 1)
+    method.begin_stage(replace(over(data), model=net))
+    x, y = data.train.x[:1], torch.tensor([2])
+    method.objective = Classification(Classification.Config())
+    method.objective.know_tasks(lambda: torch.tensor([0, 0, 1, 1, 2, 2]))
+    outputs = net(x)[0, 2:4]
+    expected = -nn.functional.logsigmoid(outputs[0]) - nn.functional.logsigmoid(-outputs[1])
+    assert float(method.loss(net, x, y).detach()) == pytest.approx(float(expected.detach()))
 
 
 def test_the_nearest_mean_of_exemplars_answers() -> None:

@@ -14,6 +14,7 @@ from tests.methods import NOTHING, build, numbered, over
 from workers.methods import METHODS
 from workers.methods.base import MethodContext
 from workers.parsing import choose
+from workers.supervised.objectives import Classification
 
 X = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 OLD_X = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
@@ -109,6 +110,21 @@ def test_der_is_its_formula_with_outputs_of_the_moment_of_storing(
             float(loss.detach()), rel=1e-5
         )
     assert not torch.allclose(outputs[8:12], before(xs[8:12]), atol=1e-3), "the model moved on"
+
+
+def test_der_compares_outputs_of_the_sample_s_task_alone_where_that_is_known() -> None:
+    method, model, before = build("der", buffer=20, batch=4, alpha=1.0), net(), net()
+    method.objective = Classification(Classification.Config())
+    method.objective.know_tasks(lambda: torch.tensor([0, 0, 0, 1, 1, 1]))
+    step(method, model, OLD_X, OLD_Y)
+    with torch.no_grad():
+        model[2].bias += torch.tensor([1.0, 2.0, 0.0, 9.0, 9.0, 9.0])  # type: ignore[index, operator]
+    y = torch.tensor([3, 4, 4, 3, 3, 4, 3, 4])
+    xs, _, loss = step(method, model, X, y, task=1)
+    outputs = model(xs)
+    expected = nn.functional.cross_entropy(outputs[:8, 3:], y - 3)
+    expected = expected + nn.functional.mse_loss(outputs[8:, :3], before(xs[8:])[:, :3])
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_der_without_weights_is_plain_training() -> None:
