@@ -28,6 +28,8 @@ from workers.parsing import choose
 from workers.streams import STREAMS
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.optimizers import OPTIMIZERS
+from workers.units.finding import units_of
+from workers.units.renewal import renew
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -251,6 +253,19 @@ def test_data_set_of_the_guide(guide: Guide, tmp_path: Path) -> None:
     data = stream.data(stream.tasks()[1])
     assert data.source == "shapes: classes 2,3"
     assert (data.train.x[:, 0, 0, 0] * 255).round().tolist() == [2, 3, 6, 7]
+
+
+def test_a_model_of_the_guide_tells_its_units(guide: Guide) -> None:
+    cls, config = chosen(MODELS, guide("told_units"), "TwoMaps", width=6)
+    model = cls(config, (1, 4, 4), 3, 0)
+    (units,) = units_of(model).values()
+    x = torch.rand(5, 1, 4, 4)
+    kept = torch.tanh(model.first(x.flatten(1)))
+    kept[:, 2] = 0.0
+    wanted = model.last(kept).detach()
+    renew([(units, torch.tensor([2]))], torch.Generator().manual_seed(0))
+    assert torch.allclose(model(x), wanted, atol=1e-6)
+    assert torch.equal(model.untrained(4).first.weight, cls(config, (1, 4, 4), 3, 4).first.weight)
 
 
 def test_method_of_the_guide(guide: Guide, moons: tuple[Any, Any]) -> None:

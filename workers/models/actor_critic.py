@@ -6,7 +6,7 @@ Knows no environment, no cluster and no learning algorithm.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -23,8 +23,11 @@ from workers.moe.layers import LAYERS
 from workers.moe.seeding import seeded
 from workers.moe.walk import join
 from workers.tables import choice, construct
+from workers.units.hidden import Hidden
 
 FILTERS = 32
+ORTHOGONAL = math.sqrt(2)
+"""Gain of the orthogonal draw of encoders of vectors and of plain hidden layers."""
 Dense = TypeVar("Dense", nn.Linear, nn.Conv2d)
 
 
@@ -199,6 +202,11 @@ class ActorCritic(ActingModel):
         """Logits [..., actions] of observations as ``perceive`` takes them."""
         return self.logits(self.embed(observations, past))
 
+    def hidden_units(self) -> dict[str, Hidden]:
+        """Outputs of the encoder and of the hidden layers; a critic of its own tells its own."""
+        heads = (self.actor,) if self.config.separate else (self.actor, self.critic)
+        return _told(None if self.recurrent else self.encoder, self.layers, heads)
+
     @property
     def _normalises(self) -> bool:
         return self.config.normalise_values
@@ -216,6 +224,10 @@ class Critic(nn.Module):
         y: Tensor = self.head(_through(self.layers, self.encoder(observations)))
         return y
 
+    def hidden_units(self) -> dict[str, Hidden]:
+        """Outputs of the encoder and of the hidden layers."""
+        return _told(self.encoder, self.layers, (self.head,))
+
 
 class VectorEncoder(nn.Module):
     """One dense layer with tanh on a flattened observation.
@@ -232,7 +244,7 @@ class VectorEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.layout = outputs, layout
-        self.linear = _orthogonal(nn.Linear(math.prod(observation_shape), outputs), math.sqrt(2))
+        self.linear = _orthogonal(nn.Linear(math.prod(observation_shape), outputs), ORTHOGONAL)
         if layout is None:
             return
         assert layout.dense_width == math.prod(observation_shape)
@@ -258,6 +270,13 @@ class VectorEncoder(nn.Module):
         else:
             y = self.linear(observations.flatten(1))
         return y.tanh()
+
+    @property
+    def given(self) -> Hidden:
+        """The units that it gives, with nothing yet that reads them."""
+        return Hidden(
+            made_by=self.linear, read_by=(), activation="tanh", gain=ORTHOGONAL, seen_in=self
+        )
 
 
 class ImageEncoder(nn.Module):
@@ -286,6 +305,19 @@ class ImageEncoder(nn.Module):
         y: Tensor = self.stages(observations.movedim(-1, 1)).flatten(1)
         return y
 
+    def hidden_units(self) -> dict[str, Hidden]:
+        """Filters of each convolution but the last, before the maximum is taken."""
+        convolutions = list(self.stages)[::3]
+        return {
+            f"stages.{3 * place}": Hidden(made_by=one, read_by=(other,), gain=2.0)
+            for place, (one, other) in enumerate(pairwise(convolutions))
+        }
+
+    @property
+    def given(self) -> Hidden:
+        """The filters that it gives, with nothing yet that reads them."""
+        return Hidden(made_by=self.stages[-3], read_by=(), gain=2.0)
+
 
 def _encoder(
     config: ActorCritic.Config, shape: tuple[int, ...], layout: Compact | None, seed: int
@@ -301,10 +333,24 @@ def _hidden(config: ActorCritic.Config, inputs: int, seed: int) -> nn.ModuleList
     for index, sizes in enumerate(pairwise([inputs, *config.hidden])):
         own = derive_seed(seed, "layer", index)
         layer = construct(LAYERS, config.layer, *sizes, config.experts, config.max_experts, own)
-        layer.draw_orthogonal(math.sqrt(2))
+        layer.draw_orthogonal(ORTHOGONAL)
         layers.append(layer)
     join(layers)
     return nn.ModuleList(layers)
+
+
+def _told(
+    encoder: nn.Module | None, layers: nn.ModuleList, heads: tuple[nn.Module, ...]
+) -> dict[str, Hidden]:
+    """Units of an encoder and of hidden layers; ``heads``: all that reads the last of these."""
+    given: Hidden | None = getattr(encoder, "given", None)
+    found = {} if given is None else {"encoder": replace(given, read_by=(layers[0],))}
+    for place, layer in enumerate(layers):
+        read_by = (layers[place + 1],) if place + 1 < len(layers) else heads
+        found[f"layers.{place}"] = Hidden(
+            made_by=layer, read_by=read_by, activation="tanh", gain=ORTHOGONAL
+        )
+    return found
 
 
 def _through(layers: nn.ModuleList, x: Tensor) -> Tensor:

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from workers.contract import InputError
+from workers.moe.growth.redrawing import like_grown
 from workers.moe.routed import routed_layers
 from workers.moe.stepping import take_losses
+
+SEED_PLACE = 3
+"""Place of the seed among the arguments that every model is made with."""
 
 
 def check_experts(experts: int, max_experts: int | None) -> None:
@@ -42,6 +46,25 @@ class Model(nn.Module):
     torch's generators alone, whose activations may be computed again in the backward pass."""
     blocks: Iterable[nn.Module]
     """The stack, where ``has_blocks``."""
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        """Remember what it is made with, so that it can be made again."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "_made_with", (given, named))
+        return made
+
+    def untrained(self, seed: int) -> Self:
+        """A model of the same config and the present architecture, drawn by ``seed``, on the CPU.
+
+        Its experts are drawn as new ones are. Where values come from files they are as they were
+        read. Types of parameters are those of an unlowered model.
+        """
+        given, named = self._made_with
+        if "seed" in named:
+            return like_grown(type(self)(*given, **{**named, "seed": seed}), self, seed)
+        again = type(self)(*given[:SEED_PLACE], seed, *given[SEED_PLACE + 1 :], **named)
+        return like_grown(again, self, seed)
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """``loss/<kind>/<layer>`` -> weighted scalar of the last training forward, once each.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from workers.models.backbones import BACKBONES, InputShape
 from workers.models.base import Model, check_experts
 from workers.models.heads import HEADS
 from workers.tables import choice, construct
+from workers.units.hidden import Hidden
 
 
 class Classifier(Model):
@@ -67,3 +68,11 @@ class Classifier(Model):
             x = x.to(next(self.parameters()).dtype)
         y: Tensor = self.head(self.backbone(x))
         return y
+
+    def hidden_units(self) -> dict[str, Hidden]:
+        """What the head reads of the backbone, where both tell."""
+        given: Hidden | None = getattr(self.backbone, "given", None)
+        reader = getattr(self.head, "reader", None)
+        if given is None or reader is None:
+            return {}
+        return {"backbone": replace(given, read_by=(reader,))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -182,6 +182,8 @@ class RoutedLayer(nn.Module):
     """Whether it is the first layer of its way."""
     ends: bool = True
     """Whether it is the last one."""
+    adds_up: ClassVar[bool] = False
+    """Whether its output is the sum of its experts' answers and nothing else."""
 
     @property
     def live(self) -> int:

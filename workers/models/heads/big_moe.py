@@ -44,3 +44,8 @@ class BigMoE(MoELayer):
     ) -> None:
         layer = replace(config.layer, expert=MLPExpert.Config(hidden=config.hidden))
         super().__init__(layer, inputs, outputs, experts, max_experts, seed)
+
+    @property
+    def reader(self) -> MoELayer:
+        """What reads the input: the one layer that it is."""
+        return self

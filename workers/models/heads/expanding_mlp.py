@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.contract import Json, LayerShape, derive_seed
-from workers.models.heads.mlp import MLP
+from workers.models.heads.mlp import Widths
 from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, like
 from workers.moe.perceptron import Stack
 from workers.moe.seeding import seeded
@@ -70,7 +70,7 @@ class ExpandingMLP(Stack, Growable):
     """Dense head of which the first experts / max_experts of each hidden layer is in use."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(MLP.Config):
+    class Config(Widths):
         """Settings of the expanding head; ``hidden`` are the final widths."""
 
         kind: str = "expanding_mlp"

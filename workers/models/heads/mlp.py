@@ -1,26 +1,37 @@
-"""The static head: plain linear layers with ReLU between them."""
+"""The static head: plain linear layers with a function between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workers.moe.perceptron import Perceptron, check_hidden
+from workers.moe.perceptron import Activation, Between, Norm, Perceptron, check_hidden
 from workers.moe.seeding import seeded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Settings of heads with hidden layers."""
+
+    kind: str
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+
+    def __post_init__(self) -> None:
+        check_hidden(self.hidden)
 
 
 class MLP(Perceptron):
     """Static dense head: linear layers with ReLU between them; never grows."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(Widths):
         """Settings of the static head."""
 
         kind: str = "mlp"
-        hidden: tuple[int, ...] = (256, 256)
-        """Widths of the hidden layers."""
-
-        def __post_init__(self) -> None:
-            check_hidden(self.hidden)
+        norm: Norm = "none"
+        """``layer``: layer norm before each activation (arXiv 1607.06450)."""
+        activation: Activation = "relu"
+        """``crelu``: concatenated ReLU, of which the next layer reads two numbers a unit."""
 
     def __init__(
         self,
@@ -35,4 +46,5 @@ class MLP(Perceptron):
         super().__init__()
         self.width = config.hidden[0] if config.hidden else 0
         with seeded(seed):
-            self.draw([inputs, *config.hidden, outputs])
+            between = Between(config.activation, config.norm)
+            self.draw([inputs, *config.hidden, outputs], between)

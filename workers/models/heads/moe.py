@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -12,7 +11,7 @@ from torch import nn
 from workers.contract import derive_seed
 from workers.moe.growth.schedules import SCHEDULES, places
 from workers.moe.layers import LAYERS, active
-from workers.moe.perceptron import Stack, check_hidden
+from workers.moe.perceptron import Activation, Between, Norm, Stack, check_hidden
 from workers.moe.seeding import seeded
 from workers.moe.walk import join
 from workers.tables import choice, construct
@@ -34,6 +33,10 @@ class MoEHead(Stack):
         """Keep the last map dense; a bottleneck needs clearly more outputs than experts."""
         schedule: Any = choice(SCHEDULES, "constant")
         """Experts per layer over depth; the model's number is that of its largest layer."""
+        norm: Norm = "none"
+        """``layer``: layer norm before each activation (arXiv 1607.06450)."""
+        activation: Activation = "relu"
+        """``crelu``: concatenated ReLU, of which the next layer reads two numbers a unit."""
 
         def __post_init__(self) -> None:
             check_hidden(self.hidden)
@@ -48,7 +51,8 @@ class MoEHead(Stack):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        maps = list(pairwise([inputs, *config.hidden, outputs]))
+        between = Between(config.activation, config.norm)
+        maps = between.maps([inputs, *config.hidden, outputs])
         routed = maps[:-1] if config.dense_last else maps
         layers: list[nn.Module] = []
         schedule = construct(SCHEDULES, config.schedule)
@@ -61,4 +65,4 @@ class MoEHead(Stack):
             with seeded(derive_seed(seed, "layer", len(routed))):
                 layers.append(nn.Linear(*maps[-1]))
         join(layers)
-        self.fill(layers)
+        self.fill(layers, between, between.norms(config.hidden))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Json, LayerShape, derive_seed
-from workers.models.heads.mlp import MLP
+from workers.models.heads.mlp import Widths
 from workers.moe.growth.growable import Growable, Grown, Growth, count_parameters, freeze, like
 from workers.moe.seeding import seeded
 
@@ -53,7 +53,7 @@ class ProgressiveNet(Growable):
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(MLP.Config):
+    class Config(Widths):
         """Settings of the progressive network."""
 
         kind: str = "progressive_net"

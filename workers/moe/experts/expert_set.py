@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, Json
+from workers.contract import InputError, Json, derive_seed
 from workers.moe.experts.base import Expert
 from workers.moe.growth.growable import like
 from workers.moe.routed import Birth
@@ -235,7 +236,7 @@ class ExpertSet(nn.ModuleDict):
             if not (
                 present and self._form_of[number] == form and self.expert(number).width == width
             ):
-                with seeded(0):  # every value is overwritten
+                with seeded(derive_seed(torch.initial_seed(), number)):  # mostly overwritten
                     self.put(number, self.make(form, width), form, birth, reference)
             if record["frozen"] != self._frozen(number):
                 self.expert(number).requires_grad_(not record["frozen"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ class ChainLayer(MoELayer):
     A router for each of C rounds over one set of experts: depth without parameters. With C = 1 it
     is a mixture with a residual. Inputs and outputs must be as many.
     """
+
+    adds_up: ClassVar[bool] = False
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(MoELayer.Config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class MoELayer(ExpertLayer):
     width of the experts; ``experts`` are there from the start. Under ``place`` both numbers are
     the model's, and the layer takes its share.
     """
+
+    adds_up: ClassVar[bool] = True
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config:

@@ -106,6 +106,11 @@ class Router(nn.Module, ABC):
             "parameters_of, or do not freeze experts"
         )
 
+    def reading(self) -> list[nn.Parameter] | None:
+        """All parameters that read a token's features, these being their last dimension; None = the
+        router cannot tell."""
+        return None
+
     def aim(self, expert: int, features_D: Tensor) -> None:
         """Score the expert high for tokens with features like these (of any length).
 

@@ -135,6 +135,10 @@ class LinearRouter(Router):
         row = [self.rows[str(expert)]]
         return [*row, self.biases[str(expert)]] if self.biased else row
 
+    def reading(self) -> list[nn.Parameter] | None:
+        """The rows; a subclass may read by anything and says so itself."""
+        return list(self.rows.values()) if type(self) is LinearRouter else None
+
     def bias(self, expert: int) -> Tensor:
         """The trained bias of ``expert``, a scalar; 0 without one."""
         return self.biases[str(expert)] if self.biased else self.offset.new_zeros(())
