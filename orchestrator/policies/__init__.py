@@ -14,6 +14,9 @@ from orchestrator.policies.freeze_routers import FreezeRouters
 from orchestrator.policies.periodic import Periodic
 from orchestrator.policies.progress_or_timeout import ProgressOrTimeout
 from orchestrator.policies.prune import PruneExperts
+from orchestrator.policies.redo import ReDo
+from orchestrator.policies.resets import Resets
+from orchestrator.policies.shrink_perturb import ShrinksPerturbs
 from orchestrator.policies.three_phases import ThreePhases
 from orchestrator.policies.unserved_tokens import UnservedTokens
 from orchestrator.policies.usage_masks import UsageMasks
@@ -34,6 +37,9 @@ POLICIES: dict[str, type] = {
     "factor_latent": FactorExperts,
     "freeze_old": FreezeOldExperts,
     "unserved_tokens": UnservedTokens,
+    "redo": ReDo,
+    "reset": Resets,
+    "shrink_perturb": ShrinksPerturbs,
 }
 """Policies: when a model is changed, and how."""
 

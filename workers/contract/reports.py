@@ -51,6 +51,8 @@ class EditReport:
     """Largest absolute output change on the probe batch; None where there was no probe."""
     parents: dict[str, list[int | None]] = field(default_factory=dict)
     """Layer -> parent expert id of each expert the edit added (None = not a copy)."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the edit came to, e.g. how many units it made new."""
     seconds: float
 
 

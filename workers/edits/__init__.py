@@ -8,8 +8,10 @@ from workers.edits.fit_router import FitRouter
 from workers.edits.freeze_old import FreezeOld
 from workers.edits.grow import Grow
 from workers.edits.prune import Prune
+from workers.edits.recycle_dormant import RecycleDormant
 from workers.edits.refresh_mask import Duplicate, RefreshMask
 from workers.edits.set_phase import ROLES, Role, SetPhase
+from workers.edits.shrink_perturb import Reset, ShrinkPerturb
 
 EDITS: dict[str, type[Edit]] = {
     "grow": Grow,
@@ -21,6 +23,9 @@ EDITS: dict[str, type[Edit]] = {
     "adapt_router": AdaptRouter,
     "fit_router": FitRouter,
     "freeze_old": FreezeOld,
+    "recycle_dormant": RecycleDormant,
+    "reset": Reset,
+    "shrink_perturb": ShrinkPerturb,
 }
 """Kinds of edit by name."""
 
@@ -41,7 +46,10 @@ __all__ = [
     "Grow",
     "Parents",
     "Prune",
+    "RecycleDormant",
     "RefreshMask",
+    "Reset",
     "Role",
     "SetPhase",
+    "ShrinkPerturb",
 ]

@@ -32,9 +32,11 @@ class Change:
     parents: Parents = field(default_factory=dict)
     narrowed: Mapping[str, tuple[Any, int, Any]] = field(default_factory=dict)
     """Name of a parameter made smaller -> (the old one, dimension, indices kept of it)."""
-    cleared: Mapping[str, tuple[int, Any] | None] = field(default_factory=dict)
-    """Name of a parameter -> (dimension, indices) of entries of it that the optimizer forgets;
-    None = all of them."""
+    cleared: Mapping[str, tuple[tuple[int, Any], ...] | None] = field(default_factory=dict)
+    """Name of a parameter -> (dimension, indices) of entries of it that are new, of which the
+    optimizer forgets what it kept; None = all of them."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else there is to tell, for the report."""
     rebind: bool = True
     """Whether the optimizer must be bound to the module's parameters anew."""
     keep: bool = True

@@ -125,7 +125,7 @@ def rebind(
         del optimizer.state[gone]
 
 
-Entries = Mapping[str, tuple[int, Tensor] | None]
+Entries = Mapping[str, tuple[tuple[int, Tensor], ...] | None]
 """Name of a parameter -> (dimension, indices) of entries of it; None = all of them."""
 
 
@@ -142,14 +142,15 @@ def clear_entries(optimizer: torch.optim.Optimizer, module: nn.Module, entries: 
         if places is None:
             optimizer.state.pop(parameter, None)
         elif parameter in optimizer.state:
-            clear(optimizer.state[parameter], parameter, *places)
+            for dim, indices in places:
+                clear(optimizer.state[parameter], parameter, dim, indices)
 
 
 def clear(state: Mapping[str, Any], parameter: Tensor, dim: int, indices: Tensor) -> None:
     """Set to 0 what is kept for these entries of a parameter, its master weight excepted."""
     for key, value in state.items():
         if key != MASTER and isinstance(value, Tensor) and value.shape == parameter.shape:
-            value.index_fill_(dim, indices, 0.0)
+            value.index_fill_(dim, indices.to(value.device), 0.0)
 
 
 def _cut(state: Mapping[str, Any], shape: torch.Size, dim: int, kept: Tensor) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def follow(
         after=shape(module),
         probe_change=moved,
         parents=change.parents,
+        figures=dict(change.figures),
         seconds=time.perf_counter() - began,
     )
     return report, change

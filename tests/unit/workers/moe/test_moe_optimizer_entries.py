@@ -28,7 +28,7 @@ class Clear(Edit):
     def plan(
         self, module: nn.Module, probe: EditProbe | None, forward: Forward
     ) -> Callable[[], Change]:
-        return lambda: Change(rebind=False, cleared={"weight": (0, ROWS), "bias": None})
+        return lambda: Change(rebind=False, cleared={"weight": ((0, ROWS),), "bias": None})
 
 
 def stepped(lowered: bool) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -52,7 +52,7 @@ def test_only_the_named_entries_are_forgotten(lowered: bool) -> None:
     edit = Clear(id="e", stage="s", after_interval=0, revision=1, seed=0, cause=cause)
     report, change = surgery.follow(layer, optimizer, edit, None)
     assert report.probe_change is None
-    assert change.cleared["weight"] == (0, ROWS)
+    assert change.cleared["weight"] == ((0, ROWS),)
     assert layer.bias not in optimizer.state
     after = optimizer.state[layer.weight]
     assert set(after) == set(before)
