@@ -11,6 +11,7 @@ import torch
 
 from tests.doors.lane import run_killed, run_lane
 from workers.methods import Method
+from workers.methods.of_units import OfUnits
 
 HERE = "tests.doors.test_method_door"
 
@@ -156,6 +157,22 @@ class Averaged(Method):
         self.means = {name: mean.clone() for name, mean in state.items()}
 
 
+class Idlest(OfUnits):
+    """At each step the unit whose running mean activity is least is made new."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Config(Method.Config):
+        decay: float = 0.5
+
+    figures = ("activity",)
+
+    def step(self, units, seen, learnt_U):
+        activity_U = self.figure("activity").lerp(seen.mean, 1.0 - self.config.decay)
+        self.set_figure("activity", torch.where(learnt_U, activity_U, self.figure("activity")))
+        idlest = self.figure("activity").masked_fill(~learnt_U, torch.inf).argmin()
+        return torch.arange(len(learnt_U)) == idlest
+
+
 def config(method: str) -> dict[str, Any]:
     return {
         "stream": {"kind": "split", "dataset": "digits", "train_samples": 120},
@@ -166,7 +183,7 @@ def config(method: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("method", ["Projection", "Resets", "Averaged"])
+@pytest.mark.parametrize("method", ["Projection", "Resets", "Idlest", "Averaged"])
 def test_a_method_goes_through_kills(tmp_path: Path, method: str) -> None:
     straight = run_lane(tmp_path / "straight", config(method))
     assert len(straight.edits) == 4

@@ -1,13 +1,17 @@
 """Continual-learning methods by name."""
 
 from workers.methods.base import Batch, Method, MethodContext
+from workers.methods.continual_backprop import ContinualBackprop
 from workers.methods.der import Der, DerPlusPlus
 from workers.methods.er_ace import ErAce
 from workers.methods.gdumb import GDumb
+from workers.methods.hare_tortoise import HareTortoise
 from workers.methods.icarl import ICaRL
+from workers.methods.l2_init import L2Init
 from workers.methods.plain import Finetune, Joint
 from workers.methods.replay import Replay
 from workers.methods.scratch import Scratch
+from workers.methods.self_normalized_resets import SelfNormalizedResets
 
 METHODS: dict[str, type] = {
     "finetune": Finetune,
@@ -19,6 +23,10 @@ METHODS: dict[str, type] = {
     "der++": DerPlusPlus,
     "gdumb": GDumb,
     "icarl": ICaRL,
+    "l2_init": L2Init,
+    "hare_tortoise": HareTortoise,
+    "continual_backprop": ContinualBackprop,
+    "self_normalized_resets": SelfNormalizedResets,
 }
 """Continual-learning methods by name."""
 
