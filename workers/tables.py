@@ -22,7 +22,13 @@ class Problem:
     allowed: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.found}; {self.allowed}"
+        """One line, whatever keys a file has: what cannot be printed is shown escaped."""
+        text = f"{self.path}: {self.found}; {self.allowed}"
+        return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]
 
 
 Table = Mapping[str, type]

@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.config import checks
 from orchestrator.config.merging import with_merges
+from orchestrator.config.names import misnamed
 from orchestrator.config.run import Failures, LaneConfig, Resources, RunConfig
 from orchestrator.config.sections import (
     LANE_KEYS,
@@ -151,6 +152,8 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
     if top is None:
         kept = {key: value for key, value in raw.items() if key in LANE_KEYS or key == "lanes"}
         top = _File(name="", **kept) if isinstance(kept.get("lanes", []), list) else None
+    else:
+        problems += misnamed(top.name, "name")
     lanes: list[LaneConfig] = []
     merges: dict[str, tuple[Any, str]] = {}
     starts = Starts()
@@ -189,6 +192,7 @@ def _lanes(
     own, problems = parse(_Lane, entry if isinstance(entry, Mapping) else {"?": entry}, path)
     if own is None:
         return [], problems
+    problems += misnamed(own.name, f"{path}.name")
     file, lane = _values(top), _values(own)
     sections, found = choose_sections(file, lane, path)
     policies, more = choose_policies(file, lane, path)

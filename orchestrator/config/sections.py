@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.names import misnamed
 from orchestrator.policies import POLICIES
 from workers import trainers
 from workers.parsing import choose
@@ -83,7 +84,7 @@ def choose_policies(
             continue
         where = f"{path}.policies.{name}" if name in own else f"policies.{name}"
         _, configs[name], found = choose(POLICIES, raw, where)
-        problems += found
+        problems += [*misnamed(name, f"{where} (its name)"), *found]
     return configs, problems
 
 

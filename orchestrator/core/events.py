@@ -6,8 +6,9 @@ follow from the fold of the events.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ from workers.contract import (
 from workers.edits import EDITS, Edit
 from workers.tables import Problem, lookup
 
-FORMAT = 3
+FORMAT = 4
 """Format of the journals that this version writes and reads."""
 
 # ---------------------------------------------------------------- edits of any kind
@@ -339,13 +340,29 @@ class Record:
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
-def line(record: Record) -> bytes:
+def line(record: Record, after: str = "") -> bytes:
     """The record as one line of a journal, its newline included.
 
-    Numbers that are none (a loss that diverged) stay what they are. Raises TypeError where a value
-    in it is none that JSON can hold.
+    ``after``: the mark of the line before it, empty in the first one. Numbers that are none (a loss
+    that diverged) stay what they are. Raises TypeError where a value in it is none that JSON can
+    hold.
     """
-    return json.dumps(RECORD.dump_python(record), separators=(",", ":")).encode() + b"\n"
+    told = {"after": after, **RECORD.dump_python(record)}
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
+
+
+def mark(text: bytes) -> str:
+    """What the next line of the journal says of this one (its newline included)."""
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def chained(records: Iterable[Record], after: str = "") -> tuple[bytes, str]:
+    """The records as lines of a journal that follow the line marked ``after``; the last's mark."""
+    lines = []
+    for record in records:
+        lines.append(line(record, after))
+        after = mark(lines[-1])
+    return b"".join(lines), after
 
 
 def as_journalled(edits: tuple[Edit, ...], memory: Json) -> tuple[tuple[Edit, ...], Json]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.core.events import Record, line
+from orchestrator.core.events import Record, chained
 from orchestrator.core.journal import JOURNAL_FILE, Journal, refresh
 from workers.contract import InputError, digest
 from workers.storage import RemoteFolder, is_remote, join, local_path
@@ -42,7 +42,7 @@ class RunFolder:
 
     def begin(self, records: Iterable[Record]) -> None:
         """Put a journal that begins with ``records`` into the empty folder, whole or not at all."""
-        data = b"".join(map(line, records))
+        data, _ = chained(records)
         if is_remote(self.place):
             Segments(self.place).put(0, data)
         self.path.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """The journal: the append-only file that is the truth of a run; state is a fold of it.
 
-One JSON record a line. A record is durable (fsync) before anything acts on it; a torn last line
-is what a crash leaves and is cut off.
+One JSON record a line, each with the mark of the line before it, so that one that is missing or
+changed is noticed. A record is durable (fsync) before anything acts on it; a tail that no record
+ends is what a crash leaves and is cut off.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, line
+from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, chained, mark
 from workers.contract import InputError
 
 JOURNAL_FILE = "journal.jsonl"
+LINE = re.compile(rb"[^\n]*\n|[^\n]+")
+BLOCK = 65536
+"""Bytes that are read at a time from the end."""
 
 
 class Mirror(Protocol):
@@ -32,7 +37,7 @@ class Journal:
     """Writer of one run's journal. Only one process may hold it at a time."""
 
     def __init__(self, path: Path, mirror: Mirror | None = None, patience: float = 0.0) -> None:
-        """Open for appending, cutting off a torn last line.
+        """Open for appending, cutting off a torn tail.
 
         ``patience``: seconds to wait for a driver that is just ending to let go.
 
@@ -49,8 +54,10 @@ class Journal:
             ) from error
         self._mirror = mirror
         self._lock(time.monotonic() + patience)
-        self._file.truncate(_whole_length(path))
+        end, last = last_line(path)
+        self._file.truncate(end)
         self._file.seek(0, os.SEEK_END)
+        self._after = mark(last) if last else ""
 
     def _lock(self, deadline: float) -> None:
         while True:
@@ -73,12 +80,13 @@ class Journal:
 
     def append(self, *records: Record) -> None:
         """Append and fsync: returns when the records are durable."""
-        data = b"".join(map(line, records))
+        data, after = chained(records, self._after)
         if self._mirror is not None:
             self._mirror.put(self.offset, data)
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._after = after
 
     def close(self) -> None:
         self._file.close()
@@ -101,30 +109,80 @@ def refresh(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
-    """Records from byte ``offset`` on, each with the offset after it; stops at a torn last line.
+def read(path: Path, offset: int = 0, after: str | None = None) -> Iterator[tuple[Record, int]]:
+    """Records from byte ``offset`` on, each with the offset after it; stops at a torn tail.
 
-    Raises InputError where another format of journal lies there, or naming the byte where a whole
-    line is not a record.
+    ``after``: the mark of the line that ends at ``offset``, None = unknown.
+
+    Raises InputError where another format of journal lies there, or naming the byte where a line is
+    not a record, or does not follow the one before it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no journal there; give the folder of a run")
+    after = "" if offset == 0 else after
     with open(path, "rb") as file:
         file.seek(offset)
         for text in file:
-            if not text.endswith(b"\n"):
-                return
             if offset == 0:
                 _check_format(path, text)
+            told = _told(text)
+            if told is None:
+                if any(_told(later) is not None for later in file):
+                    raise _damaged(path, offset, "is not a journal record")
+                return
             try:
                 record = RECORD.validate_json(text)
             except ValidationError as error:
-                raise InputError(
-                    f"{path}: byte {offset} is not a journal record "
-                    f"({error.errors()[0]['msg']}); it was written by another version or damaged"
-                ) from error
-            offset += len(text)
+                found = f"is not a journal record ({error.errors()[0]['msg']})"
+                raise _damaged(path, offset, found) from error
+            if after is not None and told.get("after") != after:
+                raise _damaged(path, offset, "does not follow the record before it")
+            offset, after = offset + len(text), mark(text)
             yield record, offset
+
+
+def _told(text: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is no whole JSON object, as a crash leaves it."""
+    try:
+        told = json.loads(text) if text.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _damaged(path: Path, offset: int, found: str) -> InputError:
+    return InputError(
+        f"{path}: the line at byte {offset} {found}; the journal was damaged there, or written by "
+        "another version. Put a copy of it back, or start the run anew in another folder"
+    )
+
+
+def last_line(path: Path, before: int | None = None) -> tuple[int, bytes]:
+    """(where it ends, the line) of the last whole JSON object in a file, or among its first
+    ``before`` bytes; (0, nothing) without one."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END) if before is None else before
+        window = BLOCK
+        while True:
+            start = max(0, size - window)
+            file.seek(start)
+            lines = LINE.findall(file.read(size - start))
+            end = size
+            for text in reversed(lines if start == 0 else lines[1:]):
+                if _told(text) is not None:
+                    return end, text
+                end -= len(text)
+            if start == 0:
+                return 0, b""
+            window *= 2
+
+
+def mark_at(path: Path, offset: int) -> str | None:
+    """The mark of the line that ends at byte ``offset``; None where none does."""
+    if not path.is_file() or path.stat().st_size < offset:
+        return None
+    end, text = last_line(path, offset)
+    return mark(text) if text and end == offset else None
 
 
 def first_record(run_dir: Path) -> RunStarted | None:
@@ -166,17 +224,3 @@ def _check_format(path: Path, first: bytes) -> None:
             f"look at it and go on with the version that wrote it (code {code}), or start the run "
             "anew in another folder"
         )
-
-
-def _whole_length(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            cut = file.read(end - start).rfind(b"\n")
-            if cut >= 0:
-                return start + cut + 1
-            end = start
-    return 0

@@ -38,7 +38,7 @@ class BackgroundTracker:
     ) -> None:
         """``every``: seconds between projections; ``patience``: seconds the last one may take."""
         self._tracker = tracker
-        self._say = say or _to_stderr
+        self._say = say or to_stderr
         self._every, self._pause, self._patience = every, every, patience
         self._stop = threading.Event()
         self._away = False
@@ -89,5 +89,5 @@ class BackgroundTracker:
         self._current, self._away, self._pause = True, False, self._every
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -26,6 +26,8 @@ class Ledger:
         """
         self.path = path
         self.offset = 0
+        self.mark = ""
+        """Of the journal's line that ends at ``offset``."""
         self.ids: dict[str, str] = {}
         """``run:KEY``, ``model:KEY`` or ``experiment`` -> id in the store."""
         self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
@@ -34,7 +36,8 @@ class Ledger:
                 continue
             if line.get("forget"):
                 self.ids, self.offset = {}, 0
-            self.offset = line.get("offset", self.offset)
+            if "offset" in line:
+                self.offset, self.mark = line["offset"], line.get("mark", "")
             self.ids.update(line.get("ids", {}))
         self._torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
 
@@ -48,10 +51,15 @@ class Ledger:
         self.ids, self.offset = {}, 0
         self._append({"forget": True})
 
-    def advance(self, offset: int) -> None:
-        """Everything before ``offset`` of the journal is in the store."""
-        self.offset = offset
-        self._append({"offset": offset})
+    def advance(self, offset: int, mark: str) -> None:
+        """Everything before ``offset`` of the journal, whose line there has this mark, is in the
+        store."""
+        self.offset, self.mark = offset, mark
+        self._append({"offset": offset, "mark": mark})
+
+    def rewind(self) -> None:
+        """Nothing is surely in the store: the journal is another one than the offset was for."""
+        self.advance(0, "")
 
     def _append(self, line: Json) -> None:
         text = json.dumps({"store": self._store, **line})

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, mark_at, read
 from orchestrator.report.text import Links
 from orchestrator.tracking import lineage, pages, views
 from orchestrator.tracking.background import BackgroundTracker as BackgroundTracker
 from orchestrator.tracking.background import TrackingAway as TrackingAway
+from orchestrator.tracking.background import to_stderr
 from orchestrator.tracking.ledger import tracked_offset as tracked_offset
 from orchestrator.tracking.projection import Dirty, Projection
 from orchestrator.tracking.store import Store, answering, default_uri, open_client
@@ -88,7 +89,7 @@ class Tracker:
     def _start_over(self) -> None:
         """Read the journal from its beginning again."""
         self._projection = Projection()
-        self._folded = 0
+        self._folded, self._mark = 0, ""
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
 
@@ -98,7 +99,10 @@ class Tracker:
         if not path.is_file():
             return False
         self.store.check()
-        chunk = list(islice(read(path, self._folded), RECORDS))
+        if not self._folded and ledger.offset and mark_at(path, ledger.offset) != ledger.mark:
+            to_stderr(f"{ledger.path} was written for another journal; all is written again")
+            ledger.rewind()  # identical rows are stored once
+        chunk = list(islice(read(path, self._folded, self._mark), RECORDS))
         if not chunk:
             self._draw(now=False)
             return False
@@ -112,8 +116,9 @@ class Tracker:
             self._folded = offset
         self.store.perform(writes)
         self._refresh()
+        self._mark = mark_at(path, self._folded) or ""
         if self._folded > ledger.offset:
-            ledger.advance(self._folded)
+            ledger.advance(self._folded, self._mark)
         return True
 
     # ------------------------------------------------------------ notes, tables, figures

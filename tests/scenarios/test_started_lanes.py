@@ -14,6 +14,7 @@ from orchestrator.config.file import ConfigError, check, restore
 from orchestrator.config.plan import as_json, plan
 from orchestrator.core.events import CheckpointSaved, RunStarted, StageStarted
 from tests.doors.lane import Outcome, run_killed, run_lane, run_lanes
+from tests.journals import replace_in
 from tests.tokens import text_lane, write_texts
 from workers import checkpoint
 from workers.contract import CheckpointRef, InputError, Json
@@ -308,8 +309,7 @@ def test_a_damaged_checkpoint_is_refused_before_and_while_it_is_used(
     run, _ = donor
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    journal = (copy / "journal.jsonl").read_text().replace(str(run), str(copy))
-    (copy / "journal.jsonl").write_text(journal)
+    replace_in(copy / "journal.jsonl", str(run), str(copy))
     file = raw(start={"run": str(copy), "lane": "base-s0", "stage": 0})
     config = check({"name": "x", **file}, "x")
     start = config.lanes[0].start

@@ -37,6 +37,22 @@ def test_one_lane_per_seed_with_its_own_name() -> None:
     assert [lane.seed for lane in config.lanes] == [3, 5]
 
 
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "a\\b", "..", ".", "", " ", "a\nINFO all is well", "\x1b[2J", "x" * 101]
+)
+def test_names_stay_in_their_folder_and_line(name: str) -> None:
+    """``name = "../x"`` planned, and wrote its run and checkpoints beside the folder of runs."""
+    for changes, where in (
+        ({"name": name}, "name"),
+        ({"lanes": [{"method": "finetune", "name": name}]}, r"lanes\.0\.name"),
+        ({"policies": {name: {"kind": "periodic"}}}, "policies"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{where}.*: got .*printable characters without /"):
+            tiny(**changes)
+    for name in ("Ünïcode näme", "mnist topk2", "a.b", "..x"):
+        assert tiny(name=name).name == name
+
+
 def test_same_name_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="two lanes are called 'finetune-s0'"):
         tiny(lanes=[{"method": "finetune"}, {"method": "finetune"}])

@@ -18,8 +18,15 @@ from hypothesis import strategies as st
 from orchestrator import session
 from orchestrator.beginning import joined, tracking_store
 from orchestrator.core.addresses import without_password
-from orchestrator.core.events import FORMAT, IntervalDone, Record, RunFinished, RunInterrupted, line
-from orchestrator.core.journal import Journal, first_record, read
+from orchestrator.core.events import (
+    FORMAT,
+    IntervalDone,
+    Record,
+    RunFinished,
+    RunInterrupted,
+    chained,
+)
+from orchestrator.core.journal import Journal, first_record, mark_at, read
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
 from tests.commands import ROOT
@@ -67,6 +74,63 @@ def test_damaged_whole_line_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b'{"event": {"type": "Nonsense"}}\n')
     with pytest.raises(InputError, match="byte 0 is not a journal record"):
         list(read(path))
+
+
+@pytest.mark.parametrize("lost", range(1, 4))
+def test_a_record_that_is_missing_is_noticed(tmp_path: Path, lost: int) -> None:
+    """Its absence parsed, and a lane went on without an edit that its report did not show."""
+    path = write(tmp_path, [record(number) for number in range(5)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = len(b"".join(lines[:lost]))
+    path.write_bytes(b"".join(lines[:lost] + lines[lost + 1 :]))
+    with pytest.raises(InputError, match=f"byte {place} does not follow the record before it"):
+        list(read(path))
+
+
+def test_a_changed_a_repeated_and_an_exchanged_record_are_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path, [record(number) for number in range(4)])
+    a, b, c, d = path.read_bytes().splitlines(keepends=True)
+    wrong = ([a, b.replace(b'"at":1.0', b'"at":1.5'), c, d], [a, b, b, c, d], [a, c, b, d])
+    for lines in wrong:
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(InputError, match="does not follow the record before it"):
+            list(read(path))
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\n", b"\n\n", b"\0\0\0\n", b'{"event":{"ty\n', b'{"a"\n\0\0', b"\r\n", b"17\n"]
+)
+def test_a_tail_that_no_record_ends_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+    """What a loss of power leaves: blocks of zeros, a line end without its line."""
+    path = write(tmp_path, [record(number) for number in range(3)])
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    assert [item for item, _ in read(path)] == [record(number) for number in range(3)]
+    journal = Journal(path)
+    assert path.read_bytes() == whole
+    journal.append(record(3))
+    journal.close()
+    assert [item for item, _ in read(path)] == [record(number) for number in range(4)]
+    path.write_bytes(whole + tail.rstrip(b"\0") + path.read_bytes()[len(whole) :])
+    with pytest.raises(InputError, match=f"byte {len(whole)} is not a journal record"):
+        list(read(path))
+
+
+def test_a_line_longer_than_what_is_read_at_once_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    long = Record(event=RunInterrupted(at=1.0, reason="x" * 300_000))
+    for item in (record(0), long, record(2), long):
+        journal = Journal(path)
+        journal.append(item)
+        journal.close()
+    assert [item for item, _ in read(path)] == [record(0), long, record(2), long]
+    ends = [end for _, end in read(path)]
+    assert [mark_at(path, end) is not None for end in ends] == [True] * 4
+    assert mark_at(path, ends[1] - 1) is None
+    assert mark_at(path, ends[-1] + 1) is None
+    assert [item for item, _ in read(path, ends[1], mark_at(path, ends[1]))] == [record(2), long]
+    with pytest.raises(InputError, match="does not follow"):
+        list(read(path, ends[1], mark_at(path, ends[0])))
 
 
 def test_second_driver_is_refused(tmp_path: Path) -> None:
@@ -193,9 +257,10 @@ def test_a_value_that_no_journal_can_hold_is_not_written(tmp_path: Path) -> None
     [('"grow"', "an edit must be a table"), ('{"kind":"pathlib:Path"}', "is no Edit")],
 )
 def test_what_stands_in_place_of_an_edit_is_told(tmp_path: Path, found: str, message: str) -> None:
-    first = line(story()[0])
+    lines, _ = chained([story()[0], record(1)])
+    first, second = lines.splitlines(keepends=True)
     path = tmp_path / "j.jsonl"
-    path.write_bytes(first + line(record(1)).replace(b'"edits":[]', f'"edits":[{found}]'.encode()))
+    path.write_bytes(first + second.replace(b'"edits":[]', f'"edits":[{found}]'.encode()))
     with pytest.raises(InputError, match=message):
         list(read(path))
 
