@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,18 +211,34 @@ def _verified(ref: CheckpointRef) -> dict[str, bytes]:
 
 
 def _files(uri: str) -> dict[str, bytes]:
-    if is_remote(uri):
-        remote = RemoteFolder(uri)
-        files = {name: remote.read(name) for name in remote.names()}
-    else:
-        folder = local_path(uri)
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        files = {path.name: path.read_bytes() for path in found if path.is_file()}
-    if STATE not in files:
+    """The state and the files of the groups it lists, as far as they are there; others that lie in
+    the folder (a file manager's) are none of the checkpoint's."""
+    there, read = _remote(uri) if is_remote(uri) else _local(local_path(uri))
+    if STATE not in there:
         raise InputError(
             f"checkpoint {uri}: no {STATE} there; give a folder that a run has written"
         )
-    return files
+    state = read(STATE)
+    return {STATE: state, **{name: read(name) for name in sorted(_listed(state) & there)}}
+
+
+def _listed(state: bytes) -> set[str]:
+    """Files of the groups that a state lists; none where it is damaged, which its digest tells."""
+    try:
+        return {f"{group}.safetensors" for group in json.loads(state)["groups"]}
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def _remote(uri: str) -> tuple[set[str], Callable[[str], bytes]]:
+    """(names of what is there, what reads one of them)."""
+    folder = RemoteFolder(uri)
+    return set(folder.names()), folder.read
+
+
+def _local(folder: Path) -> tuple[set[str], Callable[[str], bytes]]:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names, lambda name: (folder / name).read_bytes()
 
 
 def _body(folder: str, files: Mapping[str, bytes]) -> Json:

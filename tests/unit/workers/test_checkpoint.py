@@ -53,6 +53,22 @@ def test_damage_is_found(tmp_path: Path, name: str) -> None:
         checkpoint.read(ref)
 
 
+def test_what_else_lies_in_the_folder_is_none_of_it(tmp_path: Path) -> None:
+    ref = write(tmp_path / "c")
+    (tmp_path / "c" / ".DS_Store").write_bytes(b"\0\1")
+    (tmp_path / "c" / "notes.safetensors").write_bytes(b"mine")
+    assert checkpoint.read(ref).state == {"a": [1]}
+    assert checkpoint.describe(ref.uri) == ref
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 3}', '{"groups": [[]]}'])
+def test_a_state_that_is_none_is_damage(tmp_path: Path, text: str) -> None:
+    ref = write(tmp_path / "c")
+    (tmp_path / "c" / "state.json").write_text(text)
+    with pytest.raises(InputError, match="damaged or foreign"):
+        checkpoint.read(ref)
+
+
 def test_missing_and_foreign_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no state\.json"):
         checkpoint.describe(str(tmp_path))
