@@ -17,6 +17,7 @@ from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
 from orchestrator.report.history import RunHistory
 from orchestrator.report.text import Links
+from orchestrator.tracking.background import GoOn, always
 from orchestrator.tracking.pages import NOTE, Page
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
@@ -44,15 +45,17 @@ class SweepTracker:
         now = round(time.time() * 1000)
         self.sweep.publish([self._open(now), ReopenRun(key=self.plan.id)], {})
 
-    def project(self) -> int:
+    def project(self, go_on: GoOn = always) -> int:
         """Write what trials have added; returns how many attempts are shown.
 
-        Raises TrackingAway where the store fails.
+        ``go_on``: asked between writes. Raises TrackingAway where the store fails.
         """
         for path in sorted((self.folder / "trials").glob(f"*/*/{JOURNAL_FILE}")):
             attempt = path.parent
             tracker = self._trials.setdefault(attempt, Tracker(attempt, self.sweep.store.uri))
-            tracker.project()
+            tracker.project(go_on)
+            if not go_on():
+                break
             writes, rows = self._objectives(attempt)
             tracker.publish(writes, {})
             self._told[attempt] = rows  # only now: what a store refused is written next time

@@ -15,8 +15,8 @@ from orchestrator.core.journal import JOURNAL_FILE, mark_at, read
 from orchestrator.report.text import Links
 from orchestrator.tracking import lineage, pages, views
 from orchestrator.tracking.background import BackgroundTracker as BackgroundTracker
+from orchestrator.tracking.background import GoOn, always, to_stderr
 from orchestrator.tracking.background import TrackingAway as TrackingAway
-from orchestrator.tracking.background import to_stderr
 from orchestrator.tracking.ledger import tracked_offset as tracked_offset
 from orchestrator.tracking.projection import Dirty, Projection
 from orchestrator.tracking.store import Store, answering, default_uri, open_client
@@ -44,14 +44,16 @@ class Tracker:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.store.connect()
 
-    def project(self) -> int:
+    def project(self, go_on: GoOn = always) -> int:
         """Write to the store what the journal holds beyond the offset; returns the new offset.
+
+        ``go_on``: asked between writes; what is left when it says no is written another time.
 
         Raises TrackingAway where the store fails: the offset and all later calls are unharmed.
         """
         try:
             with answering():
-                while self._step():
+                while go_on() and self._step(go_on):
                     pass
         except TrackingAway:
             self.store.recall()
@@ -93,7 +95,7 @@ class Tracker:
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
 
-    def _step(self) -> bool:
+    def _step(self, go_on: GoOn = always) -> bool:
         """Write one chunk and advance the offset; False where the journal holds no more."""
         path, ledger = self.run_dir / JOURNAL_FILE, self.store.ledger
         if not path.is_file():
@@ -104,7 +106,7 @@ class Tracker:
             ledger.rewind()  # identical rows are stored once
         chunk = list(islice(read(path, self._folded, self._mark), RECORDS))
         if not chunk:
-            self._draw(now=False)
+            self._draw(False, go_on)
             return False
         writes: list[Write] = []
         for record, offset in chunk:
@@ -115,7 +117,7 @@ class Tracker:
                 self._projection.dirty = Dirty()
             self._folded = offset
         self.store.perform(writes)
-        self._refresh()
+        self._refresh(go_on)
         self._mark = mark_at(path, self._folded) or ""
         if self._folded > ledger.offset:
             ledger.advance(self._folded, self._mark)
@@ -123,7 +125,7 @@ class Tracker:
 
     # ------------------------------------------------------------ notes, tables, figures
 
-    def _refresh(self) -> None:
+    def _refresh(self, go_on: GoOn) -> None:
         """Write anew what the chunk made out of date; the same state gives the same files."""
         projection, dirty = self._projection, self._projection.dirty
         history = projection.history
@@ -134,7 +136,7 @@ class Tracker:
             key = projection.key(history.lanes[name])
             self.store.show(key, pages.lane_page(history, name, self.store.run(key), self.run_dir))
         self._stale |= dirty.lanes
-        self._draw(dirty.ended)
+        self._draw(dirty.ended, go_on)
         if dirty.run and projection.trial is None:
             runs = {
                 name: self.store.run(projection.key(lane))
@@ -145,12 +147,12 @@ class Tracker:
             self.store.show(key, pages.run_page(history, self.store.run(key), experiment, runs))
         projection.dirty = Dirty()
 
-    def _draw(self, now: bool) -> None:
+    def _draw(self, now: bool, go_on: GoOn) -> None:
         """Draw stale lanes anew, but spend no more than DRAWING of the time on it."""
         history = self._projection.history
         for name in sorted(self._stale):
             started = time.monotonic()
-            if not now and started < self._rested:
+            if not go_on() or (not now and started < self._rested):
                 return
             self.store.show(
                 self._projection.key(history.lanes[name]), pages.lane_figures(history, name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.tracking.background import BackgroundTracker, TrackingAway
+import threading
+import time
+
+from orchestrator.tracking.background import BackgroundTracker, GoOn, TrackingAway, always
 from workers.contract import RunError
 
 
@@ -12,7 +15,7 @@ class Projects:
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
 
-    def project(self) -> int:
+    def project(self, go_on: GoOn = always) -> int:
         if self.errors:
             raise self.errors.pop(0)
         return 0
@@ -47,3 +50,36 @@ def test_an_error_nobody_thought_of_is_told_and_counts_as_behind() -> None:
 
 def test_a_store_that_is_away_ends_a_command_with_a_message() -> None:
     assert issubclass(TrackingAway, RunError), "commands end with a traceback upon anything else"
+
+
+class Slow:
+    """Writes ``count`` times, each ``seconds`` long."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count, self.seconds, self.written = count, seconds, 0
+
+    def project(self, go_on: GoOn = always) -> int:
+        while self.written < self.count and go_on():
+            time.sleep(self.seconds)
+            self.written += 1
+        return self.written
+
+
+def test_a_last_flush_that_goes_on_is_waited_for() -> None:
+    """Figures of a hundred lanes took longer than the patience, and were left out."""
+    told: list[str] = []
+    slow = Slow(20, 0.1)
+    assert BackgroundTracker(slow, told.append, every=60.0, patience=0.5).__enter__().finish()
+    assert slow.written == 20
+    assert told == []
+
+
+def test_what_is_given_up_stops_after_its_write() -> None:
+    """A thread that drew on while the process ended took it down (exit code 134)."""
+    told: list[str] = []
+    slow = Slow(20, 1.0)
+    background = BackgroundTracker(slow, told.append, every=60.0, patience=0.5).__enter__()
+    assert not background.finish()
+    assert slow.written == 1
+    assert "growstage-tracking" not in {thread.name for thread in threading.enumerate()}
+    assert told[-1].startswith("MLflow is behind the journal")
