@@ -44,7 +44,8 @@ def single_lane(path: Path, lane: str | None, space: str) -> Json:
         if key in raw or key in entry or _default(key) is not None
     }
     seeds = entry.get("seeds") or [raw.get("seed", 0)]
-    rest = {key: value for key, value in raw.items() if key not in (*LANE_KEYS, "lanes", "seed")}
+    others = (*LANE_KEYS, "lanes", "seed", "baselines")
+    rest = {key: value for key, value in raw.items() if key not in others}
     return {
         **rest,
         "name": f"{raw['name']}-{space}",

@@ -174,7 +174,8 @@ def read(ref: CheckpointRef) -> Checkpoint:
 def read_of(ref: CheckpointRef, lane: LaneSpec, taken: Taken | None = None) -> Checkpoint:
     """Read a checkpoint of this lane; raises InputError as ``read``, and where it is another's.
 
-    ``taken``: the stage at whose end another lane wrote it, which trained it for this one too.
+    ``taken``: the stage at whose end, or before whose first, another lane wrote it for this one
+    too.
     """
     saved = read(ref)
     if saved.state.get("trainer") != lane.trainer:
@@ -183,7 +184,7 @@ def read_of(ref: CheckpointRef, lane: LaneSpec, taken: Taken | None = None) -> C
             f"is {lane.trainer!r}; give a checkpoint of this lane"
         )
     if taken is not None:
-        assert ref.stage == taken.stage.id, (ref, taken)
+        assert ref.stage == (taken.stage and taken.stage.id), (ref, taken)
     elif saved.state["settings_digest"] != lane.built_from:
         raise InputError(
             f"checkpoint {ref.uri}: written by a lane with other settings than {lane.lane!r}; "

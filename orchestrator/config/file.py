@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import checks
+from orchestrator.config.baselines import unknown, with_baselines
 from orchestrator.config.merging import with_merges
 from orchestrator.config.names import misnamed
 from orchestrator.config.run import Failures, LaneConfig, Resources, RunConfig
@@ -56,6 +57,7 @@ class _FileKeys:
     strict_ops: bool = False
     workers: int = 1
     start: Any = None
+    baselines: Any = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class _LaneKeys:
     workers: int | None = None
     start: Any = None
     merge: Any = None
+    baselines: Any = None
 
 
 def _with_sections(name: str, base: type) -> Any:
@@ -156,17 +159,22 @@ def check(raw: Mapping[str, Any], source: str) -> RunConfig:
         problems += misnamed(top.name, "name")
     lanes: list[LaneConfig] = []
     merges: dict[str, tuple[Any, str]] = {}
+    wanted: dict[str, tuple[Any, str]] = {}
     starts = Starts()
     for number, entry in enumerate(top.lanes if top else ()):
         more, found = _lanes(top, entry, f"lanes.{number}", starts)
         if isinstance(entry, Mapping) and entry.get("merge") is not None:
             merges |= {lane.name: (entry["merge"], f"lanes.{number}.merge") for lane in more}
+        baselines, where = _baselines(top, entry, f"lanes.{number}")
+        wanted |= {lane.name: (baselines, where) for lane in more}
         lanes += more
-        problems += found
+        problems += [*found, *unknown(baselines, where)]
     if top is not None and not top.lanes:
         problems.append(Problem("lanes", "missing", "give at least one [[lanes]] entry"))
     if top is not None and not problems:
         lanes, problems = with_merges(lanes, merges, starts)
+    if not problems:
+        lanes, problems = with_baselines(lanes, wanted)
     names = [lane.name for lane in lanes]
     problems += [
         Problem("lanes", f"two lanes are called {name!r}", "give each its own name")
@@ -239,6 +247,12 @@ def _lanes(
             return [], problems
         lanes.append(seeded)
     return lanes, []
+
+
+def _baselines(top: Any, entry: Any, path: str) -> tuple[Any, str]:
+    """Baselines of a ``[[lanes]]`` entry, and where the file gives them."""
+    own = entry.get("baselines") if isinstance(entry, Mapping) else None
+    return (top.baselines, "baselines") if own is None else (own, f"{path}.baselines")
 
 
 def _values(keys: Any) -> dict[str, Any]:

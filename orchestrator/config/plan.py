@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config.run import LaneConfig, RunConfig
 from orchestrator.config.sharing import rows_of, trained_by
-from orchestrator.core.events import LanePlan
+from orchestrator.core.events import Course, LanePlan
 from orchestrator.core.transitions import planned_stages
 from orchestrator.policies import View
 from workers import trainers
@@ -52,6 +52,11 @@ class PlannedLane:
     """Checkpoint of another run that it begins with."""
     merged: tuple[str, ...]
     """Trained models that its first one is made of, each with its stage."""
+    course: Course
+    baseline: str | None
+    """Baseline that it is there for; None = the file gives the lane."""
+    baselines: Json
+    """Baseline -> the lane that is this one's."""
     stages: tuple[PlannedStage, ...]
     memory: Memory | None
     """What each worker will need at its peak, with the model as large as it gets; None where
@@ -87,6 +92,7 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
         "lanes": [asdict(lane) for lane in lanes],
         "stages": sum(len(lane.stages) for lane in lanes),
         "stages_to_train": to_train(lanes),
+        "stages_of_baselines": to_train(lanes, baselines=True),
         "evaluations": sum(lane.evaluations for lane in lanes),
     }
 
@@ -99,9 +105,11 @@ class _Known:
     parameters: dict[str, int | None] = field(default_factory=dict)
 
 
-def to_train(lanes: tuple[PlannedLane, ...]) -> int:
-    """Stages of all lanes, those that several have in common counted once."""
-    return sum(stage.trained_by is None for lane in lanes for stage in lane.stages)
+def to_train(lanes: tuple[PlannedLane, ...], baselines: bool = False) -> int:
+    """Stages of all lanes, or of those planned as baselines; what several have in common is counted
+    once."""
+    counted = [lane for lane in lanes if lane.baseline is not None or not baselines]
+    return sum(stage.trained_by is None for lane in counted for stage in lane.stages)
 
 
 def _lane(
@@ -115,7 +123,9 @@ def _lane(
     tasks, stream = lane.tasks(), lane.stream()
     foreseen = _Foreseen(lane)
     stages: list[PlannedStage] = []
-    for task, stage, owner in zip(tasks, planned_stages(decided), trained, strict=True):
+    last: int | None = lane.experts
+    for stage, owner in zip(planned_stages(decided), trained, strict=True):
+        task = stage.task
         first, last = foreseen.stage(stage, len(tasks))
         stages.append(
             PlannedStage(
@@ -131,7 +141,7 @@ def _lane(
                 trained_by=None if owner == lane.name else owner,
             )
         )
-    memory, notes = _memory(lane, stages[-1].last_experts, known, share)
+    memory, notes = _memory(lane, last, known, share)
     return PlannedLane(
         lane=lane.name,
         method=lane.sections["method"].kind,
@@ -141,6 +151,9 @@ def _lane(
         workers=lane.workers,
         start=None if lane.start is None else lane.start.checkpoint.uri,
         merged=() if lane.merged is None else tuple(p.name for p in lane.merged.parents),
+        course=lane.course,
+        baseline=lane.baseline,
+        baselines=dict(lane.baselines),
         stages=tuple(stages),
         memory=memory,
         memory_notes=notes,

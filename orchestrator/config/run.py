@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from orchestrator.config import sharing
-from orchestrator.core.events import Budget, LanePlan, RunPlan
+from orchestrator.core.events import Budget, Course, LanePlan, RunPlan
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
 from workers.contract import (
@@ -73,6 +73,11 @@ class LaneConfig:
     """Model of another run that the lane begins with; None = an untrained one."""
     merged: Merged | None = None
     """Trained models that its first one is made of."""
+    course: Course = "stream"
+    baseline: str | None = None
+    """Baseline that it was planned as, for other lanes; None = the file gives it."""
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """Baseline (``orchestrator.config.baselines``) -> the lane that is this one's."""
 
     @property
     def cpus(self) -> float:
@@ -170,6 +175,7 @@ class LaneConfig:
             waits_for_scores=self.waits_for_scores,
             depends=sharing.stage_digests(self),
             scored_on=sharing.scored_on(self),
+            course=self.course,
         )
 
     def plain(self) -> Json:

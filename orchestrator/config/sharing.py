@@ -82,7 +82,7 @@ def trained_by(plans: Sequence[LanePlan]) -> dict[str, list[str]]:
     stage's."""
     found: dict[str, list[str]] = {}
     for plan in plans:
-        owners = [plan.spec.lane] * (1 + len(plan.tasks))
+        owners = [plan.spec.lane] * (1 + plan.stages)
         if plan.stem is not None:
             models = 1 + plan.stem.stages
             owners[:models] = found[plan.stem.lanes[0]][:models]

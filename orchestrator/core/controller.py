@@ -37,6 +37,7 @@ from orchestrator.core.sharing import held_back, scored_alike, source_of, taken,
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.core.transitions import (
     checkpointed,
+    closed,
     commanded,
     contradicts,
     diverged,
@@ -120,7 +121,7 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
                 lane = shaped(lane, event.report.shape)
             return _settle(*_continue(state, lane, ()), event.at)
         case LaneClosed():
-            return _settle(_with(state, replace(lane, status="done")), (), event.at)
+            return _settle(_with(state, closed(lane)), (), event.at)
         case EditApplied() if contradicts(lane, event):
             return _refused(state, diverged(event, lane))
         case IntervalDone() if event.report.revision != commanded(lane, event):
@@ -254,7 +255,7 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     if count <= budget.retries:
         return _settle(_with(state, lane), (), event.at)
     if skips and closing:
-        return _settle(_with(state, replace(lane, status="done")), (), event.at)
+        return _settle(_with(state, closed(lane)), (), event.at)
     if skips:
         return _settle(_with(state, skipped(lane)), (), event.at)
     state = _with(state, replace(lane, status="failed"))

@@ -94,6 +94,11 @@ class Stem:
     """Id of the last one."""
 
 
+Course = Literal["stream", "alone", "none"]
+"""What a lane's stages go on from: each from the one before, each from the lane's first model, or
+there are none and that model is scored as it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePlan:
     """All that deciding about a lane needs to know of it, from its first stage to its last."""
@@ -115,6 +120,12 @@ class LanePlan:
     """Digest of what a model is scored on: equal in lanes that score a model alike."""
     stem: Stem | None = None
     """First stages that other lanes train; None = it trains all of its own."""
+    course: Course = "stream"
+
+    @property
+    def stages(self) -> int:
+        """Stages that are trained; every model is scored on all tasks."""
+        return 0 if self.course == "none" else len(self.tasks)
 
 
 FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]

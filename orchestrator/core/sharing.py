@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from orchestrator.core.events import Stem
 from orchestrator.core.state import LaneState
+from orchestrator.core.transitions import fallen_back
 from workers.contract import Taken
 
 Lanes = Mapping[str, LaneState]
@@ -41,25 +42,23 @@ def taken_over(lane: LaneState, source: LaneState) -> LaneState:
     ends = {i: end for i, end in source.ends.items() if i < lane.plan.stem.stages}
     last = ends[max(ends)]
     seq = last.checkpoint.seq
-    return replace(
+    lane = replace(
         lane,
         stage=last.stage,
         index=max(ends),
         next_seq=seq + 1,
         answered=seq,
         executed=seq,
-        base=last.checkpoint,
         ends=ends,
-        model=last.model,
-        memory=last.memory,
         steps_before=last.steps,
     )
+    return fallen_back(lane)
 
 
 def taken(lane: LaneState, lanes: Lanes) -> Taken | None:
     """What opening the lane from its ``base`` leaves to do, where another lane wrote that."""
     wrote = [end for end in lane.ends.values() if end.checkpoint == lane.base]
-    if not wrote or wrote[0].lane == lane.name or wrote[0].stage is None:
+    if not wrote or wrote[0].lane == lane.name:
         return None
     other, own = lanes[wrote[0].lane].plan.spec, lane.plan.spec
     same = other.settings["method"] == own.settings["method"]

@@ -87,12 +87,15 @@ class LaneState:
 
     @property
     def last(self) -> StageEnd | None:
-        """End of the last complete stage: what a skipped stage falls back to."""
-        return self.ends[max(self.ends)] if self.ends else None
+        """What the next stage goes on from, and a skipped one falls back to: the end of the last
+        complete stage, or the lane's first model where each task is learnt alone."""
+        if not self.ends:
+            return None
+        return self.ends[-1 if self.plan.course == "alone" else max(self.ends)]
 
     @property
     def parent(self) -> CheckpointRef | None:
-        """Checkpoint of the last complete stage."""
+        """Checkpoint that the next stage goes on from."""
         return None if self.last is None else self.last.checkpoint
 
     @property

@@ -44,8 +44,8 @@ def root(plan: LanePlan) -> str | None:
 def planned_stages(plan: LanePlan) -> tuple[StageSpec, ...]:
     """The lane's stages as they follow each other where none is given up."""
     stages: list[StageSpec] = []
-    for index in range(len(plan.tasks)):
-        parent = stages[-1].id if stages else root(plan)
+    for index in range(plan.stages):
+        parent = stages[-1].id if stages and plan.course == "stream" else root(plan)
         stages.append(stage_spec(plan, index, parent))
     return tuple(stages)
 
@@ -110,12 +110,12 @@ def _save(lane: LaneState, final: bool) -> SaveCheckpoint:
 
 
 def with_next_stage(lane: LaneState) -> LaneState:
-    """Queue the untrained checkpoint, the next stage's start, or nothing: all are learnt, or the
-    stage is ``held`` until the model it starts from was scored."""
+    """Queue the untrained checkpoint, the next stage's start, or nothing: all are learnt, the stage
+    is ``held`` until the model it starts from was scored, or its worker holds another model."""
     if lane.base is None:
         return lane if lane.queue else _enqueue(lane, _save(lane, final=True))
     index = lane.index + 1
-    if index >= len(lane.plan.tasks):
+    if index >= lane.plan.stages or lane.base != lane.parent:
         return lane
     if lane.plan.waits_for_scores and index - 1 not in lane.rows:
         return replace(lane, held=True)
@@ -137,6 +137,22 @@ def with_next_stage(lane: LaneState) -> LaneState:
     return _enqueue(lane, StartStage(lane=lane.name, attempt=0, seq=0, stage=stage))
 
 
+def closed(lane: LaneState) -> LaneState:
+    """The lane once its worker was let go: done, or waiting for one that begins the next stage with
+    the lane's first model."""
+    if lane.index + 1 >= lane.plan.stages or lane.base == lane.parent:
+        return replace(lane, status="done")
+    return replace(fallen_back(lane), status="waiting")
+
+
+def fallen_back(lane: LaneState) -> LaneState:
+    """The lane with the model that its next stage goes on from."""
+    assert lane.last is not None, "an untrained model is not given up"
+    return replace(
+        lane, base=lane.last.checkpoint, queue=(), model=lane.last.model, memory=lane.last.memory
+    )
+
+
 def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
     """A durable checkpoint: nothing before it need be issued again."""
     rest = tuple(command for command in lane.queue if command.seq > event.seq)
@@ -155,22 +171,19 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
 
 
 def skipped(lane: LaneState) -> LaneState:
-    """Give the stage up: the next one starts from the last complete stage's model.
+    """Give the stage up: the next one starts from the last complete stage's model, or the lane's
+    first one where each task is learnt alone.
 
     Nothing is given up between two stages, where the next one waits to be scored.
     """
     if not lane.queue:
         return replace(lane, retries={})
-    assert lane.last is not None, "an untrained model is not given up"
     rows = dict(lane.rows)
-    if lane.index - 1 in rows:
-        rows.setdefault(lane.index, rows[lane.index - 1])  # the same model, so the same scores
+    before = -1 if lane.plan.course == "alone" else lane.index - 1
+    if before in rows:
+        rows.setdefault(lane.index, rows[before])  # the same model, so the same scores
     return replace(
-        lane,
-        base=lane.last.checkpoint,
-        queue=(),
-        model=lane.last.model,
-        memory=lane.last.memory,
+        fallen_back(lane),
         rows=rows,
         answered=lane.next_seq - 1,
         steps=0,

@@ -11,9 +11,6 @@ from workers.contract import Json, LaneSettings
 from workers.edits import Grow
 from workers.tables import Problem, choice
 
-LEVELS = ("train_score", "return_share")
-"""Signals that say how well the present task is done, 0 to 1: of supervised and of RL lanes."""
-
 
 def _initialisers() -> Mapping[str, type]:
     from workers.moe import INITIALISERS
@@ -123,7 +120,7 @@ class ProgressOrTimeout(Policy):
         level = self.config.solved
         row = view.rows.get(view.stage.index - 1, ())
         solved = {place for place, score in enumerate(row) if score >= level}
-        levels = [r.signals[name] for r in view.reports for name in LEVELS if name in r.signals]
+        levels = [report.level for report in view.reports if report.level is not None]
         if levels and max(levels) >= level:
             solved.add(view.stage.task.index)
         return solved

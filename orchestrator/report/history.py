@@ -30,8 +30,8 @@ from orchestrator.core.events import (
 )
 from orchestrator.core.sharing import scored_alike
 from orchestrator.core.state import RunState
+from orchestrator.report import scores
 from orchestrator.report.lane_history import LaneHistory
-from orchestrator.report.metrics import summarise
 from workers.contract import EditReport, Json
 from workers.edits import Edit
 
@@ -186,7 +186,9 @@ class RunHistory:
             "matrix": lane.matrix(),
             "initial": lane.untrained(),
             "validation": lane.validation_matrix(),
-            "metrics": summarise(lane.complete(), lane.untrained()),
+            "metrics": scores.of_lane(self.lanes, lane),
+            "course": lane.plan.course,
+            "baselines": dict(lane.baselines),
         }
 
     def stage_json(self, lane: LaneHistory, index: int) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -47,6 +48,8 @@ class StageHistory:
     """Of the last interval: losses by name, score, learning rate."""
     checkpoint: CheckpointRef | None = None
     saved: float | None = None
+    curve: tuple[float, ...] = ()
+    """Score in training after each interval; not a number where none was measured."""
     adopted_from: str | None = None
     """Run that trained it, where another one did."""
     trained_by: str | None = None
@@ -55,6 +58,7 @@ class StageHistory:
     def trained(self, report: IntervalReport) -> None:
         """One more interval."""
         self.intervals, self.steps = report.n, report.steps
+        self.curve = (*self.curve, math.nan if report.level is None else report.level)
         self.gate_weights, self.training = report.gate_weights, report.metrics
         self.seconds += report.seconds
         self.rss_mb = max(self.rss_mb, report.rss_mb)
@@ -191,6 +195,12 @@ class LaneHistory:
         return self.name.removesuffix(f"-s{self.seed}") or self.name
 
     @property
+    def baselines(self) -> Mapping[str, str]:
+        """Baseline -> the lane that is this one's."""
+        found: Mapping[str, str] = self.config.get("baselines", {})
+        return found
+
+    @property
     def tasks(self) -> list[str]:
         """Names of the stream's tasks, in order."""
         return [task.name for task in self.plan.tasks]
@@ -204,7 +214,7 @@ class LaneHistory:
     def row(self, index: int) -> Row | None:
         """The row after stage ``index``; a stage that was given up left the model as it was."""
         if index not in self.rows and index >= 0 and self.skipped(index):
-            return self.row(index - 1)
+            return self.row(-1 if self.plan.course == "alone" else index - 1)
         return self.rows.get(index)
 
     def matrix(self) -> Matrix:

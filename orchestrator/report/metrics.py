@@ -7,7 +7,7 @@ incompatible formulas under the same word ("forgetting" has five), hence one nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Matrix = Sequence[Sequence[float]]
 """Rows = stages in order, columns = tasks in order; square for a finished stream."""
@@ -23,7 +23,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def acc_final(R: Matrix, b: Sequence[float] = ()) -> float | None:
-    """``1/T sum_j R[T,j]``: average accuracy at the end (GEM, arXiv 1706.08840, ACC)."""
+    """``1/T sum_j R[T,j]``: average accuracy at the end (GEM, arXiv 1706.08840, ACC).
+
+    Of environments, the average performance of Continual World (arXiv 2105.10919).
+    """
     return _mean(R[-1]) if R else None
 
 
@@ -66,6 +69,13 @@ def acc_min(R: Matrix, b: Sequence[float] = ()) -> float | None:
     return _mean([min(row[j] for row in R[j + 1 :]) for j in range(len(R) - 1)])
 
 
+def acc_worst_case(R: Matrix, b: Sequence[float] = ()) -> float | None:
+    """``1/T R[T,T] + (1 - 1/T) acc.min``: the last task as learnt, the others at their worst
+    (arXiv 2205.13452, WC-ACC)."""
+    least = acc_min(R)
+    return None if least is None else R[-1][-1] / len(R) + (1 - 1 / len(R)) * least
+
+
 def bwt_gem(R: Matrix, b: Sequence[float] = ()) -> float | None:
     """``1/(T-1) sum_{j<T} (R[T,j] - R[j,j])``: backward transfer (GEM, arXiv 1706.08840, BWT)."""
     return _mean([R[-1][j] - R[j][j] for j in range(len(R) - 1)])
@@ -79,6 +89,12 @@ def bwt_allpairs(R: Matrix, b: Sequence[float] = ()) -> float | None:
 def forgetting_first(R: Matrix, b: Sequence[float] = ()) -> float | None:
     """``1/(T-1) sum_{j<T} (R[j,j] - R[T,j])``: against the first score (as Avalanche)."""
     return _mean([R[j][j] - R[-1][j] for j in range(len(R) - 1)])
+
+
+def forgetting_all(R: Matrix, b: Sequence[float] = ()) -> float | None:
+    """``1/T sum_{j<=T} (R[j,j] - R[T,j])``: the last task counts, with 0 (Continual World,
+    arXiv 2105.10919, F)."""
+    return _mean([R[j][j] - R[-1][j] for j in range(len(R))]) if len(R) > 1 else None
 
 
 def forgetting_max_prior(R: Matrix, b: Sequence[float] = ()) -> float | None:
@@ -113,12 +129,14 @@ METRICS: dict[str, Metric] = {
     "acc.incremental": acc_incremental,
     "acc.anytime_all": acc_anytime_all,
     "acc.min": acc_min,
+    "acc.worst_case": acc_worst_case,
     "aaa": anytime,
     "learning_accuracy": learning_accuracy,
     "plasticity.slope": plasticity_slope,
     "bwt.gem": bwt_gem,
     "bwt.allpairs": bwt_allpairs,
     "forgetting.first": forgetting_first,
+    "forgetting.all": forgetting_all,
     "forgetting.max_prior": forgetting_max_prior,
     "forgetting.max": forgetting_max,
     "fwt.gem": fwt_gem,
@@ -127,8 +145,14 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def summarise(matrix: Matrix, initial: Sequence[float] = ()) -> dict[str, float]:
-    """Every metric of a finished or still growing matrix, by name.
+ALONE = ("learning_accuracy", "plasticity.slope")
+"""Metrics of ``R[j,j]`` only: those that mean something where each task is learnt alone."""
+
+
+def summarise(
+    matrix: Matrix, initial: Sequence[float] = (), names: Iterable[str] = METRICS
+) -> dict[str, float]:
+    """Every metric, or those of ``names``, of a finished or still growing matrix, by name.
 
     Rule for a matrix with ``T'`` of ``T`` rows: only its leading ``T' x T'`` block counts, as if
     the stream had ended after its ``T'``-th stage. A metric that is not defined there (forgetting
@@ -137,5 +161,5 @@ def summarise(matrix: Matrix, initial: Sequence[float] = ()) -> dict[str, float]
     """
     rows = min(len(matrix), min((len(row) for row in matrix), default=0))
     block = [list(row[:rows]) for row in matrix[:rows]]
-    scores = {name: metric(block, list(initial[:rows])) for name, metric in METRICS.items()}
+    scores = {name: METRICS[name](block, list(initial[:rows])) for name in names}
     return {name: round(score, DECIMALS) for name, score in scores.items() if score is not None}

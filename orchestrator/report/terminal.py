@@ -33,6 +33,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
+from orchestrator.report.comparisons import COMPARISONS
 from orchestrator.report.text import Links, failure_text
 from workers.contract import InputError, Json, Memory
 
@@ -229,6 +230,8 @@ def print_report(result: Json) -> None:
             lane["lane"], lane["method"], str(lane["seed"]), str(saved), _edits(lane), *row
         )
     console.print(table)
+    if any(lane["baselines"] for lane in result["lanes"]):
+        console.print(_against(result["lanes"]))
     for lane in result["lanes"]:
         if lane["status"] == "failed":
             text = f"{lane['lane']} {failure_text(lane)}"
@@ -236,6 +239,21 @@ def print_report(result: Json) -> None:
         console.print(_matrix(lane))
         if any(edit["noun"] == "mask" for s in lane["stages"] for edit in s["edits"]):
             console.print(_specialisation(lane))
+
+
+def _against(lanes: list[Json]) -> Table:
+    """Each lane's scores against its baselines, which are named."""
+    table = Table(title="against baselines", title_justify="left")
+    table.add_column("lane")
+    for name, (kind, _) in COMPARISONS.items():
+        table.add_column(f"{name} ({kind})", justify="right")
+    table.add_column("baselines")
+    for lane in lanes:
+        if lane["baselines"]:
+            row = [_number(lane["metrics"].get(name)) for name in COMPARISONS]
+            named = (f"{kind}: {name}" for kind, name in lane["baselines"].items())
+            table.add_row(lane["lane"], *row, "\n".join(named))
+    return table
 
 
 def _edits(lane: Json) -> str:
@@ -364,6 +382,10 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         several = f"{lane.workers} workers, each " if lane.workers > 1 else ""
         begun = f"\nbegins with {lane.start}" if lane.start is not None else ""
         begun += f"\nmade of {', '.join(lane.merged)}" if lane.merged else ""
+        begun += f"\n{COURSES[lane.course]}" if lane.course in COURSES else ""
+        begun += (
+            f"\nmeasured against {', '.join(lane.baselines.values())}" if lane.baselines else ""
+        )
         told = f"{lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need}"
         table = Table(
             title=f"{lane.lane} ({told}){begun}",
@@ -384,7 +406,16 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
             console.print(text, markup=False, soft_wrap=True)
     stages, trained = sum(len(lane.stages) for lane in lanes), to_train(lanes)
     saved = f" instead of {stages}: lanes have first stages in common" if trained < stages else ""
-    console.print(f"stages to train: {trained}{saved}")
+    beside = to_train(lanes, baselines=True)
+    baselines = f"; {beside} of them for baselines" if beside else ""
+    console.print(f"stages to train: {trained}{saved}{baselines}")
+
+
+COURSES = {
+    "alone": "each task alone, from the lane's first model",
+    "none": "scored as it begins, not trained",
+}
+"""Course of a lane that is not the stream's -> what its plan says of it."""
 
 
 def _needs(memory: Memory) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.core.events import EvaluationDone
+from orchestrator.report import scores
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
-from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import point, task_keys
 from orchestrator.tracking.writes import Point
 from workers.contract import IntervalReport, ModelShape
@@ -77,8 +77,8 @@ def method_means(history: RunHistory, at: float) -> tuple[Point, ...]:
     found: dict[str, list[dict[str, float]]] = {}
     for lane in history.lanes.values():
         if lane.rows and history.lane_status(lane) == "done":
-            scores = summarise(lane.complete(), lane.untrained())
-            found.setdefault(lane.label, []).append(scores)
+            own = scores.of_lane(history.lanes, lane)
+            found.setdefault(lane.label, []).append(own)
     return tuple(
         point(f"method/{label}.{name}", sum(s[name] for s in lanes) / len(lanes), 0, at)
         for label, lanes in found.items()

@@ -28,10 +28,10 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.sharing import scored_alike
+from orchestrator.report import scores
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
-from orchestrator.report.metrics import summarise
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.points import (
     largest,
@@ -78,6 +78,8 @@ class Projection:
         """Cells of the matrices (lane, stage, task) that were written."""
         self._summed: dict[str, int] = {}
         """Lane -> complete rows whose metrics were written."""
+        self._compared: dict[str, int] = {}
+        """Lane -> stages whose scores against baselines were written."""
         self._begun: RunStarted | None = None
         """The run's beginning, shown once something follows: a run may be begun anew."""
 
@@ -379,6 +381,7 @@ class Projection:
         spec = lane.plan.spec
         if index >= 0:
             done = [n for n, stage in lane.stages.items() if n < index and stage.checkpoint]
+            done = [] if lane.plan.course == "alone" else done
             return (self._stage_key(lane, max(done)) if done else self.key(lane),), ()
         if spec.start is not None:
             return (), (spec.start.checkpoint.digest,)
@@ -415,7 +418,7 @@ class Projection:
                 self.dirty.lanes.add(shown.name)
                 writes += self._cells(shown)
                 writes += self._sums(shown, event.at) if event.index >= 0 else []
-        return writes
+        return [*writes, *self._comparisons(event.at)]
 
     def _cells(self, lane: LaneHistory) -> list[Write]:
         """Cells of the lane's matrix not yet written."""
@@ -437,9 +440,25 @@ class Projection:
         points = tuple(
             point(name, value, count, at)
             for count in range(done + 1, len(rows) + 1)
-            for name, value in summarise(rows[:count], lane.untrained()).items()
+            for name, value in scores.of_matrix(self.history.lanes, lane, count).items()
         )
         return [LogPoints(key=self.key(lane), points=points)]
+
+    def _comparisons(self, at: float) -> list[Write]:
+        """Scores against baselines of every stage after which those became known."""
+        writes: list[Write] = []
+        for lane in self.history.lanes.values():
+            known = scores.compared(self.history.lanes, lane) if lane.opened else 0
+            done, self._compared[lane.name] = self._compared.get(lane.name, 0), known
+            points = tuple(
+                point(name, value, count, at)
+                for count in range(done + 1, known + 1)
+                for name, value in scores.of_baselines(self.history.lanes, lane, count).items()
+            )
+            if points:
+                self.dirty.lanes.add(lane.name)
+                writes.append(LogPoints(key=self.key(lane), points=points))
+        return writes
 
 
 def _end(status: str) -> str | None:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.report.comparisons import COMPARISONS
 from orchestrator.report.text import Links, failure_text
 from workers.contract import Json
 
@@ -23,6 +24,8 @@ NOTE_LIMIT = 7500
 """Characters of a note; MLflow cuts longer ones off silently."""
 HEADLINES = ("acc.final", "forgetting.max", "bwt.gem", "learning_accuracy")
 """Metrics that notes and tables show first."""
+NOTED = (*HEADLINES, *COMPARISONS)
+"""Metrics that notes show where a lane has them."""
 VIEW_PREFIX = "mlflow.sharedViewState."
 UI_PORT = 5000
 LOCAL_UI = f"http://127.0.0.1:{UI_PORT}"
@@ -34,7 +37,7 @@ LOCAL_UI = f"http://127.0.0.1:{UI_PORT}"
 def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) -> str:
     """Markdown of a lane: one headline, its figures, the matrix, how to see more."""
     scores = lane["metrics"]
-    shown = " · ".join(f"{name} **{scores[name]:.3f}**" for name in HEADLINES if name in scores)
+    shown = " · ".join(f"{name} **{scores[name]:.3f}**" for name in NOTED if name in scores)
     learnt = sum(stage["status"] == "done" for stage in lane["stages"])
     grown = sum(len(stage["edits"]) for stage in lane["stages"])
     head = f"{shown or 'not measured yet'} · stages learnt: {learnt} · edits: {grown}"
@@ -66,7 +69,7 @@ def _edit_line(edit: Json) -> str:
 
 def run_note(report: Json, links: Mapping[str, str], figures: Sequence[str], run_id: str) -> str:
     """Markdown of a run: its state and a table of lanes with links."""
-    names = [name for name in HEADLINES if any(name in x["metrics"] for x in report["lanes"])]
+    names = [name for name in NOTED if any(name in x["metrics"] for x in report["lanes"])]
     head = (
         f"**{report['status']}** · {len(report['lanes'])} lanes · config {report['config_digest']}"
     )

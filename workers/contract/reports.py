@@ -108,6 +108,10 @@ class StartReport:
     asked for it (``Policy.start_diagnostics``)."""
 
 
+LEVELS = ("train_score", "return_share")
+"""Signals that say how well the present task is done, 0 to 1: of supervised and of RL lanes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalReport:
     """What a worker did between two decisions."""
@@ -135,6 +139,11 @@ class IntervalReport:
     """Figures a growth trigger may look at (loss slope, gradient norm, ...)."""
     seconds: float
     rss_mb: float = 0.0
+
+    @property
+    def level(self) -> float | None:
+        """How well the present task is done, 0 to 1; None where the interval did not measure it."""
+        return next((self.signals[name] for name in LEVELS if name in self.signals), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,9 +53,10 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A stage that another lane trained for this one too: what its checkpoint leaves to do."""
+    """A model that another lane made for this one too: what its checkpoint leaves to do."""
 
-    stage: StageSpec
+    stage: StageSpec | None
+    """Stage that was trained; None = the untrained model."""
     same_method: bool
     """Whether the checkpoint holds the state of this lane's method; else the method has yet to
     learn from the stage, as at its end."""

@@ -368,7 +368,7 @@ class SupervisedTrainer:
         self._take_optimizer(saved)
         if taken is None or taken.same_method:
             self.method.load_state(saved.tensors["method"], self.model)
-        else:
+        elif taken.stage is not None:
             self._learn_from(taken.stage)
         self.revision = state["revision"]
         if state["stage"] is not None:

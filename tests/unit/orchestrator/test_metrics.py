@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.report.metrics import METRICS, summarise
+from orchestrator.report.metrics import ALONE, METRICS, summarise
 
 G1 = [
     [0.976, 0.0, 0.0, 0.0, 0.0],
@@ -20,11 +20,13 @@ GOLDEN_1 = {
     "acc.incremental": (0.976 + 0.899 + 2.356 / 3 + 0.6435 + 0.77) / 5,
     "acc.anytime_all": 0.46216,
     "acc.min": (0.819 + 0.445 + 0.766 + 0.601) / 4,
+    "acc.worst_case": 0.967 / 5 + 4 / 5 * (0.819 + 0.445 + 0.766 + 0.601) / 4,
     "aaa": 0.8147666666666666,
     "learning_accuracy": 0.7866,
     "bwt.gem": -0.02075,
     "bwt.allpairs": -0.0597,
     "forgetting.first": 0.02075,
+    "forgetting.all": 0.0166,
     "forgetting.max_prior": 0.07025,
     "forgetting.max": 0.09375,
     "fwt.gem": -0.1,
@@ -36,12 +38,14 @@ GOLDEN_2 = {
     "acc.incremental": 2.3 / 3,
     "acc.anytime_all": 0.65,
     "acc.min": 0.55,
+    "acc.worst_case": 0.3 + 2 / 3 * 0.55,
     "aaa": 2.3 / 3,
     "learning_accuracy": 2.6 / 3,
     "plasticity.slope": 0.0,
     "bwt.gem": -0.25,
     "bwt.allpairs": -0.8 / 3,
     "forgetting.first": 0.25,
+    "forgetting.all": 0.5 / 3,
     "forgetting.max_prior": 0.275,
     "forgetting.max": 0.25,
     "fwt.gem": 0.525,
@@ -77,6 +81,13 @@ def test_one_stage_defines_no_transfer_and_no_forgetting() -> None:
 
 def test_without_untrained_scores_only_their_metric_is_missing() -> None:
     assert set(METRICS) - set(summarise(G2)) == {"fwt.gem"}
+
+
+def test_tasks_learnt_alone_have_only_the_scores_of_their_own_stages() -> None:
+    found = summarise(G2, [0.1] * 3, ALONE)
+    assert found == {"learning_accuracy": round(2.6 / 3, 12), "plasticity.slope": 0.0}
+    rest = [[score if i == j else 7.0 for j, score in enumerate(row)] for i, row in enumerate(G2)]
+    assert summarise(rest, (), ALONE) == found
 
 
 def test_nothing_known_gives_nothing() -> None:

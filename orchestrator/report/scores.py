@@ -1,0 +1,62 @@
+"""Every named score of a lane: of its own matrix, and against its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.report.comparisons import Outcome, compare
+from orchestrator.report.lane_history import LaneHistory
+from orchestrator.report.metrics import ALONE, METRICS, fwt_gem, summarise
+
+Lanes = Mapping[str, LaneHistory]
+
+
+def of_lane(lanes: Lanes, lane: LaneHistory) -> dict[str, float]:
+    """Everything known of the lane."""
+    stages = len(lane.complete())
+    return {**of_matrix(lanes, lane, stages), **of_baselines(lanes, lane, stages)}
+
+
+def of_matrix(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, float]:
+    """What its matrix says after so many stages; forgetting and transfer mean nothing where each
+    task is learnt alone."""
+    names = ALONE if lane.plan.course == "alone" else METRICS
+    initial = () if _elsewhere(lanes, lane) else lane.untrained()
+    return summarise(lane.complete()[:stages], initial, names)
+
+
+def of_baselines(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, float]:
+    """What it comes to against its baselines after so many stages, as far as those are known."""
+    own = outcome(lane).upto(stages)
+    named = {kind: lanes[name] for kind, name in lane.baselines.items()}
+    found = compare(own, {kind: outcome(other) for kind, other in named.items()})
+    other = _elsewhere(lanes, lane)
+    if other is not None and other.untrained():
+        score = fwt_gem(own.matrix, other.untrained()[:stages])
+        found |= {} if score is None else {"fwt.gem": score}
+    return found
+
+
+def compared(lanes: Lanes, lane: LaneHistory) -> int:
+    """Stages after which the lane and all its baselines are known; 0 where it has none."""
+    if not lane.baselines:
+        return 0
+    others = [lanes[name] for name in lane.baselines.values()]
+    trained = [len(other.complete()) for other in others if other.plan.stages]
+    scored = all(other.untrained() for other in others)
+    return min([len(lane.complete()), *trained]) if scored else 0
+
+
+def outcome(lane: LaneHistory) -> Outcome:
+    """Rows of R and curves of learning so far."""
+    rows = lane.complete()
+    curves = [
+        lane.stages[index].curve if index in lane.stages else () for index in range(len(rows))
+    ]
+    return Outcome(matrix=rows, curves=curves)
+
+
+def _elsewhere(lanes: Lanes, lane: LaneHistory) -> LaneHistory | None:
+    """The lane whose untrained scores are this one's, where that began with a trained model."""
+    name = lane.baselines.get("random_init", lane.name)
+    return None if name == lane.name else lanes[name]
