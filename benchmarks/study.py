@@ -5,8 +5,10 @@
 A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
 are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
 training score is 95 % of the last interval's), parameters, and diagnostics of routed layers as mean
-over layers (``active_flops``: the sum). ``--against WORD``: differences of the score to the row of
-the same group whose variant is WORD, seed by seed. Half widths by Student's t.
+over layers (``active_flops``: the sum). Of a stream of several tasks also the score in training at
+the end of the last stage, its mean over stages and its change from the first to the last.
+``--against WORD``: differences of ``--of`` (a column, ``score`` if absent) to the row of the same
+group whose variant is WORD, seed by seed. Half widths by Student's t.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ OF_LAYERS = {
     "gate_gradient_variance": "gate gradient variance",
 }
 """Diagnostic -> column: mean over layers."""
+SCORES = ("score", "in training", "mean in training", "kept in training")
 COLUMNS = (
-    "score",
+    *SCORES,
     "perplexity",
     "steps to 95 %",
     "kparameters",
@@ -60,6 +63,17 @@ def told(values: Iterable[float], digits: int = 3) -> str:
 def steps_to(scores: list[tuple[int, float]], share: float = 0.95) -> float:
     """Steps after which the training score first is so much of the last one."""
     return float(next(steps for steps, score in scores if score >= share * scores[-1][1]))
+
+
+def trained(levels: list[float]) -> dict[str, float]:
+    """Column -> value of the scores in training at the ends of a lane's stages."""
+    if len(levels) < 2:
+        return {}
+    return {
+        "in training": levels[-1],
+        "mean in training": statistics.mean(levels),
+        "kept in training": levels[-1] - levels[0],
+    }
 
 
 def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dict[str, float]:
@@ -102,26 +116,30 @@ def study(run: str) -> dict[str, Row]:
         elif isinstance(event, LaneOpened):
             parameters[event.lane] = event.report.shape.parameters
     rows: dict[str, Row] = defaultdict(lambda: defaultdict(dict))
-    for lane in report_of(run)["lanes"]:
+    lanes = report_of(run)["lanes"]
+    owner = {s["id"]: s["trained_by"] or lane["lane"] for lane in lanes for s in lane["stages"]}
+    for lane in lanes:
         if lane["status"] != "done":
             print(f"{lane['lane']}: {lane['status']}, left out", file=sys.stderr)
             continue
-        name, stage = lane["lane"], lane["stages"][-1]
-        trained = stage["trained_by"] or name
-        of_stage = list(scores[trained][stage["id"]].values())
-        for column, value in measured(lane, of_stage, parameters[name]).items():
+        name = lane["lane"]
+        courses = [list(scores[owner[s["id"]]][s["id"]].values()) for s in lane["stages"]]
+        found = measured(lane, courses[-1], parameters[name])
+        found |= trained([course[-1][1] for course in courses if course])
+        for column, value in found.items():
             rows[name.removesuffix(f"-s{lane['seed']}")][column][lane["seed"]] = value
     return rows
 
 
-def differences(rows: dict[str, Row], word: str) -> dict[str, list[float]]:
-    """Lane -> its score less that of its group's ``word``, for each seed that both have."""
+def differences(rows: dict[str, Row], word: str, column: str) -> dict[str, list[float]]:
+    """Lane -> its value in the column less that of its group's ``word``, for each seed that both
+    have."""
     found = {}
     for name, row in rows.items():
         group, _, variant = name.partition(" ")
         other = rows.get(f"{group} {word}")
         if other is not None and variant != word:
-            ours, theirs = row["score"], other["score"]
+            ours, theirs = row[column], other[column]
             found[name] = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return found
 
@@ -130,18 +148,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run")
     parser.add_argument("--against", default=None)
+    parser.add_argument("--of", default="score")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     rows = study(given.run)
-    against = {} if given.against is None else differences(rows, given.against)
+    against = {} if given.against is None else differences(rows, given.against, given.of)
     if given.json:
         print(json.dumps({"rows": rows, "differences": against}))
         return
     names = [column for column in COLUMNS if any(column in row for row in rows.values())]
-    more = [] if given.against is None else [f"score less {given.against}"]
+    more = [] if given.against is None else [f"{given.of} less {given.against}"]
     print(f"| lane | {' | '.join([*names, *more])} |\n|---|{'---|' * len([*names, *more])}")
     for lane, row in rows.items():
-        cells = [told(row[name].values(), 4 if name == "score" else 2) for name in names]
+        cells = [told(row[name].values(), 4 if name in SCORES else 2) for name in names]
         cells += [told(against.get(lane, ()), 4)] * len(more)
         print(f"| {lane} | {' | '.join(cells)} |")
 

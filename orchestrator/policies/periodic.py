@@ -38,6 +38,9 @@ class Periodic(Policy):
         unit: Literal["stages", "steps"] = "stages"
         """``stages``: at the start of a stage, before its data are seen; ``steps``: at the first
         interval end past each multiple."""
+        first: int | None = None
+        """Steps before the first growth, for unit ``steps``: growth away from the shifts of a
+        stream whose stages are ``every`` steps long; None = ``every``."""
         add: int = 1
         """Experts added at each growth (granularity g)."""
         max_experts: int | None = None
@@ -53,6 +56,8 @@ class Periodic(Policy):
             for name in ("every", "add"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"{name} must be at least 1")
+            if self.first is not None and (self.first < 1 or self.unit != "steps"):
+                raise ValueError(f"first = {self.first} must be at least 1, with unit = 'steps'")
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Widths must be known before the first growth, or be shrunk at each."""
@@ -95,7 +100,12 @@ class Periodic(Policy):
         every = self.config.every
         if self.config.unit == "stages":
             return int(view.n == 0 and view.stage.index > 0 and view.stage.index % every == 0)
-        return view.steps // every - view.steps_before // every
+        return self._passed(view.steps) - self._passed(view.steps_before)
+
+    def _passed(self, steps: int) -> int:
+        """Growths that are due after so many steps of the lane."""
+        every, first = self.config.every, self.config.first or self.config.every
+        return 0 if steps < first else (steps - first) // every + 1
 
     def final_experts(self, start: int, stages: int, steps_per_stage: int | None) -> int | None:
         if self.config.max_experts is not None:
@@ -107,7 +117,7 @@ class Periodic(Policy):
         # Nothing grows after the last decision that an interval follows.
         inside = steps_per_stage * (self.facts.intervals - 1) // self.facts.intervals
         last = (stages - 1) * steps_per_stage + inside
-        return start + self.config.add * (last // self.config.every)
+        return start + self.config.add * self._passed(last)
 
     def foreseeable(self, steps_per_stage: int | None) -> bool:
         return self.config.unit == "stages" or steps_per_stage is not None

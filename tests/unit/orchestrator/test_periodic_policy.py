@@ -51,9 +51,12 @@ def test_periodic_final_count() -> None:
     assert periodic(unit="steps").final_experts(1, 10, None) is None
 
 
-def growths(every: int, stages: int = 5, steps: int = 100, intervals: int = 4) -> list[Any]:
+def growths(
+    every: int, stages: int = 5, steps: int = 100, intervals: int = 4, first: int | None = None
+) -> list[Any]:
     """(stage, interval, experts) of each growth in a stream of stages of so many steps."""
-    made, memory, experts, found = periodic(intervals, unit="steps", every=every), None, 1, []
+    made = periodic(intervals, unit="steps", every=every, first=first)
+    memory, experts, found = None, 1, []
     for index in range(stages):
         before = index * steps
         for n in range(intervals + 1):
@@ -80,6 +83,19 @@ def test_growth_that_falls_on_a_stages_end_is_made_at_the_next_ones_start() -> N
     assert growths(every=100) == [(1, 0, 2), (2, 0, 3), (3, 0, 4), (4, 0, 5)]
     assert growths(every=90) == [(1, 0, 2), (2, 0, 3), (2, 3, 4), (3, 3, 5), (4, 2, 6)]
     assert growths(every=100, intervals=1) == growths(every=100)
+
+
+def test_growth_away_from_the_shifts() -> None:
+    early = [(0, 3, 2), (1, 3, 3), (2, 3, 4), (3, 3, 5), (4, 3, 6)]
+    assert growths(every=100, first=75) == early
+    assert growths(every=100, first=125) == [(1, 1, 2), (2, 1, 3), (3, 1, 4), (4, 1, 5)]
+    assert growths(every=100, first=100) == growths(every=100)
+
+
+@pytest.mark.parametrize("wrong", [{"first": 0, "unit": "steps"}, {"first": 5}])
+def test_a_first_growth_that_cannot_be_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, with unit = 'steps'"):
+        Periodic.Config(**wrong)
 
 
 def test_several_multiples_inside_an_interval_grow_several_times() -> None:
