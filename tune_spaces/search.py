@@ -108,7 +108,7 @@ def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
     _quiet()
     random.seed(plan.seed)  # what schedulers draw from
     numpy.random.seed(plan.seed)
-    stages = len(plan.probe().lanes[0].tasks())
+    stages = len(plan.probe().lanes[0].scored_tasks())
     store = ray.remote(num_cpus=0)(StageStore).remote(str(folder))
     sweep = Sweep(id=plan.id, folder=str(folder), raw=plan.raw, objective=plan.objective)
     function = partial(run_trial, sweep=sweep, store=store)

@@ -65,7 +65,7 @@ def run(
     from tune_spaces.tracking import SweepTracker, close_journals
 
     config = plan.probe()
-    stages, objective = len(config.lanes[0].tasks()), parse(plan.objective)
+    stages, objective = len(config.lanes[0].scored_tasks()), parse(plan.objective)
     tracker = SweepTracker(plan, folder, tracking_uri)
     console = Console(stderr=quiet, highlight=False)
     status = "interrupted"

@@ -123,7 +123,7 @@ def run_trial(settings: Mapping[str, Any], sweep: Sweep, store: Any) -> None:
             raise Interrupted("the search") from None
 
     known = pointer.stage if pointer else 0
-    reporter = Reporter(parse(sweep.objective), len(config.lanes[0].tasks()), known, report)
+    reporter = Reporter(parse(sweep.objective), len(config.lanes[0].scored_tasks()), known, report)
     status = drive(config, folder, started, reporter, StoreClient(store))
     if stopped:
         sys.exit(0)

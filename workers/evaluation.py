@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from workers.contract import EvaluationReport, TaskSpec
+from workers.contract import EvaluationReport, TaskSpec, domains_of
 from workers.diagnostics import Probe
 
 
@@ -26,6 +26,12 @@ class Measured(NamedTuple):
     drift: dict[str, list[list[float]]]
     """Layer -> gate weights of the task's drift probe [n][E]."""
     probe: Probe
+
+
+def stream_domains(stream: Any) -> tuple[str, ...]:
+    """Every domain of a stream: those of its stages as a trainer counts them, then those that only
+    scored tasks have."""
+    return domains_of((*stream.tasks(), *stream.scored_tasks()))
 
 
 def places(domains: tuple[str, ...], task: TaskSpec, part: Any) -> Tensor:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workers.contract import (
     CheckpointRef,
@@ -37,6 +37,10 @@ class TrainerKind:
     """Setting that spreads one worker's training over processes, where several cannot."""
     memory: str = ""
     """Import path of what foretells a worker's memory; empty where nothing does."""
+    signals: str = ""
+    """Import path of what its intervals tell triggers: signal -> what it is, and its unit."""
+    signals_on_request: str = ""
+    """The same of signals that are measured only where a policy watches them."""
     starts: bool = False
     """Whether its lanes may begin with the model of another run."""
     tracing: str = ""
@@ -64,6 +68,8 @@ TRAINERS: dict[str, TrainerKind] = {
         exporting="workers.supervised.exporting:export_checkpoint",
         compressing="workers.supervised.compressing:compress_checkpoint",
         inference="workers.supervised.inference:infer",
+        signals="workers.supervised.signals:SIGNALS",
+        signals_on_request="workers.supervised.signals:ON_REQUEST",
         starts=True,
     ),
     "rl": TrainerKind(
@@ -74,9 +80,24 @@ TRAINERS: dict[str, TrainerKind] = {
         instead="training.num_learners",
         tracing="workers.rl.tracing:trace_checkpoint",
         inference="workers.rl.inference:infer",
+        signals="workers.rl.signals:SIGNALS",
         acts=True,
     ),
 }
+
+
+class Signals(NamedTuple):
+    """What a trainer's intervals tell: signal -> what it is, and its unit."""
+
+    always: Mapping[str, str]
+    on_request: Mapping[str, str]
+    """Measured only where a policy watches them."""
+
+
+def signals(kind: str) -> Signals:
+    """The signals of lanes of this trainer."""
+    paths = TRAINERS[kind].signals, TRAINERS[kind].signals_on_request
+    return Signals(*(_load(path) if path else {} for path in paths))
 
 
 def make_trainer(kind: str, *replicas: Any) -> Trainer:

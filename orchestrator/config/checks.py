@@ -61,6 +61,8 @@ def settings_of(lane: LaneConfig) -> LaneSettings:
         domain_given=_domain_given(lane, tasks),
         mixes=_class("method", lane).mixes,
         needs=stream.needs,
+        validates=lane.validates(),
+        ordered=getattr(stream, "ordered", False),
         begins_trained=lane.start is not None,
     )
 
@@ -126,6 +128,10 @@ def _afresh(lane: LaneConfig, method: Any) -> list[Problem]:
 def _unscored(lane: LaneConfig) -> list[Problem]:
     """Policies that wait for scores which nobody gives."""
     waiting = [name for name, policy in lane.live_policies().items() if policy.uses_scores]
+    if waiting and not lane.stages_are_tasks:
+        found = "waits for scores of the tasks, which this stream keeps from policies"
+        allowed = "take it out, or give the stream's tasks one stage each"
+        return [Problem(f"policies.{name}", found, allowed) for name in waiting]
     if not waiting or lane.validates():
         return []
     allowed = f"set {_class('training', lane).validation_setting} above 0"

@@ -125,6 +125,15 @@ class LaneConfig:
         """The stream's tasks in order, named without loading their data."""
         return tuple(self.stream().tasks())
 
+    def scored_tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks that its models are scored on: others where stages are not tasks."""
+        return tuple(self.stream().scored_tasks())
+
+    @property
+    def stages_are_tasks(self) -> bool:
+        """Whether each stage learns one of the tasks that models are scored on."""
+        return [task.name for task in self.scored_tasks()] == [task.name for task in self.tasks()]
+
     def validates(self) -> bool:
         """Whether every task has a validation part, so that its rows can be chosen by."""
         found: bool = self.sections["training"].validates(self.stream())
@@ -154,6 +163,7 @@ class LaneConfig:
             settings=_plain(self.sections),
             policies=_plain(self.policies),
             start_diagnostics=tuple(dict.fromkeys(wanted)),
+            signals=self._signals(),
             by_domain=any(policy.by_domain for policy in policies),
             threads=max(1, int(self.resources.cpus)),
             exact=trainers.TRAINERS[self.trainer].exact,
@@ -163,11 +173,19 @@ class LaneConfig:
             merged=self.merged,
         )
 
+    def _signals(self) -> tuple[str, ...]:
+        """Signals that policies watch and that only come where they are asked for."""
+        costly = trainers.signals(self.trainer).on_request
+        watched = [name for policy in self.live_policies().values() for name in policy.watches]
+        return tuple(sorted({name for name in watched if name in costly}))
+
     def plan(self) -> LanePlan:
         """What deciding about the lane needs to know of it."""
         return LanePlan(
             spec=self.spec(),
             tasks=self.tasks(),
+            scored=self.scored_tasks(),
+            learnt_after=tuple(self.stream().learnt_after()),
             intervals=self.intervals,
             cpus=self.cpus,
             gpus=self.gpus,

@@ -53,7 +53,7 @@ def stage_digests(lane: LaneConfig) -> tuple[str, ...]:
 
 def scored_on(lane: LaneConfig) -> str:
     """Digest of what the lane's models are scored on, and how."""
-    stream, tasks = lane.stream(), lane.tasks()
+    stream, tasks = lane.stream(), lane.scored_tasks()
     exact = trainers.TRAINERS[lane.trainer].exact
     stage = [stream.identity(task) for task in tasks] if exact else _plain(lane.sections["stream"])
     return digest([stage, [asdict(task) for task in tasks], _plain(lane.sections["training"])])

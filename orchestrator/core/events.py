@@ -105,6 +105,11 @@ class LanePlan:
 
     spec: LaneSpec
     tasks: tuple[TaskSpec, ...]
+    """What each stage learns."""
+    scored: tuple[TaskSpec, ...] = ()
+    """What models are scored on, the columns of R; none = the tasks themselves."""
+    learnt_after: tuple[int, ...] = ()
+    """Stage at whose end each scored task was learnt; none = each task's own."""
     intervals: int
     """Of each stage."""
     cpus: float
@@ -126,6 +131,16 @@ class LanePlan:
     def stages(self) -> int:
         """Stages that are trained; every model is scored on all tasks."""
         return 0 if self.course == "none" else len(self.tasks)
+
+    @property
+    def columns(self) -> tuple[TaskSpec, ...]:
+        """What models are scored on."""
+        return self.scored or self.tasks
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Stage at whose end each of the columns was learnt."""
+        return self.learnt_after or tuple(range(len(self.tasks)))
 
 
 FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]

@@ -214,7 +214,7 @@ def stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
 
 def evaluation(lane: LaneState, index: int, checkpoint: CheckpointRef) -> Evaluate:
     """Score the model after a stage on every task."""
-    return Evaluate(spec=scored(lane), index=index, checkpoint=checkpoint, tasks=lane.plan.tasks)
+    return Evaluate(spec=scored(lane), index=index, checkpoint=checkpoint, tasks=lane.plan.columns)
 
 
 def contradicts(lane: LaneState, event: EditApplied) -> bool:

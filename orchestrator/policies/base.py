@@ -177,6 +177,12 @@ class Policy:
         return ()
 
     @property
+    def watches(self) -> tuple[str, ...]:
+        """Names of the signals it looks at; what ``view.signals`` calls ``<name>/<layer>`` is
+        asked for by its name."""
+        return ()
+
+    @property
     def trains(self) -> tuple[tuple[Role, ...], ...]:
         """Sets of roles, each trained alone at some time; none = it keeps nothing from training."""
         return ()

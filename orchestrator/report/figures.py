@@ -54,7 +54,7 @@ def task_curves(lane: Json) -> bytes:
         seen = [(x, row[task]) for x, row in enumerate(rows) if row and row[task] is not None]
         colour = COLOURS[task % len(COLOURS)]
         axes.plot([x for x, _ in seen], [y for _, y in seen], label=name, color=colour, lw=1.4)
-        learnt = [(x, y) for x, y in seen if x == task + 1]
+        learnt = [(x, y) for x, y in seen if x == lane["learnt_after"][task] + 1]
         axes.plot([x for x, _ in learnt], [y for _, y in learnt], "o", ms=5, color=colour)
     _growth(axes, lane)
     axes.set_ylim(-0.02, 1.02)
@@ -152,7 +152,9 @@ def methods(report: Json) -> bytes:
     groups: dict[str, list[list[float]]] = {}
     for lane in report["lanes"]:
         curve = [
-            sum(row[: i + 1]) / (i + 1) for i, row in enumerate(lane["matrix"]) if None not in row
+            sum(row[:learnt]) / learnt
+            for i, row in enumerate(lane["matrix"])
+            if None not in row and (learnt := sum(at <= i for at in lane["learnt_after"]))
         ]
         if curve:
             label = lane["lane"].removesuffix(f"-s{lane['seed']}")

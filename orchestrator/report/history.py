@@ -183,6 +183,7 @@ class RunHistory:
             "last_failure": None if lane.failure is None else failure_json(lane.failure),
             "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
             "tasks": lane.tasks,
+            "learnt_after": list(lane.plan.ends),
             "matrix": lane.matrix(),
             "initial": lane.untrained(),
             "validation": lane.validation_matrix(),

@@ -45,7 +45,7 @@ def evaluate(
     Raises InputError where the run has no such lane, stage or task, or the policy cannot answer.
     """
     found = checkpoints.find(run_dir, lane, stage)
-    known = {one.name: one for one in found.lane.tasks()}
+    known = {one.name: one for one in found.lane.scored_tasks()}
     chosen = tuple(checkpoints.named(known, name, "task") for name in tasks or known)
     compared = trainers.infer(found.lane.spec(), found.checkpoint, chosen, policy)
     where = {"lane": found.lane.name, "stage": found.stage, "digest": found.checkpoint.digest}

@@ -202,8 +202,8 @@ class LaneHistory:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the stream's tasks, in order."""
-        return [task.name for task in self.plan.tasks]
+        """Names of the tasks that models are scored on, in order."""
+        return [task.name for task in self.plan.columns]
 
     def skipped(self, index: int) -> bool:
         """Whether the stage was given up: a later one started while it has no checkpoint."""
@@ -220,11 +220,12 @@ class LaneHistory:
     def matrix(self) -> Matrix:
         """R as far as measured; a row inside it that is still missing holds only None."""
         rows = [self.row(index) for index in range(max(self.rows, default=-1) + 1)]
-        width = len(self.plan.tasks)
+        width = len(self.plan.columns)
         return [[None] * width if row is None else list(row.scores) for row in rows]
 
     def complete(self) -> list[list[float]]:
-        """The leading rows of R without a gap."""
+        """R where each row is that of the stage by whose end its task was learnt: its leading rows
+        without a gap."""
         return [row.scores for row in self._leading()]
 
     def validation_matrix(self) -> list[list[float]]:
@@ -233,7 +234,10 @@ class LaneHistory:
 
     def _leading(self) -> list[Row]:
         rows: list[Row] = []
-        while (row := self.row(len(rows))) is not None:
+        for index in self.plan.ends:
+            row = self.row(index)
+            if row is None:
+                break
             rows.append(row)
         return rows
 
@@ -282,11 +286,9 @@ class LaneHistory:
 
     def _learnt(self, task: str, index: int) -> Mapping[str, list[list[float]]] | None:
         """Probe gates of a task right after it was learnt, where that was before ``index``."""
-        for number, name in enumerate(self.tasks[:index]):
-            row = self.rows.get(number)
-            if name == task and row is not None:
-                return row.probes.get(task)
-        return None
+        learnt = dict(zip(self.tasks, self.plan.ends, strict=True))[task]
+        row = self.rows.get(learnt) if learnt < index else None
+        return None if row is None else row.probes.get(task)
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         """Edits of one stage, in order."""

@@ -21,7 +21,7 @@ def trace(
     Raises InputError where the run has no such lane, stage, task or router.
     """
     found = checkpoints.find(run_dir, lane, stage)
-    tasks = {one.name: one for one in found.lane.tasks()}
+    tasks = {one.name: one for one in (*found.lane.tasks(), *found.lane.scored_tasks())}
     chosen = checkpoints.named(tasks, task or found.task.name, "task")
     seen = trainers.trace(found.lane.spec(), found.checkpoint, chosen, text)
     return {"lane": found.lane.name, "stage": found.stage, "task": chosen.name, **seen}

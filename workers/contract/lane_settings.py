@@ -86,6 +86,10 @@ class LaneSettings:
     """Whether whoever uses the model tells it each sample's domain, in evaluation too."""
     mixes: bool = False
     """Whether the method adds samples of which nobody can tell the domain."""
+    validates: bool = False
+    """Whether every task has a validation part."""
+    ordered: bool = False
+    """Whether the stream says in which order samples come."""
     begins_trained: bool = False
     """Whether the lane begins with a model of another run, which may have grown there."""
     needs: str = "labels"

@@ -126,6 +126,8 @@ class LaneSpec:
     """The driver's policies, which a worker does not read."""
     start_diagnostics: tuple[str, ...] = ()
     """Names of ``workers.diagnostics.DIAGNOSTICS`` to measure at each stage's start."""
+    signals: tuple[str, ...] = ()
+    """Costly signals to measure in each interval, beside those that always come."""
     by_domain: bool = False
     """Whether edits treat domains apart, so that each sample's domain matters even where the
     stream has a single one."""

@@ -290,6 +290,7 @@ def at_start(
     most: int | None = None,
     kept: Callable[[int], int] = lambda samples: samples,
     batch: int = PROBE_SAMPLES,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Json]:
     """What policies asked for at the start of a stage: name -> ``Diagnostic.told``.
 
@@ -297,6 +298,7 @@ def at_start(
     ``domains``; None = one). Each diagnostic sees ``samples`` of each domain, at most ``most``,
     drawn by ``seed``. ``kept``: how many of so many samples may have their outputs and features
     kept; where these are not all, the others pass ``batch`` at a time, for their routing alone.
+    ``loss``: of (outputs, targets), for diagnostics that take gradients.
     """
     domain_N = torch.zeros(len(part), dtype=torch.long) if part.domain is None else part.domain
     domain_N = domain_N.cpu()
@@ -305,6 +307,7 @@ def at_start(
         wanted = diagnostic.samples if most is None else min(most, diagnostic.samples)
         index = _drawn(domain_N, len(domains), wanted, seed)
         probe = _looked_at(model, part, index, domain_N[index], domains, kept(len(index)), batch)
+        probe = replace(probe, loss=loss)
         with telling(model, probe.told):
             told[name] = diagnostic.told(probe)
     return told

@@ -106,6 +106,26 @@ class Stream:
         """Build the data of a task; ``data`` caches it."""
         raise NotImplementedError
 
+    @property
+    def ordered(self) -> bool:
+        """Whether ``arrival`` says in which order samples come."""
+        return type(self).arrival is not Stream.arrival
+
+    def arrival(self, task: TaskSpec, samples: int) -> Tensor | None:
+        """Places in the task's training part, int64 [samples], in the order in which the stage's
+        steps take them; None = each epoch in a random order. Not asked for where a method trains
+        on earlier tasks too, which it mixes with this one."""
+        return None
+
+    def scored_tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks that models are scored on, by ``held_out``: the columns of R. Others than
+        ``tasks`` where stages are not tasks."""
+        return self.tasks()
+
+    def learnt_after(self) -> tuple[int, ...]:
+        """For each scored task the stage (from 0) at whose end it was learnt; must not fall."""
+        return tuple(range(len(self.tasks())))
+
     def identity(self, task: TaskSpec) -> str:
         """Digest of all that decides the task's data, and what of the stream a model is built by.
 
@@ -134,6 +154,10 @@ class Stream:
         ):
             self._cache.popitem(last=False)
         return data
+
+    def samples(self, task: TaskSpec) -> int:
+        """Training samples of the task."""
+        return len(self.data(task).train)
 
     def held_out(self, task: TaskSpec) -> dict[str, Part | None]:
         """The parts ``validation`` (None where there is none) and ``test``, as in ``data``.
@@ -277,6 +301,12 @@ class SampledStream(Stream):
         x = dataset.scaled(part, index)
         y = torch.from_numpy(dataset.labels(part)[index])
         return Part(self.transform(task, x).contiguous(), self.relabel(task, y).contiguous())
+
+    def samples(self, task: TaskSpec) -> int:
+        """As in ``part``, without reading inputs."""
+        if type(self).part is not SampledStream.part:
+            return super().samples(task)
+        return len(self._capped(self.select(task, "train"), "train"))
 
     def source(self, task: TaskSpec) -> str:
         """Where the task's data come from, in words."""

@@ -15,6 +15,9 @@ class Batches:
         """``size``: samples of a batch. ``domain``: int64 [samples], domain of each; ``pure``:
         a batch holds samples of one domain only, if the domains are known."""
         self.samples, self.size, self.domain = samples, size, domain
+        self.order: Tensor | None = None
+        """Samples in the order in which they come, int64 [>= those of all batches]; None = each
+        epoch in a random order."""
         self.position = 0
         """Samples of the epoch that were given out."""
         self._pure = pure and domain is not None
@@ -35,6 +38,9 @@ class Batches:
 
         n is smaller at the end of an epoch and, with batches by domain, at the end of a domain.
         """
+        if self.order is not None:
+            self.position += self.size
+            return self.order[self.position - self.size : self.position]
         if self.position >= self.samples:
             self._shuffle()
         end = min(self.position + self.size, self.samples)

@@ -30,7 +30,7 @@ from workers.diagnostics.observing import (
     pooled,
     seeing,
 )
-from workers.evaluation import Measured, evaluation, places
+from workers.evaluation import Measured, evaluation, places, stream_domains
 from workers.machine import pick_device
 from workers.moe.stepping import telling
 from workers.streams import Part
@@ -69,7 +69,7 @@ class _Lane:
     @property
     def domains(self) -> tuple[str, ...]:
         """Every domain of the stream, in the order in which a trainer counts them."""
-        return domains_of(self.stream.tasks())
+        return stream_domains(self.stream)
 
     def told(self, task: TaskSpec) -> TaskSpec | None:
         """The task, where whoever uses a model knows it."""

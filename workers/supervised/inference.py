@@ -15,11 +15,10 @@ from workers.contract import (
     LaneSpec,
     TaskSpec,
     derive_seed,
-    domains_of,
 )
 from workers.diagnostics import Gates
 from workers.diagnostics.observing import observe
-from workers.evaluation import places
+from workers.evaluation import places, stream_domains
 from workers.inference.base import InferencePolicy, Subject
 from workers.inference.running import Comparison, Part, compared, made
 from workers.inference.steering import steerable
@@ -74,7 +73,7 @@ class _Data:
     def __init__(self, lane: LaneSpec, stream: Any) -> None:
         self.lane, self.stream = lane, stream
         self.training = training_config(lane)
-        self.domains = domains_of(stream.tasks())
+        self.domains = stream_domains(stream)
 
     def score(
         self, model: nn.Module, policy: InferencePolicy, task: TaskSpec, part: Part

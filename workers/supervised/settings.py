@@ -118,11 +118,18 @@ class SupervisedTraining:
 
         def validates(self, stream: Any) -> bool:
             """Whether every task of the stream has a validation part."""
-            return all(stream.validates(task) for task in stream.tasks())
+            return all(stream.validates(task) for task in stream.scored_tasks())
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Every worker takes the same part of a batch, in equal parts; models need blocks."""
-            return [*self._uneven(lane), *self._blockless(lane)]
+            return [*self._uneven(lane), *self._blockless(lane), *self._reordered(lane)]
+
+        def _reordered(self, lane: LaneSettings) -> list[Problem]:
+            """Batches of one domain each would change the order in which samples come."""
+            if self.batches == "mixed" or not lane.ordered:
+                return []
+            what = f"stream {lane.sections['stream'].kind!r} says in which order samples come"
+            return [Problem("batches", what, "use batches = 'mixed'")]
 
         def _blockless(self, lane: LaneSettings) -> list[Problem]:
             """The model has nothing whose activations could be computed again."""

@@ -42,6 +42,8 @@ class Stage:
     """Samples that stand for the whole stage, for its training score; in memory."""
     probe: Part
     """Likewise, for edits."""
+    validated: Part | None = None
+    """Likewise of the validation part; None where there is none."""
     assigned: Assigned | None = None
     """Where the model as it is sends ``scored``; None = nobody looked since it was changed."""
     step: int = 0
@@ -65,11 +67,13 @@ def prepare(
     training: Any,
     domains: tuple[str, ...],
     device: torch.device,
+    validates: bool = False,
 ) -> Stage:
     """Load a stage's data and set the order of its batches.
 
     ``training``: the Config of ``[training]``. ``domains``: all domains of the lane, or none where
-    they are of no importance. Raises InputError where there is nothing to train on, or fewer
+    they are of no importance. ``validates``: whether the validation part is looked at.
+    Raises InputError where there is nothing to train on, or fewer
     steps than intervals.
     """
     data = stream.data(spec.task)
@@ -78,17 +82,26 @@ def prepare(
     if len(part) == 0:
         raise InputError(f"task {spec.task.name!r}: no training samples; check its settings")
     groups = strata(len(part), part.domain, stream.objective.classes(part.y))
+    scored = min(SCORE_SAMPLES, stream.objective.most_looked_at or SCORE_SAMPLES)
+    validated = None
+    if validates and (held := data.validation) is not None:
+        of = strata(len(held), held.domain, stream.objective.classes(held.y))
+        known = replace(held, domain=_placed_domains(spec, held, domains))
+        validated = _sample(known, of, scored, derive_seed(spec.seed, "validated"), device)
     part = _placed(part, _domains_of(spec, method, data, part, domains), device)
     order = derive_seed(spec.seed, "order")
     batches = Batches(len(part), training.batch, order, part.domain, training.batches == "domain")
-    scored = min(SCORE_SAMPLES, stream.objective.most_looked_at or SCORE_SAMPLES)
+    steps = _steps(spec, training, batches)
+    if not method.needs_past:
+        batches.order = _ordered(spec, stream, method, len(part), steps * training.batch)
     probed = stream.objective.kept(training.probe, stream.input_shape, stream.outputs)
     return Stage(
         spec=spec,
         data=data,
         part=part,
         batches=batches,
-        steps=_steps(spec, training, batches),
+        steps=steps,
+        validated=validated,
         scored=_sample(part, groups, scored, derive_seed(spec.seed, "scored"), device),
         probe=_sample(part, groups, probed, derive_seed(spec.seed, "probe"), device),
     )
@@ -106,6 +119,20 @@ def _steps(spec: StageSpec, training: Any, batches: Batches) -> int:
     return steps
 
 
+def _ordered(
+    spec: StageSpec, stream: Stream, method: Method, samples: int, taken: int
+) -> Tensor | None:
+    """The stream's own order of so many ``taken`` samples; None where it has none."""
+    order = stream.arrival(spec.task, taken)
+    if order is not None and samples != len(stream.data(spec.task).train):
+        raise InputError(
+            f"method {method.config.kind}: training_data gives {samples} samples, and the order in "
+            f"which stream {stream.config.kind} gives them is of the task's own "
+            f"{len(stream.data(spec.task).train)}; use a method that adds to batches instead"
+        )
+    return order
+
+
 def _domains_of(
     spec: StageSpec, method: Method, data: TaskData, part: Part, domains: tuple[str, ...]
 ) -> Tensor | None:
@@ -116,10 +143,15 @@ def _domains_of(
     if len(part) != len(data.train):
         told = f"training_data gives {len(part)} samples, the task has {len(data.train)}"
         raise mixing(method, told)
+    return _placed_domains(spec, data.train, domains)
+
+
+def _placed_domains(spec: StageSpec, part: Part, domains: tuple[str, ...]) -> Tensor | None:
+    """Domain of each sample of one of the task's parts, as its place in the lane's domains."""
+    if not domains:
+        return None
     places = torch.tensor([domains.index(name) for name in spec.task.domains])
-    if data.train.domain is None:
-        return places[0].repeat(len(part))
-    return places[data.train.domain]
+    return places[0].repeat(len(part)) if part.domain is None else places[part.domain]
 
 
 def mixing(method: Method, told: str) -> InputError:

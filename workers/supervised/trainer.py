@@ -39,6 +39,7 @@ from workers.moe.routed import IDLE, Routed, StepContext, observing, routed_laye
 from workers.moe.stepping import drop_gradients, go_on, stepping, telling
 from workers.moe.tallies import forget_counts, take_counts, take_gate_weights, take_sums
 from workers.parsing import parse
+from workers.streams import Part
 from workers.supervised.augmentations import AUGMENTATIONS
 from workers.supervised.batches import equal_parts
 from workers.supervised.building import (
@@ -54,7 +55,7 @@ from workers.supervised.merging import merge_into
 from workers.supervised.objectives import measured, sums
 from workers.supervised.precision import clipped_norm
 from workers.supervised.recomputation import recompute_blocks
-from workers.supervised.signals import Interval
+from workers.supervised.signals import VALIDATING, Interval, newest_gain
 from workers.supervised.stage import Assigned, Stage, mixing, prepare
 from workers.supervised.starting import begin_with, check_reader
 from workers.tables import construct
@@ -132,7 +133,7 @@ class SupervisedTrainer:
             source=data.source,
             data_digest=data.digest,
             samples=len(self.stage.part),
-            fields={**sizes, "device": str(self.device), **notes},
+            fields={**sizes, "device": str(self.device), **data.notes, **notes},
             figures=self._measured(self.stage),
         )
 
@@ -150,7 +151,12 @@ class SupervisedTrainer:
             )
         began = time.perf_counter()
         target = stage.steps * n // stage.spec.intervals
-        interval = Interval(stage.step, target - stage.step, self.config.clip is not None)
+        interval = Interval(
+            stage.step,
+            target - stage.step,
+            always=self.config.clip is not None,
+            coherence="gradient_coherence" in self.lane.signals,
+        )
         context = self._context(stage)
         if stage.assigned is None:
             self._train_score(stage)
@@ -159,6 +165,7 @@ class SupervisedTrainer:
         while stage.step < target:
             self._step(stage, context, interval)
         score = self._train_score(stage)
+        validating = self._validating(stage)
         terms = self.replicas.sum_named(interval.sums())
         counts, tokens = take_counts(self.model, self.replicas.sum_counts)
         gate_weights = take_gate_weights(self.model, self.replicas.sum_counts)
@@ -176,7 +183,11 @@ class SupervisedTrainer:
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 f"train_{self.stream.objective.score_name}": score,
             },
-            signals=interval.signals(metrics, score, self._flips(before, stage.assigned or {})),
+            signals={
+                **interval.signals(metrics, score, self._flips(before, stage.assigned or {})),
+                **interval.requested(),
+                **validating,
+            },
             gate_weights=gate_weights,
             counts=counts,
             tokens=tokens,
@@ -264,7 +275,7 @@ class SupervisedTrainer:
         interval.losses.append(self.replicas.sum_gradients(loss, share))
         self.method.after_backward(context)
         if stage.step in interval.measured:
-            interval.norms.append(clipped_norm(self.model, self.config.clip))
+            interval.measure(self.model, clipped_norm(self.model, self.config.clip))
         self.optimizer.step()
         self.method.after_step(context)
         stage.step += 1
@@ -310,17 +321,36 @@ class SupervisedTrainer:
     # ------------------------------------------------------------ inside
 
     def _train_score(self, stage: Stage) -> float:
-        """Score on samples that stand for the stage, each worker measuring its part."""
-        objective, x, y = self.stream.objective, stage.scored.x, stage.scored.y
+        """Score on samples that stand for the stage."""
+        with observing(self.model, _heaviest) as seen:
+            score = self._score(stage.scored)
+        stage.assigned = {layer: torch.cat(passes) for layer, passes in seen.items() if passes}
+        return score
+
+    def _score(self, part: Part) -> float:
+        """Score on these samples, each worker measuring its part of them."""
+        objective, x, y = self.stream.objective, part.x, part.y
         mine = self.replicas.part(len(y))
         batch = self.config.evaluated(objective)
-        domain = stage.scored.domain
-        told = telling(self.model, None if domain is None else domain[mine])
-        with told, observing(self.model, _heaviest) as seen:
+        with telling(self.model, None if part.domain is None else part.domain[mine]):
             found = sums(measured(self.model, objective, x[mine], y[mine], batch, figures=False))
-        stage.assigned = {layer: torch.cat(passes) for layer, passes in seen.items() if passes}
         total = self.replicas.sum_counts(torch.tensor(list(found.values()), dtype=torch.float64))
-        return objective.summary(dict(zip(found, total.tolist(), strict=True)), len(y))["score"]
+        score: float = objective.summary(dict(zip(found, total.tolist(), strict=True)), len(y))[
+            "score"
+        ]
+        return score
+
+    def _validating(self, stage: Stage) -> dict[str, float]:
+        """Signals asked for that are scores on the validation part."""
+        wanted = [name for name in VALIDATING if name in self.lane.signals]
+        if not wanted or stage.validated is None:
+            return {}
+        part = stage.validated
+        score = self._score(part)
+        found = {"validation_score": score} if "validation_score" in wanted else {}
+        if "newest_gain" in wanted:
+            found |= newest_gain(self.model, score, lambda: self._score(part))
+        return found
 
     def _flips(self, before: Assigned, after: Assigned) -> float:
         """Largest share over layers of tokens that went to another expert, of all workers'."""
@@ -349,13 +379,15 @@ class SupervisedTrainer:
             most=objective.most_looked_at,
             kept=lambda samples: objective.kept(samples, shape, self.stream.outputs),
             batch=self.config.evaluated(objective),
+            loss=objective.loss,
         )
 
     def _prepared(self, spec: StageSpec) -> Stage:
         """The stage's data and the order of its batches, from its first step."""
         known = len(self.domains) > 1 or self.lane.by_domain
         domains = self.domains if known and self.layers else ()
-        return prepare(spec, self.stream, self.method, self.config, domains, self.device)
+        validates = any(name in VALIDATING for name in self.lane.signals)
+        return prepare(spec, self.stream, self.method, self.config, domains, self.device, validates)
 
     def _restore(self, saved: checkpoint.Checkpoint, taken: Taken | None) -> None:
         """Everything back as it was when the checkpoint was written; where another lane did that

@@ -35,6 +35,14 @@ class EnvironmentStream(ABC):
     def tasks(self) -> tuple[TaskSpec, ...]:
         """The tasks in order; their settings hold all that ``environment`` needs."""
 
+    def scored_tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks that models are scored on: the columns of R."""
+        return self.tasks()
+
+    def learnt_after(self) -> tuple[int, ...]:
+        """For each scored task the stage (from 0) at whose end it was learnt."""
+        return tuple(range(len(self.tasks())))
+
     def problems(self, path: str = "stream") -> list[Problem]:
         """Everything wrong with the config; builds nothing that takes long."""
         return []
