@@ -5,18 +5,26 @@ from typing import Any
 from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
 from orchestrator.policies.compress import Compress
+from orchestrator.policies.drift_detector import DriftDetector
 from orchestrator.policies.esft import Esft
 from orchestrator.policies.factor_latent import FactorExperts
 from orchestrator.policies.fit_routers import FitRouters
 from orchestrator.policies.fixed_masks import FixedMasks
 from orchestrator.policies.freeze_old import FreezeOldExperts
 from orchestrator.policies.freeze_routers import FreezeRouters
+from orchestrator.policies.gradient_drift import GradientDrift
+from orchestrator.policies.growing import Evidence, Triggered
 from orchestrator.policies.periodic import Periodic
+from orchestrator.policies.plasticity_loss import PlasticityLoss
+from orchestrator.policies.plateau import Plateau
+from orchestrator.policies.probe_experts import ProbeExperts
 from orchestrator.policies.progress_or_timeout import ProgressOrTimeout
 from orchestrator.policies.prune import PruneExperts
 from orchestrator.policies.redo import ReDo
 from orchestrator.policies.resets import Resets
+from orchestrator.policies.routing_saturation import RoutingSaturation
 from orchestrator.policies.shrink_perturb import ShrinksPerturbs
+from orchestrator.policies.signals import seen
 from orchestrator.policies.three_phases import ThreePhases
 from orchestrator.policies.unserved_tokens import UnservedTokens
 from orchestrator.policies.usage_masks import UsageMasks
@@ -25,6 +33,12 @@ from workers.tables import lookup
 POLICIES: dict[str, type] = {
     "periodic": Periodic,
     "progress_or_timeout": ProgressOrTimeout,
+    "plateau": Plateau,
+    "plasticity_loss": PlasticityLoss,
+    "routing_saturation": RoutingSaturation,
+    "gradient_drift": GradientDrift,
+    "drift_detector": DriftDetector,
+    "probe_experts": ProbeExperts,
     "adapt_router": AdaptRouters,
     "fit_routers": FitRouters,
     "three_phases": ThreePhases,
@@ -51,4 +65,15 @@ def proposed(config: Any) -> tuple[str, ...]:
     return kinds
 
 
-__all__ = ["POLICIES", "EditFields", "LaneFacts", "Policy", "Proposal", "View", "proposed"]
+__all__ = [
+    "POLICIES",
+    "EditFields",
+    "Evidence",
+    "LaneFacts",
+    "Policy",
+    "Proposal",
+    "Triggered",
+    "View",
+    "proposed",
+    "seen",
+]

@@ -81,3 +81,25 @@ def unfit_routers(lane: LaneSettings, method: str) -> list[str]:
     kinds = {layer.router.kind: lookup(ROUTERS, layer.router.kind, "") for layer in routed(lane)}
     base = getattr(Router, method)
     return [kind for kind, cls in kinds.items() if getattr(cls, method, base) is base]
+
+
+def even_schedules(lane: LaneSettings, path: str) -> list[Problem]:
+    """Schedules under which layers do not have as many experts as the model is said to have, so
+    that none can grow by itself."""
+    found = []
+    for part in lane.parts("model"):
+        schedule = getattr(part, "schedule", None)
+        if schedule is not None and not _even(schedule):
+            what = f"schedule {schedule.kind!r} gives layers different numbers of experts"
+            allowed = "layers grow one by one: use schedule constant"
+            found.append(Problem(path, what, allowed))
+    return found
+
+
+def _even(schedule: Any) -> bool:
+    """Whether every layer has as many experts as the model is said to have."""
+    from workers.moe.growth.schedules import SCHEDULES, Place
+    from workers.tables import construct
+
+    made = construct(SCHEDULES, schedule)
+    return all(Place(made, i, 4).count(n) == n for i in range(4) for n in range(1, 9))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from orchestrator.policies.base import Policy, Proposal, View
-from orchestrator.policies.lane_checks import routed, unfit_routers
+from orchestrator.policies.lane_checks import even_schedules, routed, unfit_routers
 from workers.contract import Json, LaneSettings
 from workers.edits import Edit, Grow, Prune
 from workers.tables import Problem, choice, lookup
@@ -71,11 +71,7 @@ class UnservedTokens(Policy):
                 yield Problem("initialiser", what, "use router cosine or linear")
             if lane.final_experts is None and lane.max_experts is None:
                 yield Problem("max_experts", "missing", "needs this or model.max_experts")
-            for part in lane.parts("model"):
-                schedule = getattr(part, "schedule", None)
-                if schedule is not None and not _even(schedule):
-                    what = f"schedule {schedule.kind!r} gives layers different numbers of experts"
-                    yield Problem("kind", what, "layers grow one by one: use schedule constant")
+            yield from even_schedules(lane, "kind")
 
     config: Config
 
@@ -141,12 +137,3 @@ class UnservedTokens(Policy):
     def bounded(self, experts: int | None) -> Config:
         own = self.config.max_experts
         return replace(self.config, max_experts=experts if own is None else own)
-
-
-def _even(schedule: Any) -> bool:
-    """Whether every layer has as many experts as the model is said to have."""
-    from workers.moe.growth.schedules import SCHEDULES, Place
-    from workers.tables import construct
-
-    made = construct(SCHEDULES, schedule)
-    return all(Place(made, i, 4).count(n) == n for i in range(4) for n in range(1, 9))
