@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,8 @@ class TaskData:
     """Origin in words, e.g. ``fashion_mnist: classes 0,1``."""
     digest: str
     """SHA-256 (16 hex digits) over the arrays as they are stored, and over a validation draw."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What lineage should tell of it beside."""
 
     @classmethod
     def of(

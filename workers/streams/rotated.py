@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,14 +66,26 @@ def rotate(x: Tensor, angle: float) -> Tensor:
     """
     if angle % 90 == 0:
         return torch.rot90(x, int(angle // 90) % 4, (2, 3)).contiguous()
+    return rotate_each(x, [angle] * len(x))
+
+
+def rotate_each(x: Tensor, angles: Sequence[float]) -> Tensor:
+    """Each image by an angle of its own, bilinear even for multiples of 90; else as ``rotate``."""
     _, channels, height, width = x.shape
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     # affine_grid works in units of half an image side, hence the aspect ratio
-    theta = torch.tensor([[[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]])
+    maps = {angle: _theta(angle, height, width) for angle in dict.fromkeys(angles)}
     parts = []
-    for part in torch.split(x, CHUNK):
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
+        theta = torch.stack([maps[angle] for angle in angles[start : start + CHUNK]])
         size = [len(part), channels, height, width]
-        grid = functional.affine_grid(theta.expand(len(part), 2, 3), size, align_corners=False)
+        grid = functional.affine_grid(theta, size, align_corners=False)
         turned = functional.grid_sample(part, grid, mode="bilinear", align_corners=False)
         parts.append(turned.mul_(255).round_().div_(255))
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else x
+
+
+def _theta(angle: float, height: int, width: int) -> Tensor:
+    """Map [2, 3] of the coordinates of such images."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
