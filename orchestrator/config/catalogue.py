@@ -26,7 +26,7 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def _tables() -> dict[str, Mapping[str, type]]:
-    from orchestrator.policies import POLICIES
+    from orchestrator.policies import DETECTORS, POLICIES
     from workers import models, moe, trainers
     from workers.diagnostics import DIAGNOSTICS
     from workers.edits import EDITS
@@ -35,7 +35,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     from workers.methods import METHODS
     from workers.methods.buffers import BUFFERS
     from workers.rl import ENVIRONMENTS
-    from workers.streams import DATASETS, TOKENIZERS
+    from workers.streams import DATASETS, DISCOVERIES, TOKENIZERS
     from workers.supervised.augmentations import AUGMENTATIONS
     from workers.supervised.learning_rates import LEARNING_RATES
     from workers.supervised.objectives import OBJECTIVES
@@ -44,6 +44,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
     return {
         "streams": trainers.streams(),
         "datasets": DATASETS,
+        "discoveries": DISCOVERIES,
         "tokenizers": TOKENIZERS,
         "objectives": OBJECTIVES,
         "environments": ENVIRONMENTS,
@@ -63,6 +64,7 @@ def _tables() -> dict[str, Mapping[str, type]]:
         "schedules": moe.SCHEDULES,
         "merges": MERGES,
         "policies": POLICIES,
+        "detectors": DETECTORS,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,
         "inference": INFERENCE,

@@ -5,6 +5,7 @@ from typing import Any
 from orchestrator.policies.adapt_router import AdaptRouters
 from orchestrator.policies.base import EditFields, LaneFacts, Policy, Proposal, View
 from orchestrator.policies.compress import Compress
+from orchestrator.policies.detectors import DETECTORS
 from orchestrator.policies.drift_detector import DriftDetector
 from orchestrator.policies.esft import Esft
 from orchestrator.policies.factor_latent import FactorExperts
@@ -66,6 +67,7 @@ def proposed(config: Any) -> tuple[str, ...]:
 
 
 __all__ = [
+    "DETECTORS",
     "POLICIES",
     "EditFields",
     "Evidence",
