@@ -51,8 +51,8 @@ WHEN = {"kind": "plateau", "window": 1, "least": 0.9, "cooldown": 1, "max_expert
 LANES: dict[str, dict[str, Any]] = {
     "own": {"kind": KIND, "low": 1.0, "max_experts": 3},
     "jump": {"kind": "drift_detector", "signal": "loss", "keep": 12, "max_experts": 3,
-              "detector": {"kind": "jump", "z": 0.3, "warmup": 2}},
-    "gradients": {"kind": "gradient_drift", "z": 0.1, "warmup": 2, "coherence": -1.0,
+              "direction": "any", "detector": {"kind": "jump", "z": 0.3, "warmup": 2}},
+    "gradients": {"kind": "gradient_drift", "z": 0.01, "warmup": 2, "coherence": -1.0,
                   "max_experts": 3},
     "layer": {"kind": "routing_saturation", "share": 0.1, "patience": 1, "max_experts": 3,
               "layers": "gate_gradient_variance"},
