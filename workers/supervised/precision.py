@@ -59,6 +59,19 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
+def precise(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
+    """The parameter as the optimizer moves it, float32: its master weight, where it has one.
+
+    Entries that an edit or a method has changed since count as they are now: there the parameter is
+    not the copy, rounded.
+    """
+    value = parameter.detach()
+    master = optimizer.state[parameter].get(MASTER) if parameter in optimizer.state else None
+    if master is None:
+        return value.float()
+    return torch.where(master.to(value.dtype) == value, master, value.float())
+
+
 class MasterWeights(torch.optim.Optimizer):
     """Any optimizer on float32 copies of the parameters, which follow them rounded.
 
@@ -102,20 +115,13 @@ class MasterWeights(torch.optim.Optimizer):
         self.inner.param_groups, self.inner.state = [], defaultdict(dict)
 
     def _master(self, parameter: Tensor) -> Tensor:
-        """The parameter's copy, made or brought up to date; itself where it is float32.
-
-        Entries that an edit or a method has changed since count as they are now: there the
-        parameter is not the copy, rounded.
-        """
+        """The parameter's copy, made or brought up to date; itself where it is float32."""
         if parameter.dtype is torch.float32:
             return parameter
         state = self.state[parameter]
-        if MASTER not in state:
-            state[MASTER] = parameter.detach().float()
-        master: Tensor = state[MASTER]
-        same = master.to(parameter.dtype) == parameter
-        torch.where(same, master, parameter.detach().float(), out=master)
-        return master
+        found = precise(self, parameter)
+        master: Tensor = state.setdefault(MASTER, found)
+        return master if master is found else master.copy_(found)
 
 
 def _without_master(state: dict[str, Any]) -> dict[str, Any]:
