@@ -1,5 +1,6 @@
 """Continual-learning methods by name."""
 
+from workers.methods.agem import AGEM
 from workers.methods.base import Batch, Method, MethodContext
 from workers.methods.continual_backprop import ContinualBackprop
 from workers.methods.der import Der, DerPlusPlus
@@ -12,6 +13,7 @@ from workers.methods.l2_init import L2Init
 from workers.methods.lwf import LwF
 from workers.methods.mas import MAS
 from workers.methods.online_ewc import OnlineEWC
+from workers.methods.packnet import PackNet
 from workers.methods.plain import Finetune, Joint
 from workers.methods.replay import Replay
 from workers.methods.scratch import Scratch
@@ -37,6 +39,8 @@ METHODS: dict[str, type] = {
     "si": SI,
     "mas": MAS,
     "lwf": LwF,
+    "agem": AGEM,
+    "packnet": PackNet,
 }
 """Continual-learning methods by name."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from workers.contract import EditReport
 from workers.methods.base import MethodContext
 from workers.methods.penalty import QuadraticPenalty
 from workers.supervised.objectives import Objective
@@ -50,29 +51,33 @@ class SI(QuadraticPenalty):
     def __init__(self, config: Config, seed: int, objective: Objective | None = None) -> None:
         super().__init__(config, seed, objective)
         self._stage = NONE
-        self._step: dict[str, tuple[Tensor, Tensor]] = {}
-        """Inside a step: parameter -> (gradient of the task's loss, value before)."""
+        self._complete = False
+        """Whether every parameter is known; new ones come with edits only."""
+        self._step: list[tuple[nn.Parameter, Tensor, Tensor, Tensor]] = []
+        """Inside a step: (parameter, its path, gradient of the task's loss, value before)."""
 
     @torch.no_grad()
     def after_backward(self, context: MethodContext) -> None:
         if context.stage.index != self._stage:
             self._consolidate(context)
-        for name, parameter in context.model.named_parameters():
-            if name not in self.known:
-                self._begin(context, name, parameter)
+        if not self._complete:
+            self._begin(context)
+        for _, parameter, known in self.known:
             if parameter.grad is not None:
-                value = precise(context.optimizer, parameter).clone()
-                self._step[name] = (parameter.grad.float().clone(), value)
+                before = precise(context.optimizer, parameter).clone()
+                gradient = parameter.grad.to(torch.float32, copy=True)
+                self._step.append((parameter, known["path"], gradient, before))
         super().after_backward(context)
 
     @torch.no_grad()
     def after_step(self, context: MethodContext) -> None:
-        for name, parameter, known in self.known:
-            if name in self._step:
-                gradient, before = self._step[name]
-                moved = precise(context.optimizer, parameter) - before
-                known["path"].addcmul_(gradient, moved, value=-1)
-        self._step = {}
+        for parameter, path, gradient, before in self._step:
+            path.addcmul_(gradient, precise(context.optimizer, parameter) - before, value=-1)
+        self._step = []
+
+    def edited(self, context: MethodContext, report: EditReport) -> None:
+        super().edited(context, report)
+        self._complete = False
 
     def state(self) -> dict[str, Tensor]:
         return {**super().state(), "stage": torch.tensor(self._stage)}
@@ -81,11 +86,15 @@ class SI(QuadraticPenalty):
         self._stage = int(state["stage"])
         super().load_state({n: value for n, value in state.items() if n != "stage"}, model)
 
-    def _begin(self, context: MethodContext, name: str, parameter: nn.Parameter) -> None:
-        value = precise(context.optimizer, parameter).detach().clone()
-        zero = torch.zeros_like(value)
-        known = {"importance": zero, "path": zero.clone(), "anchor": value}
-        self.known.put(name, parameter, known)
+    def _begin(self, context: MethodContext) -> None:
+        """New parameters start their way."""
+        for name, parameter in context.model.named_parameters():
+            if name not in self.known:
+                value = precise(context.optimizer, parameter).clone()
+                zero = torch.zeros_like(value)
+                known = {"importance": zero, "path": zero.clone(), "anchor": value}
+                self.known.put(name, parameter, known)
+        self._complete = True
 
     def _consolidate(self, context: MethodContext) -> None:
         """A stage begins: what the last one's path says becomes importance."""

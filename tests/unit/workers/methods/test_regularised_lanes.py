@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.doors.lane import run_killed, run_lane
+from orchestrator.core.events import StageStarted
+from tests.doors.lane import run_killed, run_lane, run_lanes
 from tests.fakes import tiny
 from tests.pairs import Pair
 from tests.unit.workers.supervised.loop import (
@@ -30,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "si": {"kind": "si", "strength": 10.0},
     "mas": {"kind": "mas", "samples": 20},
     "lwf": {"kind": "lwf"},
+    "agem": {"kind": "agem", "buffer": 40, "batch": 20},
 }
 SHORT = {"steps": 8, "intervals": 2, "batch": 24}
 WAYS: dict[str, dict[str, Any]] = {
@@ -98,7 +100,25 @@ def test_an_expert_that_no_token_chooses_is_left_alone(kind: str) -> None:
     assert_unchosen_keeps_its_bits(trainer)
 
 
-@pytest.mark.parametrize("kind", ["ewc", "lwf"])
+def test_they_share_their_first_stage_and_end_as_they_would_alone(tmp_path: Path) -> None:
+    raw = {
+        "stream": {"kind": "split", "dataset": "digits", "classes_per_task": 5},
+        "model": {"head": {"kind": "mlp", "hidden": [16]}},
+        "training": {**SHORT, "diagnostics": []},
+    }
+    shared = {name: settings for name, settings in METHODS.items() if name != "si"}
+    lanes = [{"name": name, "method": settings} for name, settings in shared.items()]
+    together = run_lanes(tmp_path / "together", {**raw, "lanes": [{}, *lanes]})
+    records = next(iter(together.values())).records
+    assert sum(isinstance(record.event, StageStarted) for record in records) == len(lanes) + 2
+    for lane in lanes:
+        alone = run_lane(tmp_path / lane["name"], {**raw, "lanes": [lane]})
+        found = together[f"{lane['name']}-s0"]
+        assert found.digests[-1] == alone.digests[-1]
+        assert found.matrix == alone.matrix
+
+
+@pytest.mark.parametrize("kind", ["ewc", "lwf", "agem"])
 def test_a_growing_lane_goes_through_kills(tmp_path: Path, kind: str) -> None:
     raw = {
         "stream": {"kind": "split", "dataset": "digits", "train_samples": 60, "task_known": True},
