@@ -4,9 +4,10 @@
 
 A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
 are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
-training score is 95 % of the last interval's), parameters, and diagnostics of routed layers as mean
-over layers (``active_flops``: the sum). Of a stream of several tasks also the score in training at
-the end of the last stage, its mean over stages and its change from the first to the last.
+training score is 95 % of the last interval's), parameters, and diagnostics as mean over layers
+(``active_flops``: the sum). Of a stream of several tasks also the score in training at the end of
+the last stage, its mean over stages, its change from the first to the last, its least-squares slope
+over stages and the mean of the last three over that of the first three; seconds of training.
 ``--against WORD``: differences of ``--of`` (a column, ``score`` if absent) to the row of the same
 group whose variant is WORD, seed by seed. Half widths by Student's t.
 """
@@ -33,9 +34,16 @@ OF_LAYERS = {
     "marginal_entropy": "usage entropy",
     "load_cv": "load CV",
     "gate_gradient_variance": "gate gradient variance",
+    "dormant_ratio": "dormant",
+    "dormant_ratio_0.1": "dormant at 0.1",
+    "srank": "srank",
 }
 """Diagnostic -> column: mean over layers."""
-SCORES = ("score", "in training", "mean in training", "kept in training")
+OF_STREAM = {"train.slope": "slope in training", "train.ratio": "ratio in training"}
+"""Figure of ``trainability`` -> column."""
+SCORES = ("score", "in training", "mean in training", "kept in training", *OF_STREAM.values())
+FINE = {*SCORES, "dormant", "dormant at 0.1"}
+"""Columns told to four digits."""
 COLUMNS = (
     *SCORES,
     "perplexity",
@@ -43,6 +51,7 @@ COLUMNS = (
     "kparameters",
     "kFLOPs a token",
     *OF_LAYERS.values(),
+    "seconds",
 )
 Row = dict[str, dict[int, float]]
 """Column -> seed -> value."""
@@ -84,7 +93,10 @@ def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dic
         "score": lane["matrix"][-1][stage["index"]],
         "steps to 95 %": steps_to(scores),
         "kparameters": parameters / 1000,
+        "seconds": sum(stage["seconds"] for stage in lane["stages"]),
     }
+    over = lane["trainability"]
+    found |= {column: over[name] for name, column in OF_STREAM.items() if name in over}
     if "perplexity" in figures:
         found["perplexity"] = figures["perplexity"]
     if "active_flops/all/total" in figures:
@@ -160,7 +172,7 @@ def main() -> None:
     more = [] if given.against is None else [f"{given.of} less {given.against}"]
     print(f"| lane | {' | '.join([*names, *more])} |\n|---|{'---|' * len([*names, *more])}")
     for lane, row in rows.items():
-        cells = [told(row[name].values(), 4 if name in SCORES else 2) for name in names]
+        cells = [told(row[name].values(), 4 if name in FINE else 2) for name in names]
         cells += [told(against.get(lane, ()), 4)] * len(more)
         print(f"| {lane} | {' | '.join(cells)} |")
 

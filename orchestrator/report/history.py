@@ -190,6 +190,7 @@ class RunHistory:
             "metrics": scores.of_lane(self.lanes, lane),
             "course": lane.plan.course,
             "baselines": dict(lane.baselines),
+            "trainability": lane.trainability(len(lane.complete())),
         }
 
     def stage_json(self, lane: LaneHistory, index: int) -> Json:
@@ -229,6 +230,7 @@ def edit_json(edit: Edit, report: EditReport) -> Json:
         "probe_change": report.probe_change,
         "fingerprint": report.fingerprint,
         "parents": report.parents,
+        "figures": report.figures,
         "seconds": report.seconds,
     }
 

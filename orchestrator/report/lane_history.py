@@ -16,7 +16,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.report import specialisation
+from orchestrator.report import specialisation, trainability
 from workers.contract import (
     CheckpointRef,
     EditReport,
@@ -240,6 +240,16 @@ class LaneHistory:
                 break
             rows.append(row)
         return rows
+
+    def trainability(self, stages: int) -> dict[str, float]:
+        """How well the first so many stages were learnt: see ``report.trainability``."""
+        curves: list[trainability.Curve] = []
+        for index in range(stages):
+            stage = self.stages.get(index)
+            levels = () if stage is None else stage.curve
+            steps = 0 if stage is None else stage.steps
+            curves.append([(steps * n // len(levels), x) for n, x in enumerate(levels, start=1)])
+        return trainability.summarise(curves)
 
     def untrained(self) -> list[float]:
         return list(self.rows[-1].scores) if -1 in self.rows else []

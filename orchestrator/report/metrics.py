@@ -22,6 +22,15 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def slope(values: Sequence[float]) -> float | None:
+    """Least-squares slope of values over 0, 1, 2, ...; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    centre = (len(values) - 1) / 2
+    spread = sum((i - centre) ** 2 for i in range(len(values)))
+    return sum((i - centre) * value for i, value in enumerate(values)) / spread
+
+
 def acc_final(R: Matrix, b: Sequence[float] = ()) -> float | None:
     """``1/T sum_j R[T,j]``: average accuracy at the end (GEM, arXiv 1706.08840, ACC).
 
@@ -56,12 +65,7 @@ def learning_accuracy(R: Matrix, b: Sequence[float] = ()) -> float | None:
 
 def plasticity_slope(R: Matrix, b: Sequence[float] = ()) -> float | None:
     """Least-squares slope of ``R[j,j]`` against ``j``: below 0 = later tasks are learnt worse."""
-    diagonal = [row[i] for i, row in enumerate(R)]
-    if len(diagonal) < 2:
-        return None
-    centre = (len(diagonal) - 1) / 2
-    spread = sum((i - centre) ** 2 for i in range(len(diagonal)))
-    return sum((i - centre) * score for i, score in enumerate(diagonal)) / spread
+    return slope([row[i] for i, row in enumerate(R)])
 
 
 def acc_min(R: Matrix, b: Sequence[float] = ()) -> float | None:

@@ -440,7 +440,10 @@ class Projection:
         points = tuple(
             point(name, value, count, at)
             for count in range(done + 1, len(rows) + 1)
-            for name, value in scores.of_matrix(self.history.lanes, lane, count).items()
+            for name, value in {
+                **scores.of_matrix(self.history.lanes, lane, count),
+                **lane.trainability(count),
+            }.items()
         )
         return [LogPoints(key=self.key(lane), points=points)]
 

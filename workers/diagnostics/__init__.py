@@ -92,14 +92,28 @@ DIAGNOSTICS: dict[str, type] = {
 }
 """Diagnostics by name."""
 
-CHEAP, ALL = "cheap", "all"
-"""Entries of a list of diagnostics that stand for every cheap one, and for every one."""
+PLASTICITY_ENTRIES: tuple[Any, ...] = (
+    "dormant_ratio",
+    {"kind": "dormant_ratio", "tau": 0.1, "name": "dormant_ratio_0.1"},
+    "zero_activation_ratio",
+    "effective_rank",
+    "srank",
+    "participation_ratio",
+    "weight_norm",
+    "weight_distance",
+    "gradient_norms",
+)
+"""What loss of plasticity is looked at by, costly ranks and gradients included."""
+CHEAP, ALL, PLASTICITY = "cheap", "all", "plasticity"
+"""Entries of a list of diagnostics that stand for every cheap one, for every one, and for
+``PLASTICITY_ENTRIES``."""
 
 
 def chosen(entries: Iterable[Any], path: str) -> tuple[dict[str, Diagnostic], list[Problem]]:
     """(name of its figures -> diagnostic, problems) of a list as in a config.
 
-    An entry is ``"cheap"``, ``"all"``, a name, ``module:Class``, or a table with ``kind``.
+    An entry is ``"cheap"``, ``"plasticity"``, ``"all"``, a name, ``module:Class``, or a table with
+    ``kind``.
     """
     found: dict[str, Diagnostic] = {}
     problems: list[Problem] = []
@@ -156,6 +170,8 @@ def _meant(entry: Any) -> list[Any]:
         return list(DIAGNOSTICS)
     if entry == CHEAP:
         return [name for name, cls in DIAGNOSTICS.items() if cls.cheap]  # type: ignore[attr-defined]
+    if entry == PLASTICITY:
+        return list(PLASTICITY_ENTRIES)
     return [entry]
 
 

@@ -52,10 +52,12 @@ class L2Init(Method):
 
     @torch.no_grad()
     def after_backward(self, context: MethodContext) -> None:
-        for name, parameter in context.model.named_parameters():
-            if parameter.grad is not None:
-                away = parameter - self.start[name]
-                parameter.grad.add_(away, alpha=2.0 * self.config.strength)
+        learnt = [(n, p) for n, p in context.model.named_parameters() if p.grad is not None]
+        if not learnt:
+            return
+        away = torch._foreach_sub([p for _, p in learnt], [self.start[n] for n, _ in learnt])
+        gradients = [p.grad for _, p in learnt if p.grad is not None]
+        torch._foreach_add_(gradients, away, alpha=2.0 * self.config.strength)
 
     def edited(self, context: MethodContext, report: EditReport) -> None:
         self.start = followed(self.start, context.model, context.change, _value)

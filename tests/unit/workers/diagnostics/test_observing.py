@@ -177,6 +177,10 @@ def test_a_list_names_settings_names_and_groups() -> None:
     assert list(found) == [*cheap, "srank", "strict"]
     assert found["strict"].config.tau == 0.1
     assert list(chosen(["all"], "d")[0]) == list(DIAGNOSTICS)
+    plasticity = chosen(["plasticity"], "d")[0]
+    assert plasticity["dormant_ratio"].config.tau == 0.025
+    assert plasticity["dormant_ratio_0.1"].config.tau == 0.1
+    assert {"srank", "effective_rank", "participation_ratio", "gradient_norms"} < set(plasticity)
 
 
 @pytest.mark.parametrize(
