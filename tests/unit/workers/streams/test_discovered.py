@@ -72,8 +72,9 @@ def test_adjusted_rand_by_counting_pairs() -> None:
     assert adjusted_rand([0, 0, 1, 1], [0, 1, 0, 1]) == pytest.approx(-0.5)
 
 
-@pytest.mark.parametrize("by", ["kmeans", "dp_means"])
-def test_planted_domains_are_found(by: str) -> None:
+@pytest.mark.parametrize("by", ["kmeans", {"kind": "dp_means", "spread": 12.0}], ids=str)
+def test_planted_domains_are_found(by: Any) -> None:
+    """lam = 24 in the plane: e^-12 of a domain's samples lie beyond it, the others 64 away."""
     stream = made(by)
     found = {}
     for task in stream.tasks():
@@ -142,5 +143,5 @@ def test_masks_go_by_found_domains(tmp_path: Path) -> None:
     straight = run_lane(tmp_path / "straight", config)
     masks = [edit for edit in straight.edits if edit["kind"] == "refresh_mask"]
     assert masks
-    assert masks[0]["domains"] == ["found 1", "found 2", "found 3"]
+    assert list(masks[0]["domains"]) == ["found 1", "found 2", "found 3"]
     assert straight.lane["stages"][-1]["data"]["source"].endswith("domains by kmeans")
