@@ -163,6 +163,8 @@ class Triggered(Policy):
         found, own = self.look(view, told["own"])
         pace = Pace(self.config.patience, self.config.cooldown)
         counts, row = pace.step(told["row"], told["last"], now, found is not None)
+        if view.report is None and found is None:
+            row = told["row"]  # a stage's start, at which there may be nothing to see
         due = told["due"]
         if counts and found is not None:
             due = [found.trigger, found.figures, LAYERS[self.config.layers](view)]

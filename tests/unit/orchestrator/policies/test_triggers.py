@@ -171,6 +171,8 @@ def test_saturated_routing_grows_the_most_evenly_used_layer() -> None:
     assert at == 9, "three in a row"
     assert (edit.layers, edit.experts) == (("a",), 3)
     assert edit.cause.figures["usage_entropy/a"] == 1.0
+    ((at, _), *_) = asked(one, [uneven] * 3 + [even] * 9, layers={"a": 2, "b": 2})[0]
+    assert at == 6, "a stage's start between them, where nothing is seen, is no break"
     both = made("routing_saturation", every=True, max_experts=9)
     assert asked(both, [even] * 12, layers={"a": 2, "b": 2})[0] == []
 
