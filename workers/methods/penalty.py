@@ -37,7 +37,8 @@ class QuadraticPenalty(Method):
         """How strong the penalty is."""
 
         strength: float
-        """Weight of the penalty (lambda); must be positive."""
+        """Weight of the penalty (lambda); must be positive. Plain gradient steps follow it only
+        while ``learning rate * strength * importance`` stays below 2."""
 
         def __post_init__(self) -> None:
             if not self.strength > 0.0:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from workers.contract import derive_seed
+from workers.contract import InputError, derive_seed
 from workers.evaluation import places
 from workers.methods.base import MethodContext
 from workers.moe.stepping import telling
@@ -25,7 +25,7 @@ def mean_over_samples(
     At most ``samples`` of the stage's training samples, drawn by its seed. Exact for each of them:
     they pass one by one, in evaluation mode, which any model can do; routing that depends on the
     rest of a batch sees one sample. Parameters that a phase has frozen are differentiated as well;
-    those that a sample does not reach get 0 from it.
+    those that a sample does not reach get 0 from it. Raises InputError where the model diverged.
     """
     assert context.data is not None, "samples of data are differentiated"
     model, train = context.model, context.data.train
@@ -36,12 +36,23 @@ def mean_over_samples(
     domain_N = places(context.domains, context.stage.task, few)
     with _differentiable(model), telling(model, domain_N):
         for x, y in zip(few.x.split(1), few.y.split(1), strict=True):
-            value = scalar(model(x.to(context.device)), y.to(context.device))
+            outputs = model(x.to(context.device))
+            _check_finite(outputs, context)
+            value = scalar(outputs, y.to(context.device))
             found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
                     total += of(gradient.float())
     return {name: total.div_(len(few)) for name, total in sums.items()}
+
+
+def _check_finite(outputs: Tensor, context: MethodContext) -> None:
+    if not outputs.isfinite().all():
+        raise InputError(
+            f"task {context.stage.task.name!r}: outputs at its end are not finite, the model has "
+            "diverged; lower method.strength or the learning rate: their product with the "
+            "importance of a parameter must stay below 2 for plain gradient steps"
+        )
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.workers.methods.contexts import around, build, net
+from tests.unit.workers.methods.contexts import around, build, data, net, samples
 from tests.unit.workers.methods.test_parameters import COLUMN, ROW, grow, layer
+from workers.contract import InputError
 from workers.edits import Change
 from workers.methods import METHODS
 from workers.methods.penalty import QuadraticPenalty
@@ -106,6 +107,15 @@ def test_the_master_weight_is_what_is_pulled() -> None:
     with torch.no_grad():
         weight[0] = 7.0  # as an edit writes it
     assert bool((precise(optimizer, weight)[0] == 7.0).all())
+
+
+@pytest.mark.parametrize("kind", ["ewc", "mas"])
+def test_a_model_that_diverged_is_told_with_the_cure(kind: str) -> None:
+    model = net()
+    with torch.no_grad():
+        model[2].bias[0] = torch.nan
+    with pytest.raises(InputError, match=r"diverged; lower method\.strength"):
+        build(kind).end_stage(around(model, samples=data(*samples())))
 
 
 @pytest.mark.parametrize("kind", PENALTIES)
