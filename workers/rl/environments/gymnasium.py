@@ -7,7 +7,7 @@ truncated episode is seen. Knows no stream.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from workers.rl.environments.base import BatchedEnvironment, Environment, Observations, Steps
+from workers.rl.environments.wrappers import wrapped
 from workers.tables import Problem
 
 Arguments = dict[str, Any]
@@ -28,8 +29,9 @@ class GymnasiumEnvironment(Environment):
     ``gymnasium.vector.VectorEnv`` that is constructed with ``num_envs`` and leaves resets to its
     caller (metadata ``autoreset_mode = AutoresetMode.DISABLED``, ``reset(options={"reset_mask":
     ...})``). ``max_episode_steps``: time limit, at which an episode is truncated; None = the
-    registry's. The largest return is the registry's ``reward_threshold``. Raises
-    ``gymnasium.error.Error``, or what the class's own constructor raises.
+    registry's. ``wrappers``: what is laid around it (``wrappers.WRAPPERS``). The largest return is
+    the registry's ``reward_threshold``. Raises ``gymnasium.error.Error``, or what the class's own
+    constructor raises.
     """
 
     def __init__(
@@ -37,14 +39,17 @@ class GymnasiumEnvironment(Environment):
         source: str | type[gym.Env[Any, Any]] | type[VectorEnv[Any, Any, Any]],
         kwargs: Arguments,
         max_episode_steps: int | None = None,
+        wrappers: Sequence[Any] = (),
     ) -> None:
         self._source, self._kwargs, self._limit = source, kwargs, max_episode_steps
+        self._wrappers = wrappers
         made: Any = self._vector(1)
         self.name = source if isinstance(source, str) else source.__name__
         self._mode = made.metadata.get("autoreset_mode")
         self._seen, self._does = made.single_observation_space, made.single_action_space
         if isinstance(source, str):
-            self.largest_return = gym.spec(source).reward_threshold
+            registered = source.rpartition(":")[2]  # without the module that registers it
+            self.largest_return = gym.spec(registered).reward_threshold
         if self.largest_return is not None and self.largest_return <= 0.0:
             self.smallest_return = None
         made.close()
@@ -59,11 +64,15 @@ class GymnasiumEnvironment(Environment):
         found = []
         if not isinstance(self._seen, gym.spaces.Box | gym.spaces.Discrete):
             what = f"{self.name!r} is observed in {type(self._seen).__name__}"
-            allowed = "Box or Discrete; flatten it with a wrapper in a class of your own"
+            allowed = "Box or Discrete; give wrappers: flatten, or part with the name of an entry"
             found.append(Problem(path, what, allowed))
         if not isinstance(self._does, gym.spaces.Discrete):
             what = f"{self.name!r} has actions in {type(self._does).__name__}"
-            found.append(Problem(path, what, "Discrete: the policy is a choice among actions"))
+            allowed = (
+                "Discrete: the policy is a choice among actions, and no training here has a loss "
+                "for continuous ones; give a wrapper (module:Class) that makes them discrete"
+            )
+            found.append(Problem(path, what, allowed))
         if self._mode is not AutoresetMode.DISABLED:
             what = f"{self.name!r} resets itself (autoreset_mode {self._mode})"
             allowed = "AutoresetMode.DISABLED: final observations of truncated episodes are needed"
@@ -71,6 +80,10 @@ class GymnasiumEnvironment(Environment):
         if self._limit is not None and self._is_vector:
             what = f"max_episode_steps = {self._limit} with the VectorEnv {self.name!r}"
             found.append(Problem(path, what, "a VectorEnv keeps its own time limit: use kwargs"))
+        if self._wrappers and self._is_vector:
+            what = f"wrappers around the VectorEnv {self.name!r}"
+            allowed = "they are laid around single environments: wrap it in its own class"
+            found.append(Problem(path, what, allowed))
         return found
 
     def build(self, num_envs: int, form: str = "dense") -> BatchedEnvironment:
@@ -91,10 +104,11 @@ class GymnasiumEnvironment(Environment):
     def _one(self) -> gym.Env[Any, Any]:
         if isinstance(self._source, str):
             limit: Arguments = {} if self._limit is None else {"max_episode_steps": self._limit}
-            return gym.make(self._source, **limit, **self._kwargs)
+            return wrapped(gym.make(self._source, **limit, **self._kwargs), self._wrappers)
         made: Callable[..., Any] = self._source
         env: gym.Env[Any, Any] = made(**self._kwargs)
-        return env if self._limit is None else gym.wrappers.TimeLimit(env, self._limit)
+        env = env if self._limit is None else gym.wrappers.TimeLimit(env, self._limit)
+        return wrapped(env, self._wrappers)
 
 
 class Reader:
@@ -175,7 +189,12 @@ class GymnasiumBatch(BatchedEnvironment):
         self.vector.close()
 
 
-def environment(name: str, kwargs: Arguments, max_episode_steps: int | None = None) -> Environment:
+def environment(
+    name: str,
+    kwargs: Arguments,
+    max_episode_steps: int | None = None,
+    wrappers: Sequence[Any] = (),
+) -> Environment:
     """What is known of the environment called ``name``: an id of gymnasium (``CartPole-v1``,
     ``ale_py:ALE/Pong-v5``), or the class behind ``module:Class``.
 
@@ -184,9 +203,9 @@ def environment(name: str, kwargs: Arguments, max_episode_steps: int | None = No
     try:
         source = _class(name)
         if source is None:
-            return GymnasiumEnvironment(name, kwargs, max_episode_steps)
+            return GymnasiumEnvironment(name, kwargs, max_episode_steps, wrappers)
         if issubclass(source, gym.Env | VectorEnv):
-            return GymnasiumEnvironment(source, kwargs, max_episode_steps)
+            return GymnasiumEnvironment(source, kwargs, max_episode_steps, wrappers)
         if not issubclass(source, Environment):
             raise ValueError(
                 f"{source.__name__} is none of workers.rl.environments.base.Environment, "
@@ -194,7 +213,12 @@ def environment(name: str, kwargs: Arguments, max_episode_steps: int | None = No
             )
         if max_episode_steps is not None:
             raise ValueError(f"{source.__name__} keeps its own time limit: give it in kwargs")
+        if wrappers:
+            raise ValueError(f"{source.__name__} is no gymnasium.Env: wrappers cannot hold it")
         return source(**kwargs)
+    except ModuleNotFoundError as error:
+        cure = "pip install 'growstage[environments]' has minigrid and ale_py"
+        raise ValueError(f"{error}; {cure}") from error
     # An environment's constructor may raise anything at all.
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

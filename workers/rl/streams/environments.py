@@ -14,6 +14,7 @@ from typing import Any
 from workers.contract import Json, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, Environment
 from workers.rl.environments.craftax.catalog import ENVIRONMENTS
+from workers.rl.environments.padding import Padded
 from workers.rl.streams.base import EnvironmentStream, repeated
 from workers.tables import Problem
 
@@ -31,6 +32,9 @@ class TaskConfig:
     ``gymnasium.Env`` or ``gymnasium.vector.VectorEnv``); the stream's own where absent."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """What the environment is constructed with."""
+    wrappers: tuple[Any, ...] | None = None
+    """What is laid around the environment, the first one innermost: names of WRAPPERS or
+    ``module:Class``, or tables with ``kind``; the stream's own where absent."""
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; the environment's own limit where absent."""
     largest_return: float | None = None
@@ -53,8 +57,27 @@ class Environments(EnvironmentStream):
         kind: str = "environments"
         environment: str = "CartPole-v1"
         """Environment of tasks that name none."""
-        tasks: tuple[TaskConfig, ...] = (TaskConfig(name="play"),)
-        """The tasks, in the order they are learnt."""
+        environments: tuple[str, ...] = ()
+        """Instead of ``tasks``: one task in each of these, called after it."""
+        tasks: tuple[TaskConfig, ...] | None = None
+        """The tasks, in the order they are learnt; a single one, ``play``, where absent."""
+        wrappers: tuple[Any, ...] = ()
+        """Of tasks that give none."""
+        largest_return: float | None = None
+        """Of tasks that give none."""
+        smallest_return: float | None = None
+        """Of tasks that give none."""
+        pad: bool = False
+        """Tasks of different sizes share one model: vectors get zeros behind them, and action a of
+        the largest number is a modulo n where there are n. Else they are refused."""
+
+        @property
+        def chosen(self) -> tuple[TaskConfig, ...]:
+            """The tasks."""
+            if self.tasks is not None:
+                return self.tasks
+            named = tuple(TaskConfig(name=name, environment=name) for name in self.environments)
+            return named or (TaskConfig(name="play"),)
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self.config = config
@@ -67,22 +90,35 @@ class Environments(EnvironmentStream):
                 index=index,
                 name=task.name,
                 domain=task.domain or task.name,
-                settings={
-                    "environment": task.environment or self.config.environment,
-                    "kwargs": task.kwargs,
-                    "max_episode_steps": task.max_episode_steps,
-                    "largest_return": task.largest_return,
-                    "smallest_return": task.smallest_return,
-                },
+                settings=self._settings(task),
             )
-            for index, task in enumerate(self.config.tasks)
+            for index, task in enumerate(self.config.chosen)
         )
+
+    def _settings(self, task: TaskConfig) -> dict[str, Json]:
+        """All that is known of the task's environment."""
+        own, config = task, self.config
+        wrappers = config.wrappers if own.wrappers is None else own.wrappers
+        ends = {
+            name: getattr(config if getattr(own, name) is None else own, name)
+            for name in ("largest_return", "smallest_return")
+        }
+        return {
+            "environment": own.environment or config.environment,
+            "kwargs": own.kwargs,
+            "wrappers": list(wrappers),
+            "max_episode_steps": own.max_episode_steps,
+            **ends,
+        }
 
     def problems(self, path: str = "stream") -> list[Problem]:
         """Names, constructors, spaces and returns; constructs each environment once."""
         tasks = self.tasks()
         if not tasks:
             return [Problem(f"{path}.tasks", "no task", "give at least one")]
+        if self.config.environments and self.config.tasks is not None:
+            what = "given beside tasks"
+            return [Problem(f"{path}.environments", what, "give one of the two")]
         found = repeated([task.name for task in tasks], f"{path}.tasks")
         for index, task in enumerate(tasks):
             found += self._task_problems(task, f"{path}.tasks.{index}")
@@ -91,15 +127,24 @@ class Environments(EnvironmentStream):
     @property
     def facts(self) -> Environment:
         """Facts of the first task's environment, which the others share."""
-        return _facts(self.tasks()[0])
+        return self._sized(_facts(self.tasks()[0]))
+
+    def _sized(self, environment: Environment) -> Environment:
+        """The environment as the stream's model plays it."""
+        if not self.config.pad:
+            return environment
+        all_of = [_facts(task) for task in self.tasks()]
+        width = max(facts.observation_shape[0] for facts in all_of)
+        return Padded(environment, width, max(facts.actions for facts in all_of))
 
     def built_as(self, task: TaskSpec) -> Json:
-        """Name, arguments and time limit."""
-        return [task.settings[name] for name in ("environment", "kwargs", "max_episode_steps")]
+        """Name, arguments, wrappers and time limit."""
+        names = ("environment", "kwargs", "wrappers", "max_episode_steps")
+        return [task.settings[name] for name in names]
 
     def build(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
         """The task's environments, in this process."""
-        return _facts(task).build(num_envs, self.form)
+        return self._sized(_facts(task)).build(num_envs, self.form)
 
     def largest_return(self, task: TaskSpec) -> float:
         """As the task says, or the environment."""
@@ -120,7 +165,7 @@ class Environments(EnvironmentStream):
             facts = _facts(task)
         except ValueError as error:
             named = f"cannot construct {task.settings['environment']!r}: {error}"
-            allowed = "give an id of gymnasium or module:Class, and kwargs that fit"
+            allowed = "give an id of gymnasium or module:Class, and kwargs and wrappers that fit"
             return [Problem(f"{path}.environment", named, allowed)]
         found = facts.problems(f"{path}.environment")
         ends = {
@@ -141,6 +186,9 @@ class Environments(EnvironmentStream):
         """Tasks that one model cannot play beside the first."""
         first, *others = self.tasks()
         wanted = _read_as(_facts(first))
+        if self.config.pad:
+            yield from self._unpadded(path)
+            return
         for task in others:
             if _read_as(_facts(task)) != wanted:
                 shape, actions, forms = _read_as(_facts(task))
@@ -148,7 +196,19 @@ class Environments(EnvironmentStream):
                     f"{path}.tasks.{task.index}.environment",
                     f"observed as {shape} {forms[0]} with {actions} actions, task {first.name!r} "
                     f"as {wanted[0]} {wanted[2][0]} with {wanted[1]}",
-                    "all tasks of a stream share one model",
+                    "all tasks of a stream share one model: set pad = true for vectors of "
+                    "different sizes, or give wrappers that make them alike",
+                )
+
+    def _unpadded(self, path: str) -> Iterator[Problem]:
+        """Tasks that are no vectors, so that nothing can stand behind them."""
+        for task in self.tasks():
+            shape, _, forms = _read_as(_facts(task))
+            if len(shape) != 1 or forms != ("dense",):
+                yield Problem(
+                    f"{path}.tasks.{task.index}.environment",
+                    f"observed as {shape} {forms[0]}, with pad = true",
+                    "only vectors are padded: give the wrapper flatten, or leave pad out",
                 )
 
 
@@ -159,14 +219,15 @@ def _read_as(facts: Environment) -> tuple[tuple[int, ...], int, tuple[str, ...]]
 def _facts(task: TaskSpec) -> Environment:
     """Raises ValueError where the task's environment cannot be constructed."""
     settings = task.settings
-    arguments = json.dumps(settings["kwargs"], sort_keys=True)
-    return _known(settings["environment"], arguments, settings["max_episode_steps"])
+    made = json.dumps([settings["kwargs"], settings["wrappers"]], sort_keys=True)
+    return _known(settings["environment"], made, settings["max_episode_steps"])
 
 
 @functools.cache
-def _known(name: str, arguments: str, max_episode_steps: int | None) -> Environment:
+def _known(name: str, made: str, max_episode_steps: int | None) -> Environment:
     from workers.rl.environments.gymnasium import environment
 
-    if name in ENVIRONMENTS and arguments == "{}" and max_episode_steps is None:
+    kwargs, wrappers = json.loads(made)
+    if name in ENVIRONMENTS and not kwargs and not wrappers and max_episode_steps is None:
         return ENVIRONMENTS[name]()
-    return environment(name, json.loads(arguments), max_episode_steps)
+    return environment(name, kwargs, max_episode_steps, wrappers)
