@@ -147,7 +147,8 @@ def passage(read: Json) -> bytes:
 
 
 def methods(report: Json) -> bytes:
-    """Mean score over tasks seen, over stages learnt: a line per method, a band over its seeds."""
+    """Mean score over tasks seen, over stages learnt: a line per method, a band over its seeds.
+    Lanes that learn each task alone have no such curve."""
     figure, (axes,) = canvas(7.2, 3.6)
     groups: dict[str, list[list[float]]] = {}
     for lane in report["lanes"]:
@@ -156,7 +157,7 @@ def methods(report: Json) -> bytes:
             for i, row in enumerate(lane["matrix"])
             if None not in row and (learnt := sum(at <= i for at in lane["learnt_after"]))
         ]
-        if curve:
+        if curve and lane["course"] != "alone":
             label = lane["lane"].removesuffix(f"-s{lane['seed']}")
             groups.setdefault(label, []).append(curve)
     colours = lane_colours([(label, label) for label in groups])
