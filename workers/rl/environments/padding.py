@@ -27,7 +27,8 @@ class Padded(Environment):
 
     def build(self, num_envs: int, form: str = "dense") -> BatchedEnvironment:
         """``num_envs`` of it."""
-        return PaddedBatch(self.inner.build(num_envs, form), *self.observation_shape, self.actions)
+        (width,) = self.observation_shape
+        return PaddedBatch(self.inner.build(num_envs, form), width, self.actions)
 
 
 class PaddedBatch(BatchedEnvironment):
@@ -51,8 +52,8 @@ class PaddedBatch(BatchedEnvironment):
 
     def step(self, actions: NDArray[np.integer]) -> Steps:
         """``actions`` [N] below ``self.actions``."""
-        seen, *rest = self.inner.step(actions % self.inner.actions)
-        return self._widened(seen), *rest
+        seen, rewards, terminated, truncated = self.inner.step(actions % self.inner.actions)
+        return self._widened(seen), rewards, terminated, truncated
 
     def renew(self, indices: NDArray[np.integer]) -> Observations:
         """float32 [N, width]."""
