@@ -30,7 +30,7 @@ class DriftDetector(Triggered):
         kind: str = "drift_detector"
         signal: str = "loss"
         """Name of any signal, ``usage_entropy`` included."""
-        detector: Any = choice(DETECTORS, "adwin")
+        detector: Any = choice(DETECTORS, "jump")
         """What looks at it."""
         direction: Literal["up", "down", "any"] = "up"
         """Which way the signal must have changed."""

@@ -1,4 +1,4 @@
-"""Growth where gradients grow and agree: there is something new to learn."""
+"""Growth where gradients grow: there is something new to learn."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ NORM, COHERENCE = "gradient_norm", "gradient_coherence"
 
 
 class GradientDrift(Triggered):
-    """Grows where the gradient is much larger than it was and points one way from step to step.
+    """Grows where the gradient is much larger than it was, and points one way if that is asked.
 
     Evidence where ``z(ln |g|) > z`` against the exponential mean and variance of the intervals
-    before, and the mean cosine between the interval's gradients is above ``coherence``: noise makes
-    gradients larger too, but lets them point anywhere. Remembers mean, variance and count.
+    before and, with ``coherence``, the mean cosine between the interval's gradients is above it:
+    noise makes gradients larger too, but lets them point anywhere. Of few steps that cosine is
+    noise itself, so it is not asked for by default. Remembers mean, variance and count.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class GradientDrift(Triggered):
         kind: str = "gradient_drift"
         z: float = 3.0
         """Standard deviations of the logarithm of the gradient's norm."""
-        coherence: float = 0.1
-        """Mean cosine between gradients of the interval, -1 to 1."""
+        coherence: float | None = None
+        """Least mean cosine between gradients of the interval, -1 to 1; None = any."""
         decay: float = 0.9
         """How slowly mean and variance follow, 0 to below 1."""
         warmup: int = 8
@@ -46,7 +47,7 @@ class GradientDrift(Triggered):
 
         @property
         def watched(self) -> tuple[str, ...]:
-            return NORM, COHERENCE
+            return (NORM,) if self.coherence is None else (NORM, COHERENCE)
 
     config: Config
 
@@ -57,6 +58,9 @@ class GradientDrift(Triggered):
         z, told = deviation(math.log(norm), memory, self.config.decay)
         if told[2] <= self.config.warmup or z <= self.config.z:
             return None, told
-        if alike is None or alike <= self.config.coherence:
-            return None, told
-        return Evidence("gradients drift", {"z": z, NORM: norm, COHERENCE: alike}), told
+        figures = {"z": z, NORM: norm}
+        if self.config.coherence is not None:
+            if alike is None or alike <= self.config.coherence:
+                return None, told
+            figures[COHERENCE] = alike
+        return Evidence("gradients drift", figures), told

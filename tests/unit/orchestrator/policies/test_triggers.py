@@ -216,7 +216,10 @@ def test_gradients_must_grow_and_agree() -> None:
         late = {"signals": {"gradient_norm": norm, "gradient_coherence": coherence}}
         return [*calm, late, *calm[:4]]
 
-    one = made("gradient_drift", max_experts=4, cooldown=30)
+    plain = made("gradient_drift", max_experts=4, cooldown=30)
+    assert [at for at, _ in asked(plain, rows(3.0, 0.01))[0]] == [21], "any direction"
+    assert plain.watches == ("gradient_norm",)
+    one = made("gradient_drift", coherence=0.1, max_experts=4, cooldown=30)
     ((at, edit),) = asked(one, rows(3.0, 0.6))[0]
     assert at == 21
     assert edit.cause.figures["gradient_norm"] == 3.0
