@@ -40,7 +40,7 @@ class PackNet(Method):
         """How much is pruned, and how long what is left is trained."""
 
         kind: str = "packnet"
-        prune: float = 0.5
+        prune: float = 0.75
         """Share of a stage's weights that it gives back; above 0 and below 1."""
         retrain: float = 0.33
         """Share of a stage's steps that come after pruning; 0 to below 1."""

@@ -35,7 +35,7 @@ class SI(QuadraticPenalty):
         """Strength and damping."""
 
         kind: str = "si"
-        strength: float = 1.0
+        strength: float = 1000.0
         """Weight of the penalty."""
         damping: float = 0.1
         """xi: keeps importance finite where a parameter hardly moved; must be positive."""

@@ -30,7 +30,7 @@ def lane(**changes: Any) -> Any:
         "stream": KNOWN,
         "model": {"head": {"kind": "mlp", "hidden": [24]}},
         "training": {"steps": 12, "intervals": 3, "batch": 20},
-        "lanes": [{"method": {"kind": "packnet"}}],
+        "lanes": [{"method": {"kind": "packnet", "prune": 0.5}}],
     }
     return {**raw, **changes}
 
@@ -77,7 +77,7 @@ def test_weights_and_answers_of_a_task_are_the_same_bits_after_later_ones() -> N
 
 
 def test_half_of_what_learnt_is_given_back_as_zeros() -> None:
-    method, model = build("packnet", retrain=0.0), net()
+    method, model = build("packnet", prune=0.5, retrain=0.0), net()
     before = values(model)
     stage(method, model, 0)
     owner = {name: known["owner"] for name, _, known in method.known}
