@@ -1,13 +1,15 @@
 """Table of a study: what the lanes of a run came to, mean over seeds with 95 % intervals.
 
-    python benchmarks/study.py RUN [--against WORD] [--json]
+    python benchmarks/study.py RUN [--against WORD] [--of COLUMN] [--columns A,B] [--json]
 
 A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
 are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
 training score is 95 % of the last interval's), parameters, and diagnostics as mean over layers
-(``active_flops``: the sum). Of a stream of several tasks also the score in training at the end of
-the last stage, its mean over stages, its change from the first to the last, its least-squares slope
-over stages and the mean of the last three over that of the first three; seconds of training.
+(``active_flops``: the sum). Of a stream of several tasks also metrics of the whole matrix, kilobytes
+of the method's state, the score in training at the end of the last stage, its mean over stages, its
+change from the first to the last, its least-squares slope over stages and the mean of the last
+three over that of the first three. Seconds of training are those of the workers' intervals; a stage
+that lanes share counts for each.
 ``--against WORD``: differences of ``--of`` (a column, ``score`` if absent) to the row of the same
 group whose variant is WORD, seed by seed. Half widths by Student's t.
 """
@@ -41,11 +43,25 @@ OF_LAYERS = {
 """Diagnostic -> column: mean over layers."""
 OF_STREAM = {"train.slope": "slope in training", "train.ratio": "ratio in training"}
 """Figure of ``trainability`` -> column."""
-SCORES = ("score", "in training", "mean in training", "kept in training", *OF_STREAM.values())
+OF_MATRIX = {
+    "acc.final": "accuracy",
+    "forgetting.max": "forgetting",
+    "learning_accuracy": "learning accuracy",
+}
+"""Metric of the matrix of a stream of several tasks -> column."""
+SCORES = (
+    "score",
+    *OF_MATRIX.values(),
+    "in training",
+    "mean in training",
+    "kept in training",
+    *OF_STREAM.values(),
+)
 FINE = {*SCORES, "dormant", "dormant at 0.1"}
 """Columns told to four digits."""
 COLUMNS = (
     *SCORES,
+    "method kB",
     "perplexity",
     "steps to 95 %",
     "kparameters",
@@ -93,7 +109,6 @@ def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dic
         "score": lane["matrix"][-1][stage["index"]],
         "steps to 95 %": steps_to(scores),
         "kparameters": parameters / 1000,
-        "seconds": sum(stage["seconds"] for stage in lane["stages"]),
     }
     over = lane["trainability"]
     found |= {column: over[name] for name, column in OF_STREAM.items() if name in over}
@@ -109,6 +124,20 @@ def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dic
     return found
 
 
+def of_stream(lane: Any) -> dict[str, float]:
+    """Column -> value of one lane over several tasks: metrics of its matrix, and kilobytes of its
+    method's state in the last checkpoint, if that is still there."""
+    if len(lane["stages"]) < 2:
+        return {}
+    found = {column: lane["metrics"][metric] for metric, column in OF_MATRIX.items()}
+    folder = Path(lane["stages"][-1]["checkpoint"]["uri"].removeprefix("file://"))
+    state = folder / "method.safetensors"
+    if state.is_file():
+        names = int.from_bytes(state.read_bytes()[:8], "little")  # bytes of the format's header
+        found["method kB"] = (state.stat().st_size - 8 - names) / 1000
+    return found
+
+
 def study(run: str) -> dict[str, Row]:
     """Lane without its seed -> its row."""
     from orchestrator.core.events import IntervalDone, LaneOpened
@@ -119,12 +148,14 @@ def study(run: str) -> dict[str, Row]:
     scores: dict[str, dict[str, dict[int, tuple[int, float]]]] = defaultdict(
         lambda: defaultdict(dict)
     )
+    seconds: dict[str, dict[int, float]] = defaultdict(dict)
     parameters: dict[str, int] = {}
     for record, _ in read(open_folder(run).path / JOURNAL_FILE):
         event = record.event
         if isinstance(event, IntervalDone):
             done = event.report
             scores[event.lane][done.stage][done.n] = done.steps, done.signals["train_score"]
+            seconds[done.stage][done.n] = done.seconds
         elif isinstance(event, LaneOpened):
             parameters[event.lane] = event.report.shape.parameters
     rows: dict[str, Row] = defaultdict(lambda: defaultdict(dict))
@@ -138,6 +169,8 @@ def study(run: str) -> dict[str, Row]:
         courses = [list(scores[owner[s["id"]]][s["id"]].values()) for s in lane["stages"]]
         found = measured(lane, courses[-1], parameters[name])
         found |= trained([course[-1][1] for course in courses if course])
+        found |= of_stream(lane)
+        found["seconds"] = sum(sum(seconds[s["id"]].values()) for s in lane["stages"])
         for column, value in found.items():
             rows[name.removesuffix(f"-s{lane['seed']}")][column][lane["seed"]] = value
     return rows
@@ -161,6 +194,7 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--against", default=None)
     parser.add_argument("--of", default="score")
+    parser.add_argument("--columns", default="", help="of the table, with commas; all if absent")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     rows = study(given.run)
@@ -168,7 +202,8 @@ def main() -> None:
     if given.json:
         print(json.dumps({"rows": rows, "differences": against}))
         return
-    names = [column for column in COLUMNS if any(column in row for row in rows.values())]
+    wanted = given.columns.split(",") if given.columns else COLUMNS
+    names = [column for column in wanted if any(column in row for row in rows.values())]
     more = [] if given.against is None else [f"{given.of} less {given.against}"]
     print(f"| lane | {' | '.join([*names, *more])} |\n|---|{'---|' * len([*names, *more])}")
     for lane, row in rows.items():

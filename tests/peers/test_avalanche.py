@@ -176,8 +176,8 @@ def test_si() -> None:
 
 
 def test_lwf() -> None:
-    """The same gradient; the loss is a Kullback-Leibler divergence there, a cross entropy here: they
-    differ by the entropy of the old model's answers."""
+    """The same gradient; the loss is a Kullback-Leibler divergence there, a cross entropy here:
+    they differ by the entropy of the old model's answers."""
     from avalanche.training.regularization import LearningWithoutForgetting
 
     model, method = net(), build("lwf", weight=1.5, temperature=2.0)
