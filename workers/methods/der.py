@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.contract import LaneSettings
 from workers.methods.base import MethodContext
 from workers.methods.memory import Columns
 from workers.methods.online import Online, Targets, joined, weights
+from workers.tables import Problem
 
 
 class Der(Online):
@@ -42,6 +45,15 @@ class Der(Online):
             for name in ("alpha", "beta"):
                 if getattr(self, name) < 0:
                     raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+        def problems(self, lane: LaneSettings) -> list[Problem]:
+            """Outputs of every token are too many to remember."""
+            found = Online.Config.problems(self, lane)
+            if lane.tokens:
+                numbers = math.prod(lane.input_shape) * lane.outputs
+                told = f"remembers {numbers:,} outputs of each window of tokens"
+                found.append(Problem("kind", told, "use method replay with streams of texts"))
+            return found
 
     config: Der.Config
 

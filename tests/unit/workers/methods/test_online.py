@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from orchestrator.config.file import ConfigError
+from tests.fakes import tiny
 from tests.methods import NOTHING, build, numbered, over
+from tests.tokens import text_lane, write_texts
 from workers.methods import METHODS
 from workers.methods.base import MethodContext
 from workers.parsing import choose
@@ -194,3 +198,16 @@ def test_what_is_kept_is_the_storage_s_choice(storage: str) -> None:
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
     problems = choose(METHODS, settings, "method")[2]
     assert told in str(problems[0])
+
+
+def test_what_does_not_fit_the_stream_is_refused(tmp_path: Path) -> None:
+    """Outputs of every token, and classes of targets that have none."""
+    write_texts(tmp_path)
+    lanes = [{"method": kind} for kind in ("der", "er_ace")]
+    lanes.append({"name": "balanced", "method": {"kind": "replay", "storage": "class_balanced"}})
+    with pytest.raises(ConfigError) as caught:
+        tiny(**text_lane(tmp_path, policies={}, lanes=lanes))
+    told = [problem.found for problem in caught.value.problems]
+    assert "outputs of each window of tokens" in told[0]
+    assert told[1] == "method 'er_ace' tells classes apart, objective 'language_modelling' has none"
+    assert told[2].startswith("buffer 'class_balanced' tells classes apart")
