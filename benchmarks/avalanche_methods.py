@@ -132,7 +132,8 @@ def online_ewc(lane: Lane) -> Any:
 
 
 def si(lane: Lane) -> Any:
-    """Path integrals of the loss with its penalty, times 0.0015; importance cut at 0.001."""
+    """Path integrals of the loss with its penalty, times 0.0015; importance cut at 0.001. On a CPU
+    the weights that it compares are the live ones: no path, no importance, plain training."""
     from avalanche.training.plugins import SynapticIntelligencePlugin
 
     method = lane.method

@@ -5,11 +5,11 @@
 A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
 are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
 training score is 95 % of the last interval's), parameters, and diagnostics as mean over layers
-(``active_flops``: the sum). Of a stream of several tasks also metrics of the whole matrix, kilobytes
-of the method's state, the score in training at the end of the last stage, its mean over stages, its
-change from the first to the last, its least-squares slope over stages and the mean of the last
-three over that of the first three. Seconds of training are those of the workers' intervals; a stage
-that lanes share counts for each.
+(``active_flops``: the sum). Of a stream of several tasks also metrics of the whole matrix, the
+kilobytes of the method's state, the score in training at the end of the last stage, its mean over
+stages, its change from the first to the last, its least-squares slope over stages and the mean of
+the last three over that of the first three. Seconds of training are those of the workers'
+intervals; a stage that lanes share counts for each.
 ``--against WORD``: differences of ``--of`` (a column, ``score`` if absent) to the row of the same
 group whose variant is WORD, seed by seed. Half widths by Student's t.
 """
