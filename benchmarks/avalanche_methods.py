@@ -183,7 +183,7 @@ SHUFFLED = frozenset({"joint", "replay", "gdumb", "icarl"})
 
 def trained(config: Any, samples: int | None) -> dict[str, float]:
     """A lane's scores after the whole stream, by name of the metric."""
-    from avalanche.benchmarks import benchmark_from_datasets
+    from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline
     from avalanche.benchmarks.utils import _make_taskaware_tensor_classification_dataset as tensors
 
     from orchestrator.core.transitions import stage_spec
@@ -219,7 +219,7 @@ def trained(config: Any, samples: int | None) -> dict[str, float]:
     lane = Lane(model, config.sections["method"], build_optimizer(training, model), common)
     strategy = STRATEGIES[kind](lane)
     matrix = []
-    for experience in benchmark_from_datasets(train=parts).train_stream:
+    for experience in with_classes_timeline(benchmark_from_datasets(train=parts)).train_stream:
         strategy.train(experience, shuffle=kind in SHUFFLED)
         matrix.append([accuracy(strategy.model, test) for test in tests])
     return summarise(matrix)
