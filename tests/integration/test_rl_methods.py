@@ -97,6 +97,33 @@ def test_a_method_sees_every_step_and_edit_and_its_state_travels(trainer, tmp_pa
     other.close()
 
 
+def test_synaptic_intelligence_follows_an_agent_through_growth_and_a_restart(trainer, tmp_path):
+    spec = lane(TOY, NARROW)
+    method = {"kind": "si", "strength": 1.0, "damping": 0.1}
+    spec = replace(spec, method="si", settings={**spec.settings, "method": method})
+    trainer.open(spec, None)
+    trainer.start(stage(spec))
+    trainer.run_interval(1)
+    trainer.apply(grow(spec, 2))
+    trainer.run_interval(2, 1)
+    ref = trainer.save(str(tmp_path / "c"), 1)
+    trainer.close()
+    other = RLTrainer()
+    other.open(spec, ref)
+    before = other._open_algorithm.export()
+    assert not before.method["actor.weight/importance"].any()
+    assert before.method["actor.weight/path"].any()
+    other.start(stage(spec, 1))
+    other.run_interval(1, 1)
+    after = other._open_algorithm.export()
+    other.close()
+    known = {name.rpartition("/")[0] for name in after.method if name != "stage"}
+    assert known <= set(after.model)
+    assert any(".experts.1." in name for name in known), "born in the first stage"
+    assert torch.equal(after.method["actor.weight/anchor"], before.model["actor.weight"])
+    assert after.method["actor.weight/importance"].max() > 0
+
+
 def test_auxiliary_losses_are_followed_and_told_by_name(trainer):
     losses = [{"kind": "balance", "weight": 0.5}]
     _, layer = checked(LAYERS, {"kind": "moe", "losses": losses})
