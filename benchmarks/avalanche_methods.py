@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -209,7 +210,7 @@ def trained(config: Any, samples: int | None) -> dict[str, float]:
         order = Batches(len(train), training.batch, derive_seed(stage.seed, "order"))
         index = torch.cat([order.next() for _ in range(order.per_epoch)])
         x, y = train.x[index], train.y[index]
-        parts.append(tensors(x, y, targets=y.tolist(), task_labels=[0] * len(y)))
+        parts.append(tensors(x, y, targets=y.tolist(), task_labels=0))
         tests.append(data.test)
     model = build_model(spec, stream)
     epochs = 1 if training.epochs is None else int(training.epochs)
@@ -219,7 +220,14 @@ def trained(config: Any, samples: int | None) -> dict[str, float]:
     lane = Lane(model, config.sections["method"], build_optimizer(training, model), common)
     strategy = STRATEGIES[kind](lane)
     matrix = []
+    classes = [sorted(set(part.targets)) for part in parts]
+    # iCaRL asks the experience for facts that only class-incremental scenarios tell it.
+    told = SimpleNamespace(
+        n_classes_per_exp=[len(own) for own in classes],
+        classes_order=[label for own in classes for label in own],
+    )
     for experience in with_classes_timeline(benchmark_from_datasets(train=parts)).train_stream:
+        experience.benchmark = told
         strategy.train(experience, shuffle=kind in SHUFFLED)
         matrix.append([accuracy(strategy.model, test) for test in tests])
     return summarise(matrix)
@@ -247,8 +255,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    configs = load(ROOT / "configs" / "methods.toml").lanes
+    known = {config.name.removesuffix(f"-s{config.seed}") for config in configs}
+    if unknown := set(given.lanes) - known:
+        parser.error(f"no lanes {sorted(unknown)}; there are: {', '.join(sorted(known))}")
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for config in load(ROOT / "configs" / "methods.toml").lanes:
+    for config in configs:
         name = config.name.removesuffix(f"-s{config.seed}")
         stream, kind = config.sections["stream"], config.sections["method"].kind
         if (given.lanes and name not in given.lanes) or kind not in STRATEGIES or stream.task_known:
