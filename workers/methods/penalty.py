@@ -12,11 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import EditReport
+from workers.contract import EditReport, InputError
 from workers.methods.base import Method, MethodContext
 from workers.methods.parameters import PerParameter
 from workers.supervised.objectives import Objective
 from workers.supervised.precision import precise
+
+
+def check_finite(values: Tensor, context: MethodContext, what: str) -> None:
+    """Raise InputError where the model diverged under a penalty; ``what`` the values are."""
+    if not values.isfinite().all():
+        raise InputError(
+            f"task {context.stage.task.name!r}: {what} are not finite, the model has diverged; "
+            "lower method.strength or the learning rate: their product with the importance of a "
+            "parameter must stay below 2 for plain gradient steps"
+        )
 
 
 class QuadraticPenalty(Method):

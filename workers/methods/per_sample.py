@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from workers.contract import InputError, derive_seed
+from workers.contract import derive_seed
 from workers.evaluation import places
 from workers.methods.base import MethodContext
+from workers.methods.penalty import check_finite
 from workers.moe.stepping import telling
 
 Scalar = Callable[[Tensor, Tensor], Tensor]
@@ -37,22 +38,13 @@ def mean_over_samples(
     with _differentiable(model), telling(model, domain_N):
         for x, y in zip(few.x.split(1), few.y.split(1), strict=True):
             outputs = model(x.to(context.device))
-            _check_finite(outputs, context)
+            check_finite(outputs, context, "outputs at its end")
             value = scalar(outputs, y.to(context.device))
             found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
                     total += of(gradient.float())
     return {name: total.div_(len(few)) for name, total in sums.items()}
-
-
-def _check_finite(outputs: Tensor, context: MethodContext) -> None:
-    if not outputs.isfinite().all():
-        raise InputError(
-            f"task {context.stage.task.name!r}: outputs at its end are not finite, the model has "
-            "diverged; lower method.strength or the learning rate: their product with the "
-            "importance of a parameter must stay below 2 for plain gradient steps"
-        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workers.contract import EditReport
 from workers.methods.base import MethodContext
-from workers.methods.penalty import QuadraticPenalty
+from workers.methods.penalty import QuadraticPenalty, check_finite
 from workers.supervised.objectives import Objective
 from workers.supervised.precision import precise
 
@@ -100,6 +100,7 @@ class SI(QuadraticPenalty):
         """A stage begins: what the last one's path says becomes importance."""
         for _, parameter, known in self.known:
             value = precise(context.optimizer, parameter)
+            check_finite(value, context, "parameters at its start")
             moved = value - known["anchor"]
             gained = known["path"].clamp_min(0.0) / (moved.square() + self.config.damping)
             known["importance"] += gained

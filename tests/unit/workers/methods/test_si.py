@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.unit.workers.methods.contexts import around, build
+from workers.contract import InputError
 from workers.methods import METHODS
 from workers.methods.penalty import QuadraticPenalty
 from workers.parsing import choose
@@ -49,6 +50,16 @@ def test_the_path_integral_is_each_parameter_s_share_of_the_fall() -> None:
     left = (1 - rate * a) ** 2
     exact = rate * a.square() * before.double().square() * (1 - left**500) / (1 - left)
     assert torch.allclose(path.double(), exact, rtol=1e-4)
+
+
+def test_a_model_that_diverged_is_told_at_the_next_task() -> None:
+    """It ran on with parameters that are no numbers."""
+    method, model = build("si"), quadratic()
+    train(method, model, 3)
+    with torch.no_grad():
+        model.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"diverged; lower method\.strength"):
+        train(method, model, 1, stage=1)
 
 
 def test_a_task_s_end_makes_importance_of_it() -> None:
