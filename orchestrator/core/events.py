@@ -382,6 +382,11 @@ def mark(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
+def follows(text: bytes, after: str) -> bool:
+    """Whether a line of the journal says that it comes after the line with this mark."""
+    return text.startswith(f'{{"after":"{after}"'.encode())
+
+
 def chained(records: Iterable[Record], after: str = "") -> tuple[bytes, str]:
     """The records as lines of a journal that follow the line marked ``after``; the last's mark."""
     lines = []

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, chained, mark
+from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, chained, follows, mark
 from workers.contract import InputError
 
 JOURNAL_FILE = "journal.jsonl"
@@ -125,17 +125,16 @@ def read(path: Path, offset: int = 0, after: str | None = None) -> Iterator[tupl
         for text in file:
             if offset == 0:
                 _check_format(path, text)
-            told = _told(text)
-            if told is None:
-                if any(_told(later) is not None for later in file):
-                    raise _damaged(path, offset, "is not a journal record")
+            if not text.endswith(b"\n"):
                 return
             try:
                 record = RECORD.validate_json(text)
             except ValidationError as error:
+                if _told(text) is None and all(_told(later) is None for later in file):
+                    return
                 found = f"is not a journal record ({error.errors()[0]['msg']})"
                 raise _damaged(path, offset, found) from error
-            if after is not None and told.get("after") != after:
+            if after is not None and not follows(text, after):
                 raise _damaged(path, offset, "does not follow the record before it")
             offset, after = offset + len(text), mark(text)
             yield record, offset

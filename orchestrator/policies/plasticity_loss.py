@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import linear_regression
 
 from orchestrator.policies.base import View
 from orchestrator.policies.growing import Evidence, Triggered
@@ -88,6 +89,4 @@ class PlasticityLoss(Triggered):
 
 def slope(values: list[float]) -> float:
     """Least-squares slope of the values over 0, 1, 2, ..."""
-    centre = (len(values) - 1) / 2
-    spread = sum((i - centre) ** 2 for i in range(len(values)))
-    return sum((i - centre) * value for i, value in enumerate(values)) / spread
+    return linear_regression(range(len(values)), values).slope

@@ -8,6 +8,7 @@ incompatible formulas under the same word ("forgetting" has five), hence one nam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import linear_regression
 
 Matrix = Sequence[Sequence[float]]
 """Rows = stages in order, columns = tasks in order; square for a finished stream."""
@@ -26,9 +27,7 @@ def slope(values: Sequence[float]) -> float | None:
     """Least-squares slope of values over 0, 1, 2, ...; None for fewer than two."""
     if len(values) < 2:
         return None
-    centre = (len(values) - 1) / 2
-    spread = sum((i - centre) ** 2 for i in range(len(values)))
-    return sum((i - centre) * value for i, value in enumerate(values)) / spread
+    return linear_regression(range(len(values)), values).slope
 
 
 def acc_final(R: Matrix, b: Sequence[float] = ()) -> float | None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import LaneSettings, derive_seed
+from workers.contract import derive_seed
 from workers.evaluation import places
 from workers.methods.base import Method, MethodContext
-from workers.methods.buffers import BUFFERS
-from workers.methods.memory import Memory, buffer_problems, classes_of
+from workers.methods.memory import Memory, MemoryConfig, classes_of
 from workers.moe.stepping import telling
 from workers.supervised.objectives import Objective
-from workers.tables import Problem, choice
 
 
 class AGEM(Method):
@@ -31,25 +28,12 @@ class AGEM(Method):
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Method.Config):
+    class Config(MemoryConfig):
         """Settings of the memory."""
 
         kind: str = "agem"
-        buffer: int = 500
-        """Samples remembered over the whole stream."""
         batch: int = 128
         """Remembered samples that g_ref is taken on."""
-        storage: Any = choice(BUFFERS, "reservoir")
-        """Which samples are remembered."""
-
-        def __post_init__(self) -> None:
-            for name in ("buffer", "batch"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1")
-
-        def problems(self, lane: LaneSettings) -> list[Problem]:
-            """A buffer that is balanced over classes needs some."""
-            return buffer_problems(lane, self.storage)
 
     config: AGEM.Config
     plain_start = True

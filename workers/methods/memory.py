@@ -6,16 +6,18 @@ Knows tensors and buffers; nothing of models and stages. Letters: N samples offe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.contract import LaneSettings
+from workers.methods.base import Method
 from workers.methods.buffers import BUFFERS, Buffer
 from workers.streams import Part
 from workers.supervised.objectives import Objective
-from workers.tables import Problem, construct, lookup
+from workers.tables import Problem, choice, construct, lookup
 
 Columns = dict[str, Tensor]
 """What is kept of samples, by name: each [n, ...], on the CPU."""
@@ -105,3 +107,24 @@ def buffer_problems(lane: LaneSettings, buffer: Any) -> list[Problem]:
     if isinstance(cls, Problem) or not cls.needs_classes:  # type: ignore[attr-defined]
         return []
     return needs_classes(lane, "storage", f"buffer {buffer.kind!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig(Method.Config):
+    """Settings of methods that draw from a memory of samples."""
+
+    buffer: int = 500
+    """Samples remembered over the whole stream."""
+    batch: int = 64
+    """Remembered samples of each draw."""
+    storage: Any = choice(BUFFERS, "reservoir")
+    """Which samples are remembered."""
+
+    def __post_init__(self) -> None:
+        for name in ("buffer", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+
+    def problems(self, lane: LaneSettings) -> list[Problem]:
+        """A buffer that is balanced over classes needs some."""
+        return buffer_problems(lane, self.storage)

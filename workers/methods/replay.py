@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import LaneSettings, derive_seed
+from workers.contract import derive_seed
 from workers.methods.base import Batch, Method, MethodContext
-from workers.methods.buffers import BUFFERS
-from workers.methods.memory import Memory, buffer_problems, classes_of, rows_of
+from workers.methods.memory import Memory, MemoryConfig, classes_of, rows_of
 from workers.supervised.objectives import Objective
-from workers.tables import Problem, choice
 
 
 class Replay(Method):
@@ -28,25 +25,12 @@ class Replay(Method):
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config(Method.Config):
+    class Config(MemoryConfig):
         """Settings of the buffer."""
 
         kind: str = "replay"
-        buffer: int = 500
-        """Samples remembered over the whole stream."""
         batch: int = 64
         """Remembered samples added to each incoming batch."""
-        storage: Any = choice(BUFFERS, "reservoir")
-        """Which samples are remembered."""
-
-        def __post_init__(self) -> None:
-            for name in ("buffer", "batch"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} must be at least 1")
-
-        def problems(self, lane: LaneSettings) -> list[Problem]:
-            """A buffer that is balanced over classes needs some."""
-            return buffer_problems(lane, self.storage)
 
     config: Replay.Config
     mixes = plain_start = True

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workers.contract import TaskSpec, derive_seed, domains_of
 from workers.streams.data import Part, TaskData
-from workers.streams.discovery import DISCOVERIES, Discovery, adjusted_rand
+from workers.streams.discovery import DISCOVERIES, Discovery
 from workers.streams.sampling import spread, strata
 from workers.streams.wrapped import Wrapped
 from workers.tables import choice, construct
@@ -63,6 +63,8 @@ class Discovered(Wrapped):
         return self.inner.ordered
 
     def load(self, task: TaskSpec) -> TaskData:
+        from sklearn.metrics import adjusted_rand_score
+
         inner = self.inner.data(self.inside(task))
         self._learn(task.index)
         true, found = (torch.cat(two) for two in zip(*self._trained[: task.index + 1], strict=True))
@@ -74,7 +76,7 @@ class Discovered(Wrapped):
             test=held["test"],
             source=f"{inner.source}, domains by {self.config.by.kind}",
         )
-        return replace(made, notes={"adjusted_rand": f"{adjusted_rand(true, found):.4f}"})
+        return replace(made, notes={"adjusted_rand": f"{adjusted_rand_score(true, found):.4f}"})
 
     def held_out(self, task: TaskSpec) -> dict[str, Part | None]:
         self._learn(task.index)

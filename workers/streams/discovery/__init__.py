@@ -1,6 +1,6 @@
 """Where domains come from that nobody has labelled, by name."""
 
-from workers.streams.discovery.base import Discovery, adjusted_rand
+from workers.streams.discovery.base import Discovery
 from workers.streams.discovery.corrupted import Corrupted
 from workers.streams.discovery.dp_means import DPMeans
 from workers.streams.discovery.kmeans import KMeans
@@ -12,4 +12,4 @@ DISCOVERIES: dict[str, type] = {
 }
 """Ways to find domains."""
 
-__all__ = ["DISCOVERIES", "Discovery", "adjusted_rand"]
+__all__ = ["DISCOVERIES", "Discovery"]

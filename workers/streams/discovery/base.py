@@ -5,7 +5,6 @@ Letters: N samples, D numbers of an input, K domains found at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,30 +51,3 @@ class Discovery:
     def generator(self, *parts: Any) -> torch.Generator:
         """A random generator that depends on the seed and the parts."""
         return torch.Generator().manual_seed(derive_seed(self.seed, "discovery", *parts))
-
-
-def adjusted_rand(one: Sequence[int] | Tensor, other: Sequence[int] | Tensor) -> float:
-    """Adjusted Rand index of two labellings of the same samples (Hubert and Arabie, 1985).
-
-    ``(S - E) / ((A + B) / 2 - E)``, S = sum over cells of the table of counts of ``n (n - 1) / 2``,
-    A and B the same of its rows and columns, ``E = A B / (N (N - 1) / 2)``: 1 = the same, 0 = by
-    chance. 1 where both have one label, or each sample its own, as nothing can differ there.
-    """
-    first, second = (_numbered(torch.as_tensor(labels)) for labels in (one, other))
-    columns = int(second.max()) + 1
-    cells = torch.bincount(first * columns + second, minlength=columns * (int(first.max()) + 1))
-    table = cells.reshape(-1, columns).double()
-
-    def pairs(counts: Tensor) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    both, rows, cols = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    every = pairs(table.sum().reshape(1))
-    expected = rows * cols / every if every else 0.0
-    room = (rows + cols) / 2 - expected
-    return 1.0 if room == 0.0 else (both - expected) / room
-
-
-def _numbered(labels: Tensor) -> Tensor:
-    """The labels as 0, 1, 2, ..., int64 [N]."""
-    return labels.unique(return_inverse=True)[1]

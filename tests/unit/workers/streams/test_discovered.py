@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import adjusted_rand_score as adjusted_rand
 
 from tests.doors.lane import run_lane
 from workers.contract import TaskSpec
 from workers.parsing import choose
 from workers.streams import STREAMS, Part, Stream, TaskData
-from workers.streams.discovery import adjusted_rand
 from workers.streams.discovery.dp_means import DPMeans
 
 INSIDE = "tests.unit.workers.streams.test_discovered:Places"
