@@ -101,13 +101,15 @@ def submit(
     from orchestrator import session
     from orchestrator.cluster import jobs
 
-    session.load(config, set_ or (), tracking_uri)
-    job = jobs.submission(config, set_ or (), run_dir, tracking_uri, address, wait_for_nodes)
+    checked = session.load(config, set_ or (), tracking_uri)
+    job = jobs.submission(
+        config, checked, set_ or (), run_dir, tracking_uri, address, wait_for_nodes
+    )
     print(job.command(), file=sys.stderr)
     client, job_id = jobs.submit(job)
     typer.echo(job_id)
     if not wait:
-        typer.echo(f"follow: ray job logs -f {job_id}   stop: ray job stop {job_id}", err=True)
+        typer.echo(job.hints(job_id), err=True)
         return
     status = jobs.follow(client, job_id)
     typer.echo(f"job {job_id}: {status}", err=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.config.modules import module_digests
 from orchestrator.config.run import RunConfig
 from orchestrator.core.addresses import HIDDEN, without_password
 from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from workers.contract import InputError
+
+CODE_VERSION = "GROWSTAGE_CODE_VERSION"
+"""Environment variable of a job: the version of the code that travelled without its repository."""
 
 
 def begin(
@@ -27,6 +33,7 @@ def begin(
         config_digest=config.digest,
         plan=config.plan(),
         code_version=code_version(),
+        modules=module_digests(config.plain()),
         tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
         trial=trial,
     )
@@ -37,13 +44,20 @@ def joined(cpus: float, gpus: float) -> ClusterChanged:
     return ClusterChanged(at=time.time(), cpus=cpus, gpus=gpus)
 
 
-def takeover(cpus: float, gpus: float, tracking_uri: str | None = None) -> RunResumed:
-    """The first event of a driver that goes on with a run; ``tracking_uri``: where it is shown."""
+def takeover(
+    cpus: float,
+    gpus: float,
+    tracking_uri: str | None = None,
+    modules: Mapping[str, str] | None = None,
+) -> RunResumed:
+    """The first event of a driver that goes on with a run; ``tracking_uri``: where it is shown;
+    ``modules``: digests of the user's own ones."""
     return RunResumed(
         at=time.time(),
         code_version=code_version(),
         cpus=cpus,
         gpus=gpus,
+        modules=modules or {},
         tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
     )
 
@@ -77,6 +91,23 @@ def tracking_store(run_dir: Path, named: str | None) -> str | None:
     return named_store(known, named)
 
 
+def own_code(run_dir: Path, config: RunConfig) -> dict[str, str]:
+    """Digests of the user's own modules; says which are others than when the run was last here."""
+    now, before = module_digests(config.plain()), dict[str, str]()
+    path = run_dir / JOURNAL_FILE
+    for record, _ in read(path) if path.is_file() else ():
+        if isinstance(record.event, RunStarted | RunResumed):
+            before = dict(record.event.modules)
+    changed = [name for name in sorted(now) if before.get(name, now[name]) != now[name]]
+    if changed:
+        print(
+            f"changed since this run was here last: {', '.join(changed)}; it goes on with what "
+            "stands there now, and the journal says from where",
+            file=sys.stderr,
+        )
+    return now
+
+
 def named_store(known: str | None, named: str | None) -> str | None:
     """The store named now, else the one that was written down when the work began.
 
@@ -91,13 +122,16 @@ def named_store(known: str | None, named: str | None) -> str | None:
 
 
 def code_version() -> str:
-    """Commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
+    """Commit of the source tree (``+dirty`` where it differs), else what submitted this job said of
+    it, else the distribution's version."""
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        if submitted := os.environ.get(CODE_VERSION):
+            return submitted
         from importlib.metadata import PackageNotFoundError, version
 
         try:

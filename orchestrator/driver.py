@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -158,5 +161,17 @@ def _signals_noted() -> Iterator[list[str]]:
 
 
 def resume_command(run_dir: Path | str) -> str:
-    """What to type to go on with an interrupted run."""
-    return f"growstage resume {shlex.quote(str(run_dir))}"
+    """What to type here to go on with an interrupted run, whose modules may be on the path only."""
+    path = os.environ.get("PYTHONPATH")
+    spoken = f"PYTHONPATH={shlex.quote(path)} " if path else ""
+    return f"{spoken}{own_command()} resume {shlex.quote(str(run_dir))}"
+
+
+def own_command() -> str:
+    """How this program is called here: by its name, or as it was called where that is not found."""
+    if shutil.which("growstage"):
+        return "growstage"
+    called = Path(sys.argv[0])
+    if called.name == "growstage":
+        return shlex.quote(str(called))
+    return f"{shlex.quote(sys.executable)} -m orchestrator"

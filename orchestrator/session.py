@@ -12,9 +12,11 @@ from orchestrator.beginning import (
     begin,
     check_same_config,
     joined,
+    own_code,
     takeover,
     tracking_store,
 )
+from orchestrator.cluster.jobs import KEPT, check_kept, in_job
 from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
 from orchestrator.config.merging import names_models
@@ -32,7 +34,15 @@ Place = str | Path
 
 
 def default_run_dir(config: RunConfig) -> str:
-    """``runs/<name>-<time>`` under the working folder."""
+    """``runs/<name>-<time>`` under the working folder.
+
+    Raises InputError inside a job, whose working folder is a copy that is deleted after it.
+    """
+    if in_job():
+        raise InputError(
+            f"--run-dir is missing: this job runs in Ray's copy of a folder, and what it wrote "
+            f"there would be lost with it; {KEPT}"
+        )
     return f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -62,6 +72,8 @@ def run(
     A folder that already holds this config's journal is gone on with. Raises InputError where it
     holds another config's.
     """
+    if in_job():
+        check_kept(run_dir)
     folder = open_folder(run_dir)
     started = first_record(folder.path)
     if started is not None and acted(folder.path):
@@ -118,9 +130,12 @@ def _drive(
             progress.add(record)
         connection.connect_beside(tracker.connect, address)
         make_room(config, wait_for_nodes)
+        modules = own_code(folder.path, config) if known else {}
         cpus, gpus = connection.cluster_size()
         with BackgroundTracker(tracker), progress:
-            status = driver.run(takeover(cpus, gpus, store) if known else joined(cpus, gpus))
+            status = driver.run(
+                takeover(cpus, gpus, store, modules) if known else joined(cpus, gpus)
+            )
     finally:
         connection.disconnect()
         journal.close()

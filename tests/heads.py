@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +37,14 @@ class Head:
     address: str
     env: dict[str, str]
 
+    @property
+    def token(self) -> str:
+        """What Ray wrote at the first local run."""
+        return (Path(self.env["HOME"]) / ".ray" / "auth_token").read_text()
+
     def request(self, path: str, data: bytes | None = None) -> Any:
         """What the dashboard answers (POST where there is ``data``)."""
-        token = Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text()
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {self.token}"}
         request = urllib.request.Request(f"{self.address}{path}", data, headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
@@ -57,38 +60,42 @@ class Head:
         """What `ray job stop` asks, without the seconds that command takes to start."""
         assert self.request(f"/api/jobs/{job}/stop", b"") == {"stopped": True}
 
-    def submit(self, *entrypoint: object, cwd: Path = ROOT) -> str:
-        """`ray job submit` in ``cwd``, waiting for its end; returns what was streamed."""
+    def submit(self, *entrypoint: object, cwd: Path = ROOT, status: str = "SUCCEEDED") -> str:
+        """`RAY_AUTH_MODE=token ray job submit` in ``cwd``, waiting for its end; returns what was
+        streamed."""
         where = ("--address", self.address, "--working-dir", ".")
         done = subprocess.run(
             [str(part) for part in (RAY, "job", "submit", *where, "--", *entrypoint)],
             cwd=cwd,
-            env=self.env,
+            env={**self.env, "RAY_AUTH_MODE": "token"},
             capture_output=True,
             text=True,
             timeout=420,
             check=False,
         )
         output = done.stderr + done.stdout
-        assert done.returncode == 0, output[-4000:]
+        assert (done.returncode == 0) == (status == "SUCCEEDED"), output[-4000:]
         found = re.search(r"raysubmit_\w+", output)
         assert found is not None, output
-        assert self.request(f"/api/jobs/{found.group()}")["status"] == "SUCCEEDED"
+        assert self.request(f"/api/jobs/{found.group()}")["status"] == status
         return output
 
 
 @contextmanager
-def running_head() -> Iterator[Head]:
-    """A local head with dashboard and token authentication; ended by its own process group."""
+def running_head(before: Callable[[Mapping[str, str]], None]) -> Iterator[Head]:
+    """A local head with a dashboard as a new user starts one: ``before`` it, given the environment
+    with an empty home, a first local run. Ended by its own process group."""
     folder = Path(tempfile.mkdtemp(prefix="gs", dir="/tmp"))  # short: sockets live under it
-    (folder / "token").write_text(secrets.token_hex(32))
-    env = {
-        **os.environ,
+    home = folder / "home"
+    home.mkdir()
+    (home / ".cache").symlink_to(Path.home() / ".cache")  # compiled code, which takes minutes
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    env |= {
+        "HOME": str(home),
         "PATH": os.pathsep.join([str(RAY.parent), os.environ["PATH"]]),  # the job's `python`
         "RAY_TMPDIR": str(folder),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
     }
+    before(env)
     dashboard = free_port()
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true",

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from orchestrator.cluster.jobs import in_job
 from workers.contract import InputError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -51,7 +52,7 @@ def connect(address: str | None) -> tuple[float, float]:
     source = "--address" if given else "RAY_ADDRESS"
     _check_listening(address, source)
     options["address"] = address
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    if in_job():
         del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
         ray.init(**options)

@@ -6,22 +6,41 @@ submission made again goes on where a stopped one was.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from workers.contract import InputError, RunError
+from orchestrator.beginning import CODE_VERSION, code_version
+from orchestrator.config.modules import own_modules
+from orchestrator.config.run import RunConfig
+from workers.contract import InputError, Json, RunError
 from workers.storage import is_remote
 
 ADDRESS = "http://127.0.0.1:8265"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 FINAL = ("SUCCEEDED", "FAILED", "STOPPED")
+KEPT = "give an absolute path that every node reaches, or a URI such as s3://bucket/runs/one"
+
+
+def in_job() -> bool:
+    """Whether this process is a job's driver: Ray tells it what it was submitted with."""
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def check_kept(run_dir: str | Path) -> None:
+    """Raise InputError where a job's run folder would be lost with the job."""
+    if not is_remote(str(run_dir)) and not Path(run_dir).is_absolute():
+        raise InputError(
+            f"--run-dir {run_dir}: a relative path would lie in the job's own copy of a folder; "
+            f"{KEPT}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +51,66 @@ class Submission:
     """Of the cluster's dashboard: http://HOST:PORT."""
     working_dir: str
     entrypoint: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    """The user's own modules that lie outside the working folder: packages' folders, files."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that the job sees."""
+    client: Mapping[str, str] = field(default_factory=dict)
+    """Variables that Ray's commands need here."""
+
+    @property
+    def runtime_env(self) -> Json:
+        """What travels with the job beside its working folder."""
+        travels = {"py_modules": list(self.modules)} if self.modules else {}
+        return {"env_vars": dict(self.environment), **travels}
 
     def command(self) -> str:
         """The plain command this stands for."""
-        head = ["ray", "job", "submit", "--address", self.address]
-        return shlex.join([*head, "--working-dir", self.working_dir, "--", *self.entrypoint])
+        where = ["--working-dir", self.working_dir]
+        where += ["--runtime-env-json", json.dumps(self.runtime_env)]
+        return self._ray("submit", *where, "--", *self.entrypoint)
+
+    def hints(self, job_id: str) -> str:
+        """How to follow and to stop the job."""
+        return f"follow: {self._ray('logs', '-f', job_id)}\nstop: {self._ray('stop', job_id)}"
+
+    def _ray(self, verb: str, *words: str) -> str:
+        spoken = [f"{name}={value}" for name, value in self.client.items()]
+        return shlex.join([*spoken, "ray", "job", verb, "--address", self.address, *words])
+
+
+def token_mode() -> dict[str, str]:
+    """Variables with which Ray's clients send a token that is there.
+
+    Ray writes a token at the first local run; from then on a head asks for it, and clients send
+    it only where they are told to.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return {"RAY_AUTH_MODE": "token"} if file.is_file() or "RAY_AUTH_TOKEN" in os.environ else {}
+
+
+def travelling(modules: Iterable[Path], folder: Path) -> tuple[str, ...]:
+    """Of the user's own modules those that lie outside ``folder``, as Ray takes them along: the
+    outermost package's folder of each, or its file."""
+    found = dict.fromkeys(
+        str(_outermost(file)) for file in modules if not file.is_relative_to(folder)
+    )
+    return tuple(found)
+
+
+def _outermost(file: Path) -> Path:
+    place = file
+    while (place.parent / "__init__.py").is_file():
+        place = place.parent
+    return place
 
 
 def submission(
     config: Path,
+    checked: RunConfig,
     settings: Sequence[str],
     run_dir: str | None,
     tracking_uri: str | None,
@@ -61,17 +131,20 @@ def submission(
         )
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or ADDRESS
     place = run_dir or _default_run_dir(target, where)
-    if not is_remote(place) and not Path(place).is_absolute():
-        raise InputError(
-            f"--run-dir {place}: a relative path would lie in the job's own copy of this folder; "
-            "give an absolute path that every node reaches, or a URI"
-        )
+    check_kept(place)
     line = ["python", "-m", "orchestrator", "run", str(target.relative_to(here))]
     line += ["--run-dir", place]
     line += [part for item in settings for part in ("--set", item)]
     line += ["--tracking-uri", tracking_uri] if tracking_uri else []
     line += ["--wait-for-nodes", f"{wait_for_nodes:g}"] if wait_for_nodes else []
-    return Submission(address=where, working_dir=".", entrypoint=tuple(line))
+    return Submission(
+        address=where,
+        working_dir=".",
+        entrypoint=tuple(line),
+        modules=travelling(own_modules(checked.plain()).values(), here),
+        environment={CODE_VERSION: code_version()},
+        client=token_mode(),
+    )
 
 
 def submit(job: Submission) -> tuple[Any, str]:
@@ -82,16 +155,19 @@ def submit(job: Submission) -> tuple[Any, str]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    os.environ.update(job.client)
     try:
         client = JobSubmissionClient(job.address)
         line = shlex.join(job.entrypoint)
-        job_id = client.submit_job(entrypoint=line, runtime_env={"working_dir": job.working_dir})
+        job_id = client.submit_job(
+            entrypoint=line, runtime_env={"working_dir": job.working_dir, **job.runtime_env}
+        )
     except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(
             f"--address {job.address}: the job was not taken ({first})\n  start a head with "
-            "`ray start --head`, give its dashboard's http://HOST:PORT, and where it asks for a "
-            "token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a copy of it"
+            "`ray start --head`, give its dashboard's http://HOST:PORT, and where it asks for "
+            "another token than ~/.ray/auth_token set RAY_AUTH_TOKEN_PATH to a copy of it"
         ) from error
     return client, str(job_id)
 

@@ -185,6 +185,8 @@ class RunStarted:
     plan: RunPlan
     """What the config comes to."""
     code_version: str
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """The user's own modules that the config names -> first 16 hex digits of their SHA-256."""
     tracking_uri: str | None = None
     """MLflow store that was named, without a password; None = the file beside the run folder."""
     trial: TrialRef | None = None
@@ -199,6 +201,8 @@ class RunResumed:
     code_version: str
     cpus: float
     gpus: float
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """As in RunStarted, of the code from now on."""
     tracking_uri: str | None = None
     """MLflow store from now on; as in RunStarted."""
 

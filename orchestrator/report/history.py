@@ -160,6 +160,7 @@ class RunHistory:
             "name": self.started.name,
             "config_digest": self.started.config_digest,
             "code_version": self.started.code_version,
+            "modules": dict(self.started.modules),
             "status": self.status,
             "lanes": [self.lane_json(lane) for lane in self.lanes.values()],
             "events": self.events,

@@ -36,6 +36,8 @@ class Step:
     """Ids of the models that it goes on from; several where it is made of them."""
     config_digest: str
     code_version: str
+    modules: str
+    """The user's own modules with digests of their code, ``name=digest ...``; ``none``."""
     ops_backend: str
 
 
@@ -138,7 +140,8 @@ def _details(step: Step) -> list[str]:
             else f"began with a trained model: {start[:16]}"
         )
     lines.append(
-        f"config {step.config_digest}, code {escape(step.code_version)}, ops {step.ops_backend}"
+        f"config {step.config_digest}, code {escape(step.code_version)}, own modules "
+        f"{escape(step.modules)}, ops {step.ops_backend}"
     )
     return lines
 
@@ -221,6 +224,7 @@ def _step(client: Any, model: Any, run: Any) -> Step:
         edits=edits,
         config_digest=tags["config.digest"],
         code_version=tags["git"],
+        modules=tags.get("modules", "none"),
         ops_backend=tags["ops.backend"],
     )
 

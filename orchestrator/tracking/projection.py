@@ -160,6 +160,7 @@ class Projection:
             "stream": started.name,
             "git": started.code_version,
             "mlflow.source.git.commit": started.code_version,
+            "modules": " ".join(f"{name}={sha}" for name, sha in started.modules.items()) or "none",
             "mlflow.source.name": "growstage",
             "mlflow.source.type": "PROJECT",
             "growstage.run": started.run_id,

@@ -156,6 +156,6 @@ def test_interrupt_saves_the_state_and_says_how_to_go_on(
     )
     driver.signal(signal.SIGINT)
     assert driver.wait(60) == 130
-    assert f"growstage resume {run_dir}" in driver.err
+    assert f"-m orchestrator resume {run_dir}" in driver.err
     finish("resume", run_dir, RAY_ADDRESS=cluster)
     assert essence(run_dir) == essence(whole)

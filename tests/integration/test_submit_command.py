@@ -1,20 +1,25 @@
 """`growstage submit`: logs streamed, stopped by Ray with the state saved, resubmitted to its end.
 
-The head asks for a token, as `ray start` does by default.
+As a new user comes to it: an empty home, a first local run, then `ray start --head`, which asks for
+the token that the run left.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
+import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from orchestrator.beginning import code_version
 from orchestrator.core.events import CheckpointSaved, RunFinished, RunInterrupted, RunResumed
-from orchestrator.core.journal import read
+from orchestrator.core.journal import first_record, read
 from tests.commands import ROOT, Command
 from tests.heads import Head, running_head
 
@@ -39,8 +44,19 @@ method = { kind = "replay", buffer = 100 }
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with running_head() as found:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """Its first local run begins a journal of CONFIG and is stopped where Ray is up."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "first.toml").write_text(CONFIG)
+
+    def first_run(env: Mapping[str, str]) -> None:
+        words = ("run", "first.toml", "--run-dir", folder / "runs" / "first")
+        run = Command("orchestrator", *words, cwd=folder, env=env)
+        run.until(lambda: (Path(env["HOME"]) / ".ray" / "auth_token").exists())
+        run.signal(signal.SIGTERM)
+        run.wait(60)
+
+    with running_head(first_run) as found:
         yield found
 
 
@@ -89,20 +105,39 @@ def test_quickstart_by_rays_own_command(head: Head, tmp_path: Path) -> None:
 
 
 def test_users_own_stream_as_a_job(head: Head, project: Path, tmp_path: Path) -> None:
-    """The documented example, from a folder outside the repository."""
+    """The documented example, from a folder outside the repository; its module lies in another
+    one on the path and travels along, and the journal says which code it was."""
+    library = tmp_path / "library"
+    library.mkdir()
     for path in (ROOT / "docs" / "examples").iterdir():
-        shutil.copy(path, project)
+        shutil.copy(path, library if path.suffix == ".py" else project)
     run_dir = tmp_path / "runs" / "mine"
-    job = Submitted(head, project, "--run-dir", run_dir, config="my_stream.toml")
+    here = Head(head.address, {**head.env, "PYTHONPATH": f"{ROOT}{os.pathsep}{library}"})
+    job = Submitted(here, project, "--run-dir", run_dir, config="my_stream.toml")
     assert job.end() == 0, job.text
     assert "run done" in job.text
+    started = first_record(run_dir)
+    assert started is not None
+    assert started.code_version == code_version()
+    digest = hashlib.sha256((library / "my_stream.py").read_bytes()).hexdigest()
+    assert started.modules == {"my_stream": digest[:16]}
+
+
+def test_a_job_whose_run_would_be_lost_is_refused(head: Head) -> None:
+    python = ["python", "-m", "orchestrator", "run", "configs/quickstart.toml"]
+    said = head.submit(*python, status="FAILED")
+    assert "--run-dir is missing" in said
+    assert "would lie in the job's own copy" in head.submit(
+        *python, "--run-dir", "runs/one", status="FAILED"
+    )
 
 
 def test_submit_follow_stop_and_submit_again(head: Head, project: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "job"
     first = Submitted(head, project, "--run-dir", run_dir)
     first.command.until(lambda: "grown to 2 experts" in first.text)
-    assert f"ray job submit --address {head.address} --working-dir . -- python" in first.text
+    plain = f"RAY_AUTH_MODE=token ray job submit --address {head.address} --working-dir ."
+    assert plain in first.text
     head.stop(first.job)
     assert first.end() == 130, first.text
     assert "STOPPED" in first.text
