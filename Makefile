@@ -3,9 +3,9 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs tutorial help chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
-setup: .venv/.ready
+setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,63 +14,70 @@ setup: .venv/.ready
 	$(BIN)/python -m ops
 	touch $@
 
-ops: setup
+ops: setup ## build the kernels
 	GROWSTAGE_OPS=auto $(BIN)/python -m ops
 
-emulate-cuda: setup
+emulate-cuda: setup ## CUDA kernels on a CPU
 	$(BIN)/python tests/emulator
 
-test-gpu: setup
+test-gpu: setup ## tests of the ops on a device
 	$(BIN)/python -m pytest tests/unit/ops
 
-sanitize-cuda: setup
+sanitize-cuda: setup ## CUDA kernels under compute-sanitizer
 	for tool in memcheck racecheck initcheck synccheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 		$(BIN)/python -m pytest tests/unit/ops -k 'cuda and not graph' || exit 1; done
 
-wheel: setup
+wheel: setup ## the kernels as a wheel
 	$(BIN)/pip install --quiet --disable-pip-version-check 'scikit-build-core>=0.10' 'cmake>=3.25' ninja
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist ./kernels
 
-demo: setup
+demo: setup ## a real stream on a local Ray: digits and Craftax
 	$(BIN)/growstage run configs/quickstart.toml
 
-test: setup
+test: setup ## all tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST) tests/doors
 	$(BIN)/python -m pytest tests/integration --session-timeout 1320
 
-test-fast: setup
+test-fast: setup ## without Ray, Craftax and the browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST)
 
-lint: setup
+lint: setup ## format, style, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 
-fmt: setup
+fmt: setup ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: setup
+types: setup ## mypy
 	$(BIN)/mypy
 
-check: lint types
+check: lint types ## lint and types
 
-bench: setup
+bench: setup ## what the orchestration costs
 	$(BIN)/python benchmarks/bench_orchestration.py
 
-bench-ops: setup
+bench-ops: setup ## what the kernels cost
 	$(BIN)/python benchmarks/bench_ops.py
 
-chaos: setup
+chaos: setup ## more and longer kills
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_pbt.py tests/integration/test_cluster_nodes.py tests/integration/test_tracking.py tests/integration/test_ops_build.py
 
-pixels: setup
+pixels: setup ## Craftax from pixels, long
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py
 
-docs: setup
+docs: setup ## tables, generated configs, the site in build/site
 	$(BIN)/growstage list > docs/tables.txt
 	$(BIN)/python docs/systems/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-constraints: setup
+tutorial: setup ## every command of the tutorial
+	GROWSTAGE_TUTORIAL=1 $(BIN)/python -m pytest tests/unit/test_tutorial.py
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 18
+
+constraints: setup ## pin what is installed
 	$(BIN)/pip freeze --exclude-editable | grep -v '^torch==' > constraints.txt
