@@ -37,7 +37,7 @@ demo: setup ## a real stream on a local Ray: digits and Craftax
 
 test: setup ## all tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST) tests/doors
-	$(BIN)/python -m pytest tests/integration --session-timeout 1320
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
 
 test-fast: setup ## without Ray, Craftax and the browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST)
