@@ -46,9 +46,10 @@ def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -
     try:
         if path:
             folder = _folder(path)
-            read = library.AutoConfig.from_pretrained(folder, local_files_only=True)
+            safely = {"local_files_only": True, "trust_remote_code": False}
+            read = library.AutoConfig.from_pretrained(folder, **safely)
             _check_settings(read, given)
-            return library.AutoConfig.from_pretrained(folder, local_files_only=True, **given)
+            return library.AutoConfig.from_pretrained(folder, **safely, **given)
         family = given.pop("model_type", None)
         _check_settings(library.AutoConfig.for_model(family), given)
         if vocabulary is not None:
@@ -94,6 +95,8 @@ def stock_model(path: str, config: Any, seed: int) -> nn.Module:
                 config=config,
                 dtype=torch.float32,
                 local_files_only=True,
+                use_safetensors=True,  # other files are pickles, which run code
+                trust_remote_code=False,
                 output_loading_info=True,
             )
             _check_complete(path, told)
@@ -127,7 +130,7 @@ def fingerprint(path: str) -> str:
     """
     total, folder = hashlib.sha256(), _folder(path)
     for file in sorted(folder.iterdir()):
-        if file.suffix not in (".safetensors", ".bin") and file.name != "config.json":
+        if file.suffix != ".safetensors" and file.name != "config.json":
             continue
         size = file.stat().st_size
         total.update(f"{file.name} {size}\n".encode())
