@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/test_configs.py
 
-.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs tutorial help chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -37,7 +37,10 @@ demo: setup ## a real stream on a local Ray: digits and Craftax
 
 test: setup ## all tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST) tests/doors
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests/integration
+
+test-slow: setup ## tests that take a minute or more each
+	$(BIN)/python -m pytest -m slow tests/integration
 
 test-fast: setup ## without Ray, Craftax and the browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST)

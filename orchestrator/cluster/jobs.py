@@ -52,7 +52,7 @@ class Submission:
     working_dir: str
     entrypoint: tuple[str, ...]
     modules: tuple[str, ...] = ()
-    """The user's own modules that lie outside the working folder: packages' folders, files."""
+    """The user's own packages that lie outside the working folder."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that the job sees."""
     client: Mapping[str, str] = field(default_factory=dict)
@@ -93,12 +93,18 @@ def token_mode() -> dict[str, str]:
 
 
 def travelling(modules: Iterable[Path], folder: Path) -> tuple[str, ...]:
-    """Of the user's own modules those that lie outside ``folder``, as Ray takes them along: the
-    outermost package's folder of each, or its file."""
-    found = dict.fromkeys(
-        str(_outermost(file)) for file in modules if not file.is_relative_to(folder)
-    )
-    return tuple(found)
+    """Of the user's own modules those that lie outside ``folder``: the outermost packages' folders.
+
+    Raises InputError on a module of a single file there, which Ray does not take along.
+    """
+    outside = [_outermost(file) for file in modules if not file.is_relative_to(folder)]
+    for place in outside:
+        if place.is_file():
+            raise InputError(
+                f"{place}: a module outside {folder} that is no package does not travel with the "
+                f"job; put it into {folder}, or make it a package ({place.stem}/__init__.py)"
+            )
+    return tuple(dict.fromkeys(map(str, outside)))
 
 
 def _outermost(file: Path) -> Path:

@@ -156,6 +156,17 @@ def test_unwritable_run_folder(growstage: Call, tiny: Path) -> None:
     assert "--run-dir" in done.err
 
 
+def test_a_job_whose_run_would_be_lost_is_refused(growstage: Call, tiny: Path) -> None:
+    """Ray tells a job's driver what it was submitted with."""
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    done = growstage("run", tiny, **job)
+    assert done.code == 2
+    assert "--run-dir is missing" in done.err
+    relative = growstage("run", tiny, "--run-dir", "runs/one", **job)
+    assert relative.code == 2
+    assert "would lie in the job's own copy" in relative.err
+
+
 def test_tracking_server_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

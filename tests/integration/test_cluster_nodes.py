@@ -86,6 +86,7 @@ def placed(fake: Any) -> Counter[str]:
     )
 
 
+@pytest.mark.slow
 def test_nodes_die_and_join_and_every_lane_ends(fake: Any, tmp_path: Path) -> None:
     nodes = [fake.add_node(**NODE) for _ in range(2)]
     driver = launch(fake, tmp_path)

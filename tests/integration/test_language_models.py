@@ -98,6 +98,7 @@ def small(texts: Path) -> list[str]:
     return [part for key, value in found.items() for part in ("--set", f"{key}={value}")]
 
 
+@pytest.mark.slow
 def test_the_study_of_domains_in_small(
     growstage: Callable[..., Finished], texts: Path, cluster: str, runs: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_wrong_mode_is_named(tmp_path: Path) -> None:
     assert "GROWSTAGE_OPS is 'always'; allowed: auto, off, require" in error
 
 
+@pytest.mark.slow
 def test_what_uses_the_ops_passes_with_the_build_switched_off() -> None:
     env = {**os.environ, "GROWSTAGE_OPS": "off", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *USERS, "-p", "no:cacheprovider"]
@@ -161,6 +162,7 @@ def test_what_uses_the_ops_passes_with_the_build_switched_off() -> None:
     assert "passed" in result.stdout
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_nvcc
 def test_the_cuda_part_compiles_without_warnings_and_is_registered(tmp_path: Path) -> None:

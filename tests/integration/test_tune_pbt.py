@@ -71,6 +71,7 @@ def experts_after(attempt: Any, stages: int) -> int | None:
     return None
 
 
+@pytest.mark.slow
 def test_trials_go_on_from_grown_models_of_another_shape(cluster: str, runs: Path) -> None:
     base = runs.parent / "base.toml"
     base.write_text(BASE)

@@ -112,6 +112,7 @@ def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
     check_tree(folder, told)
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_says_so_and_goes_on(cluster: str, runs: Path) -> None:
     folder, env = runs / "sweep", {"RAY_ADDRESS": cluster}
     base = runs.parent / "base.toml"

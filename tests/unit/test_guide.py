@@ -33,6 +33,7 @@ from workers.units.renewal import renew
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+EXAMPLE = ROOT / "examples" / "own_stream"
 PAGES = [DOCS / "adding.md", *sorted((DOCS / "adding").glob("*.md"))]
 GUIDE = "\n".join(page.read_text() for page in PAGES)
 MARK = re.compile(r"<!-- door: (\S+) ([\w ]+) -->\n```python\n(.*?)```", re.DOTALL)
@@ -155,16 +156,16 @@ def chosen(table: Any, module: types.ModuleType, name: str, **settings: Any) -> 
 @pytest.fixture
 def moons(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """The example stream, found the way a user's config finds it."""
-    monkeypatch.syspath_prepend(str(DOCS / "examples"))
+    monkeypatch.syspath_prepend(str(EXAMPLE))
     monkeypatch.delitem(sys.modules, "my_stream", raising=False)
-    raw = tomllib.loads((DOCS / "examples" / "my_stream.toml").read_text())
+    raw = tomllib.loads((EXAMPLE / "stream.toml").read_text())
     cls, config, problems = choose(STREAMS, raw["stream"], "stream")
     assert cls is not None, [str(problem) for problem in problems]
     return raw, cls(config, 0)
 
 
 def test_the_guide_prints_the_example_file() -> None:
-    assert block("file: examples/my_stream.py") == (DOCS / "examples" / "my_stream.py").read_text()
+    assert block("file: own_stream/my_stream.py") == (EXAMPLE / "my_stream.py").read_text()
 
 
 def test_example_stream_is_built_from_its_import_path(moons: tuple[Any, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The tutorial: its files plan as they stand; with GROWSTAGE_TUTORIAL=1 every command is run.
+"""Tutorial and examples: files plan as they stand; GROWSTAGE_TUTORIAL=1 runs every command.
 
 ``make tutorial`` runs them, page by page, each page in an empty folder; minutes.
 """
@@ -24,6 +24,7 @@ from orchestrator.session import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/stream.toml"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
 WHOLE = os.environ.get("GROWSTAGE_TUTORIAL") == "1"
 
@@ -81,6 +82,22 @@ def test_the_pages_follow_each_other() -> None:
         assert f"]({following.name})" in page.read_text()
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_plans(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path)
+    monkeypatch.syspath_prepend(str(path))
+    assert plan(load(path / "stream.toml", (), None))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not WHOLE, reason="make tutorial runs it: minutes")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_runs(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "here")
+    typed("growstage run stream.toml --run-dir runs/one", tmp_path / "here")
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not WHOLE, reason="make tutorial runs it: minutes")
@@ -88,10 +105,15 @@ def test_the_pages_follow_each_other() -> None:
 def test_every_command_of_a_page_works(path: Path, tmp_path: Path) -> None:
     page = Page.of(path)
     page.write(tmp_path)
+    for command in page.commands:
+        typed(command, tmp_path)
+
+
+def typed(command: str, folder: Path) -> None:
+    """Run a command as typed in ``folder`` with the environment activated."""
     binaries = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": binaries, "PYTHONPATH": str(ROOT)}
-    for command in page.commands:
-        done = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -16,6 +16,7 @@ from orchestrator.config.modules import module_digests, own_modules
 from orchestrator.core.events import Record
 from orchestrator.core.journal import Journal
 from orchestrator.driver import resume_command
+from workers.contract import InputError
 
 
 @pytest.fixture
@@ -54,10 +55,11 @@ def test_own_modules_are_told_from_installed_ones_and_ours(library: Path) -> Non
 
 
 def test_what_lies_outside_the_folder_travels_as_a_whole(library: Path, tmp_path: Path) -> None:
-    files = own_modules(NAMED).values()
-    outside = (str(library / "alone_x.py"), str(library / "packed_x"))
-    assert travelling(files, tmp_path / "project") == outside
-    assert travelling(files, library) == ()
+    alone, packed = own_modules(NAMED).values()
+    assert travelling([packed], tmp_path / "project") == (str(library / "packed_x"),)
+    assert travelling([alone, packed], library) == ()
+    with pytest.raises(InputError, match=r"alone_x/__init__\.py"):
+        travelling([alone, packed], tmp_path / "project")
 
 
 def test_a_changed_module_is_told_when_a_run_goes_on(
@@ -122,5 +124,5 @@ def test_resume_is_told_as_it_works_here(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["/x/orchestrator/__main__.py"])
     assert resume_command("runs/a") == f"{sys.executable} -m orchestrator resume runs/a"
     (tmp_path / "growstage").touch(0o755)
-    monkeypatch.setenv("PYTHONPATH", "docs/examples")
-    assert resume_command("runs/a") == "PYTHONPATH=docs/examples growstage resume runs/a"
+    monkeypatch.setenv("PYTHONPATH", "examples/own_stream")
+    assert resume_command("runs/a") == "PYTHONPATH=examples/own_stream growstage resume runs/a"
