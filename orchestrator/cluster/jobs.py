@@ -79,17 +79,24 @@ class Submission:
         return shlex.join([*spoken, "ray", "job", verb, "--address", self.address, *words])
 
 
-def token_mode() -> dict[str, str]:
-    """Variables with which Ray's clients send a token that is there.
+def token() -> str | None:
+    """The token that a head may ask for, where there is one and its use is not ruled out.
 
-    Ray writes a token at the first local run; from then on a head asks for it, and clients send
-    it only where they are told to.
+    Ray writes one at the first local run; from then on a head asks for it, and Ray's own clients
+    send it only where they are told to.
     """
-    if "RAY_AUTH_MODE" in os.environ:
-        return {}
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return None
+    if given := os.environ.get("RAY_AUTH_TOKEN"):
+        return given
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    return {"RAY_AUTH_MODE": "token"} if file.is_file() or "RAY_AUTH_TOKEN" in os.environ else {}
+    return file.read_text().strip() if file.is_file() else None
+
+
+def token_mode() -> dict[str, str]:
+    """Variables with which Ray's own commands send the token, where they do not do so already."""
+    return {"RAY_AUTH_MODE": "token"} if token() and "RAY_AUTH_MODE" not in os.environ else {}
 
 
 def travelling(modules: Iterable[Path], folder: Path) -> tuple[str, ...]:
@@ -161,9 +168,11 @@ def submit(job: Submission) -> tuple[Any, str]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    os.environ.update(job.client)
+    sent = token()
     try:
-        client = JobSubmissionClient(job.address)
+        client = JobSubmissionClient(
+            job.address, headers={"Authorization": f"Bearer {sent}"} if sent else None
+        )
         line = shlex.join(job.entrypoint)
         job_id = client.submit_job(
             entrypoint=line, runtime_env={"working_dir": job.working_dir, **job.runtime_env}

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +44,7 @@ method = { kind = "replay", buffer = 100 }
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """Its first local run begins a journal of CONFIG and is stopped where Ray is up."""
+    """Its first local run is killed once Ray has written its token."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "first.toml").write_text(CONFIG)
 
@@ -53,8 +52,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         words = ("run", "first.toml", "--run-dir", folder / "runs" / "first")
         run = Command("orchestrator", *words, cwd=folder, env=env)
         run.until(lambda: (Path(env["HOME"]) / ".ray" / "auth_token").exists())
-        run.signal(signal.SIGTERM)
-        run.wait(60)
+        run.kill()
 
     with running_head(first_run) as found:
         yield found
