@@ -1,4 +1,4 @@
-#include "chest.h"
+#include "full/chest.h"
 
 #include "choice.h"
 

@@ -1,7 +1,7 @@
 // What is found in a chest.
 #pragma once
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 

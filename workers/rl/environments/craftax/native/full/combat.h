@@ -1,7 +1,7 @@
 // Damage: what a blow takes off, with float sums in the order of Craftax's compiled step.
 #pragma once
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 

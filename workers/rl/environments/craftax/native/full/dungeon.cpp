@@ -1,5 +1,6 @@
 #include "choice.h"
-#include "generate.h"
+#include "full/generate.h"
+#include "full/lanes.h"
 
 namespace craftax::full {
 
@@ -77,26 +78,29 @@ void add_corridors(Draft& draft, Key key) {
 
 // Copies the floor out of its margin: walls only where they are seen, some of them mossy.
 void finish(const Floor& floor, const Draft& draft, const Dungeon& dungeon, Key key) {
+  // A frame of walls stands for what is outside the floor, of which nothing is seen.
+  uint8_t is_open[kSide + 2][kSide + 2] = {};
+  for (int row = 0; row < kSide; ++row)
+    for (int column = 0; column < kSide; ++column)
+      is_open[row + 1][column + 1] = draft.map[row + kMargin][column + kMargin] != kWall;
   for (int row = 0; row < kSide; ++row) {
+    const uint8_t* blocks = &draft.map[row + kMargin][kMargin];
+    const uint8_t* items = &draft.items[row + kMargin][kMargin];
+    float draws[kSide];
+    for (int column = 0; column < kSide; column += 2 * kLanes)
+      uniforms(key, static_cast<uint32_t>(row * kSide + column), draws + column);
     for (int column = 0; column < kSide; ++column) {
-      const auto is_open = [&](int i, int j) {
-        return in_bounds({i, j}) && draft.map[i + kMargin][j + kMargin] != kWall;
-      };
-      uint8_t block = draft.map[row + kMargin][column + kMargin];
-      const uint8_t item = draft.items[row + kMargin][column + kMargin];
+      const uint8_t block = blocks[column], item = items[column];
+      const bool is_seen = is_open[row + 1][column + 1] | is_open[row][column + 1] |
+                           is_open[row + 2][column + 1] | is_open[row + 1][column] |
+                           is_open[row + 1][column + 2];
+      const bool is_rare = 1.0f - draws[column] > 0.9f;
+      const uint8_t wall = is_rare ? kWallMoss : kWall;
+      const uint8_t path = is_rare & (item == kNothing) ? dungeon.rare_path : kPath;
+      const uint8_t open = block == kPath ? path : block;
+      const uint8_t seen = block == kWall ? wall : open;
       floor.items[row][column] = item;
-      const bool is_seen = is_open(row, column) || is_open(row - 1, column) ||
-                           is_open(row + 1, column) || is_open(row, column - 1) ||
-                           is_open(row, column + 1);
-      const bool varies = block == kWall || (block == kPath && item == kNothing);
-      if (!is_seen) {
-        block = kDarkness;
-      } else if (varies) {
-        const auto cell = static_cast<uint32_t>(row * kSide + column);
-        const bool is_rare = 1.0f - uniform(key, cell) > 0.9f;
-        if (is_rare) block = block == kWall ? kWallMoss : dungeon.rare_path;
-      }
-      floor.map[row][column] = block;
+      floor.map[row][column] = is_seen ? seen : uint8_t{kDarkness};
     }
   }
 }

@@ -1,9 +1,9 @@
-#include "generate.h"
+#include "full/generate.h"
 
 #include <cstring>
 
 #include "choice.h"
-#include "light.h"
+#include "full/light.h"
 
 namespace craftax::full {
 
@@ -33,7 +33,7 @@ constexpr Inventory kEverything = {99, 99, 99, 99, 99, 99, 4,  4,  1,
 
 }  // namespace
 
-Position Floor::any(Block block, float drawn) const {
+Position Floor::any(uint8_t block, float drawn) const {
   const uint8_t* cells = &map[0][0];
   EqualChoice<kCells> choice;
   for (int32_t cell = 0; cell < kCells; ++cell)
@@ -42,14 +42,19 @@ Position Floor::any(Block block, float drawn) const {
   return {found / kSide, found % kSide};
 }
 
-Position Floor::counted(Block block, float drawn) const {
-  const uint8_t* cells = &map[0][0];
-  const auto number = static_cast<float>(std::count(cells, cells + kCells, block));
-  const float wanted = number * (1.0f - drawn);
-  float counted = 0;
-  for (int32_t cell = 0; cell < kCells; ++cell) {
-    counted += cells[cell] == block;
-    if (wanted <= counted) return {cell / kSide, cell % kSide};
+Position Floor::counted(uint8_t block, float drawn) const {
+  int in_row[kSide], number = 0;
+  for (int row = 0; row < kSide; ++row)
+    number += in_row[row] = static_cast<int>(std::count(map[row], map[row] + kSide, block));
+  // Sums of ones are exact, so the place is that of the first whole number that reaches the draw.
+  auto left = static_cast<int>(std::ceil(static_cast<float>(number) * (1.0f - drawn)));
+  for (int row = 0; row < kSide && number > 0; ++row) {
+    if (left > in_row[row]) {
+      left -= in_row[row];
+      continue;
+    }
+    for (int column = 0; column < kSide; ++column)
+      if (map[row][column] == block && --left == 0) return {row, column};
   }
   return {0, 0};
 }

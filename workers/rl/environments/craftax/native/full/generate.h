@@ -1,7 +1,7 @@
 // New worlds: six floors of hills and caves made from noise, three dungeons of rooms and corridors.
 #pragma once
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 
@@ -18,9 +18,9 @@ struct Floor {
 
   // A cell of this block by a drawn uniform number, each weighing one over their number, as
   // Craftax draws most things; the first cell of the floor where there is none.
-  Position any(Block block, float drawn) const;
+  Position any(uint8_t block, float drawn) const;
   // The same, each weighing one, as Craftax draws most ladders: it rounds differently.
-  Position counted(Block block, float drawn) const;
+  Position counted(uint8_t block, float drawn) const;
 };
 
 // generate_world: the state becomes a new world with the player in the middle of its surface.

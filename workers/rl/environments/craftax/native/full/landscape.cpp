@@ -1,23 +1,21 @@
 #include "noise.h"
-#include "generate.h"
-#include "light.h"
+#include "full/generate.h"
+#include "full/lanes.h"
+#include "full/light.h"
 
 namespace craftax::full {
 
 namespace {
 
-// A bit for each cell, by rows.
-using Cells = std::array<uint64_t, kSide>;
-
 struct Ore {
-  Block inside, ore;
+  uint8_t inside, ore;
   float chance;
 };
 
 struct Landscape {
-  Block ground, sea, coast, mountain, tunnel, cave;
+  uint8_t ground, sea, coast, mountain, tunnel, cave;
   Ore ores[5];
-  Block tree_ground, tree, lava, spawn, ladder_ground;
+  uint8_t tree_ground, tree, lava, spawn, ladder_ground;
   bool has_up, has_down;
   float mountain_distance, mountain_most;
   bool is_lit;
@@ -66,60 +64,98 @@ struct Distances {
   }
 };
 
-// Everything noise decides; returns where lava is.
-Cells shape(const Floor& floor, const Landscape& land, Key& key) {
-  static const Distances distances;
-  const PerlinNoise<kSide, 3, 3> water_noise(split(key));
-  skip(key);
-  const PerlinNoise<kSide, 3, 3> mountain_noise(split(key));
-  const PerlinNoise<kSide, 6, 24> path_noise(split(key));
-  skip(key);
-  const PerlinNoise<kSide, 12, 12> tree_noise(split(key));
-  const Key tree_key = key;
+using Coarse = PerlinNoise<kSide, 3, 3>;
+using Winding = PerlinNoise<kSide, 6, 24>;
+using Fine = PerlinNoise<kSide, 12, 12>;
+constexpr int kChunk = 2 * kLanes;  // cells that are drawn for together
 
-  Cells lava{};
-  for (int row = 0; row < kSide; ++row) {
-    for (int column = 0; column < kSide; ++column) {
-      const int cell = row * kSide + column;
-      const float away = distances.from_middle[row][column];
-      const float near_water = std::clamp(away / kWaterDistance, 0.0f, 1.0f);
-      const float near_mountain = std::clamp(away / land.mountain_distance, 0.0f, land.mountain_most);
-      const float water = std::fma(water_noise.above_least(cell), water_noise.scale(), near_water) - 1.0f;
-      const float mountain =
-          std::fma(mountain_noise.above_least(cell), mountain_noise.scale(), 0.05f) + near_mountain - 1.0f;
+// Water and mountains are kept away from the middle, where the player begins.
+struct Heights {
+  float water[kCells], mountain[kCells];
 
-      Block block = land.ground;
-      if (water > land.water_level) block = land.sea;
-      if (water > land.sand_level && block != land.sea) block = land.coast;
-      const bool is_mountain = mountain > kMountainLevel;
-      if (is_mountain) {
-        block = land.mountain;
-        if (path_noise[cell] > 0.8f || path_noise[column * kSide + row] > 0.8f) block = land.tunnel;
-      }
-      const bool is_deep = mountain > kCaveLevel;
-      if (is_deep && water > 0.4f) block = land.cave;
-      const float trees = tree_noise[cell];
-      if (block == land.tree_ground && trees > land.tree_level &&
-          uniform(tree_key, static_cast<uint32_t>(cell)) > land.tree_chance)
-        block = land.tree;
-      floor.map[row][column] = block;
-      lava[row] |= uint64_t{is_deep && trees > 0.7f} << column;
+  Heights(const Coarse& water_noise, const Coarse& mountain_noise, const Landscape& land) {
+    static const Distances distances;
+    const float* away = &distances.from_middle[0][0];
+#pragma omp simd
+    for (int cell = 0; cell < kCells; ++cell) {
+      const float near_water = std::clamp(away[cell] / kWaterDistance, 0.0f, 1.0f);
+      const float near_mountain =
+          std::clamp(away[cell] / land.mountain_distance, 0.0f, land.mountain_most);
+      water[cell] = std::fma(water_noise.above_least(cell), water_noise.scale(), near_water) - 1.0f;
+      mountain[cell] = std::fma(mountain_noise.above_least(cell), mountain_noise.scale(), 0.05f) +
+                       near_mountain - 1.0f;
     }
+  }
+};
+
+// Everywhere the same few operations without branches, so that many cells are done at once; `land`
+// is a copy because a written block might be part of it, for all the compiler knows.
+void lay_ground(uint8_t* map, const Landscape land, const Heights& heights,
+                const Winding& winding) {
+  uint8_t is_path[kSide][kSide], is_mirrored[kSide][kSide];
+#pragma omp simd
+  for (int cell = 0; cell < kCells; ++cell) (&is_path[0][0])[cell] = winding[cell] > 0.8f;
+  for (int row = 0; row < kSide; ++row)
+    for (int column = 0; column < kSide; ++column) is_mirrored[row][column] = is_path[column][row];
+  const bool has_coast = land.sand_level < land.water_level;
+  const uint8_t shallow = has_coast ? land.coast : land.ground;
+  const float shallow_level = has_coast ? land.sand_level : land.water_level;
+#pragma omp simd
+  for (int cell = 0; cell < kCells; ++cell) {
+    const float water = heights.water[cell], mountain = heights.mountain[cell];
+    const bool is_tunnel = (&is_path[0][0])[cell] | (&is_mirrored[0][0])[cell];
+    const bool is_cave = (mountain > kCaveLevel) & (water > 0.4f);
+    const uint8_t low = water > shallow_level ? shallow : land.ground;
+    const uint8_t flat = water > land.water_level ? land.sea : low;
+    const uint8_t rock = is_tunnel ? land.tunnel : land.mountain;
+    const uint8_t high = is_cave ? land.cave : rock;
+    map[cell] = mountain > kMountainLevel ? high : flat;
+  }
+}
+
+// Where blocks are `from` and `fits(cell, draw)`, they become `to`.
+template <class Fits>
+void sprinkle(uint8_t* map, Key key, uint8_t from, uint8_t to, Fits fits) {
+  float draws[kChunk];
+  for (int first = 0; first < kCells; first += kChunk) {
+    uint8_t* blocks = map + first;
+    int found = 0;
+#pragma omp simd reduction(+ : found)
+    for (int i = 0; i < kChunk; ++i) found += blocks[i] == from;
+    if (found == 0) continue;
+    uniforms(key, static_cast<uint32_t>(first), draws);
+#pragma omp simd
+    for (int i = 0; i < kChunk; ++i) {
+      const bool chosen = (blocks[i] == from) & fits(first + i, draws[i]);
+      blocks[i] = chosen ? to : blocks[i];
+    }
+  }
+}
+
+void add_ores(uint8_t* map, const Landscape& land, Key key) {
+  for (const Ore& ore : land.ores) {
+    const Key drawn = split(key);
+    if (ore.chance == 0.0f) continue;
+    sprinkle(map, drawn, ore.inside, ore.ore,
+             [chance = ore.chance](int, float draw) { return draw < chance; });
+  }
+}
+
+using Lava = Map;  // 1 where there is some
+
+Lava add_lava(uint8_t* map, uint8_t block, const Heights& heights, const Fine& woods) {
+  Lava lava;
+  uint8_t* found = &lava.cells[0][0];
+#pragma omp simd
+  for (int cell = 0; cell < kCells; ++cell) {
+    const bool here = (heights.mountain[cell] > kCaveLevel) & (woods[cell] > 0.7f);
+    found[cell] = here;
+    map[cell] = here ? block : map[cell];
   }
   return lava;
 }
 
-void add_ores(const Floor& floor, const Landscape& land, Key key) {
-  uint8_t* cells = &floor.map[0][0];
-  for (const Ore& ore : land.ores) {
-    const Key drawn = split(key);
-    if (ore.chance == 0.0f) continue;
-    for (uint32_t cell = 0; cell < kCells; ++cell)
-      if (cells[cell] == ore.inside && uniform(drawn, cell) < ore.chance) cells[cell] = ore.ore;
-  }
-}
-
-void add_diamond(const Floor& floor, Block block, Key key) {
+void add_diamond(const Floor& floor, uint8_t block, Key key) {
   const Position place = floor.any(kStone, uniform(key));
   floor.map[place.row][place.column] = block;
 }
@@ -137,19 +173,21 @@ void light_ladder(const Floor& floor) {
     std::copy(torch[i], torch[i] + 2 * kShine + 1, &floor.light[row + i][column]);
 }
 
-void light_lava(const Floor& floor, const Cells& lava) {
+void light_lava(const Floor& floor, const Lava& lava) {
   constexpr float glow[3][3] = {{0.2f, 0.7f, 0.2f}, {0.7f, 1, 0.7f}, {0.2f, 0.7f, 0.2f}};
+  float framed[kSide + 2][kSide + 2] = {};  // nothing shines in from outside
+  for (int row = 0; row < kSide; ++row)
+    for (int column = 0; column < kSide; ++column)
+      framed[row + 1][column + 1] = lava.cells[row][column];
   for (int row = 0; row < kSide; ++row) {
+    float sums[kSide] = {};
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j)
+        for (int column = 0; column < kSide; ++column)
+          sums[column] += glow[i][j] * framed[row + i][column + j];
     for (int column = 0; column < kSide; ++column) {
-      float sum = 0;
-      for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) {
-          const Position from = {row + i - 1, column + j - 1};
-          if (in_bounds(from) && lava[from.row] >> from.column & 1) sum += glow[i][j];
-        }
-      }
       float& value = floor.light[row][column];
-      value = std::clamp(value + sum, 0.0f, 1.0f);
+      value = std::clamp(value + sums[column], 0.0f, 1.0f);
     }
   }
 }
@@ -158,13 +196,21 @@ void light_lava(const Floor& floor, const Cells& lava) {
 
 void generate_landscape(const Floor& floor, int landscape, Key key, const Params& params) {
   const Landscape& land = kLandscapes[landscape];
-  const Cells lava = shape(floor, land, key);
-  add_ores(floor, land, split(key));
-  for (int row = 0; row < kSide; ++row)
-    for (int column = 0; column < kSide; ++column)
-      if (lava[row] >> column & 1) floor.map[row][column] = land.lava;
+  const Coarse water(split(key));
+  skip(key);
+  const Heights heights(water, Coarse(split(key)), land);
+  uint8_t* map = &floor.map[0][0];
+  lay_ground(map, land, heights, Winding(split(key)));
+  skip(key);
+  const Fine woods(split(key));
+  sprinkle(map, key, land.tree_ground, land.tree,
+           [&woods, level = land.tree_level, chance = land.tree_chance](int cell, float draw) {
+             return (woods[cell] > level) & (draw > chance);
+           });
+  add_ores(map, land, split(key));
+  const Lava lava = add_lava(map, land.lava, heights, woods);
   const bool adds = land.ground == kGrass && params.always_diamond;
-  add_diamond(floor, adds ? kDiamond : kStone, split(key));
+  add_diamond(floor, uint8_t{adds ? kDiamond : kStone}, split(key));
   floor.map[kSide / 2][kSide / 2] = land.spawn;
 
   floor.down = floor.counted(land.ladder_ground, uniform(split(key)));

@@ -1,4 +1,4 @@
-#include "light.h"
+#include "full/light.h"
 
 namespace craftax::full {
 

@@ -1,7 +1,7 @@
 // Light: of the day, and of torches.
 #pragma once
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 

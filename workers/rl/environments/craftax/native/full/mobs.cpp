@@ -1,19 +1,19 @@
-#include "mobs.h"
+#include "full/mobs.h"
 
-#include "combat.h"
+#include "full/combat.h"
 
 namespace craftax::full {
 
 namespace {
 
-// The step towards the player along the axis on which it is farther away; `key` decides a tie.
-Position towards_player(const State& state, Position from, Key key) {
+// The step towards the player along the axis on which it is farther away; `drawn` decides a tie.
+Position towards_player(const State& state, Position from, uint32_t drawn) {
   const Position gap = state.player_position - from;
   const int32_t rows = std::abs(gap.row), columns = std::abs(gap.column);
   const auto sign = [](int32_t value) { return (value > 0) - (value < 0); };
   // On a tie the weights are p and p; Craftax takes the second where its draw passes p. On the
   // player's own place they are infinite and the first is found.
-  const bool second = columns > rows || (columns == rows && rows > 0 && 1.0f - uniform(key) > 0.5f);
+  const bool second = columns > rows || (columns == rows && rows > 0 && 1.0f - unit_interval(drawn) > 0.5f);
   return second ? Position{0, sign(gap.column)} : Position{sign(gap.row), 0};
 }
 
@@ -37,23 +37,20 @@ void strike_player(State& state, float damage) {
   state.is_sleeping = state.is_resting = false;
 }
 
-void move_melee(State& state, int slot, Key& key, const Params& params) {
+void move_melee(State& state, int slot, const Draws::Hunter& drawn, const Params& params) {
   auto& mobs = state.melee_mobs;
   const int floor = state.player_level;
   const Position own = mobs.position[floor][slot];
   const int32_t away = steps_between(own, state.player_position);
   const bool boss = is_fighting_boss(state);
 
-  const Key random_key = split(key), towards_key = split(key), chase_key = split(key);
-  key = child(key, 1u);
-
   Position next = own;
   int32_t& cooldown = mobs.attack_cooldown[floor][slot];
   const bool attacks = mobs.mask[floor][slot] && away == 1 && cooldown <= 0;
   if (!attacks) {
-    const bool chases = (away < 10 || boss) && uniform(chase_key) < 0.75f;
-    next = own + (chases ? towards_player(state, own, towards_key)
-                         : direction(1 + randint(random_key, 0, 4)));
+    const bool chases = (away < 10 || boss) && unit_interval(drawn.choice) < 0.75f;
+    next = own + (chases ? towards_player(state, own, drawn.axis)
+                         : direction(1 + drawn.direction % 4));
   }
   const int32_t type = mobs.type_id[floor][slot];
   cooldown = attacks ? 5 : cooldown - 1;
@@ -66,16 +63,16 @@ void move_melee(State& state, int slot, Key& key, const Params& params) {
   walk(state, mobs, slot, next, kCollision[kMeleeClass][type], stays);
 }
 
-void move_passive(State& state, int slot, Key& key, const Params& params) {
+void move_passive(State& state, int slot, uint32_t drawn, const Params& params) {
   auto& mobs = state.passive_mobs;
   const int floor = state.player_level;
   const Position own = mobs.position[floor][slot];
-  const Position next = own + direction(1 + randint(split(key), 0, 8));
+  const Position next = own + direction(1 + drawn % 8);
   const bool stays = steps_between(own, state.player_position) < params.mob_despawn_distance;
   walk(state, mobs, slot, next, kCollision[kPassiveClass][mobs.type_id[floor][slot]], stays);
 }
 
-void move_ranged(State& state, int slot, Key& key, const Params& params) {
+void move_ranged(State& state, int slot, const Draws::Hunter& drawn, const Params& params) {
   auto& mobs = state.ranged_mobs;
   const int floor = state.player_level;
   const Position own = mobs.position[floor][slot];
@@ -83,18 +80,17 @@ void move_ranged(State& state, int slot, Key& key, const Params& params) {
   const int32_t type = mobs.type_id[floor][slot];
   const Collision collision = kCollision[kRangedClass][type];
 
-  const Key random_key = split(key), towards_key = split(key), wander_key = split(key);
   const bool far = away >= 6, close = away <= 3;
   // Only now and then does it mind the player; otherwise it wanders.
-  const bool minds = (far || close) && uniform(wander_key) > 0.85f;
+  const bool minds = (far || close) && unit_interval(drawn.choice) > 0.85f;
   int32_t& cooldown = mobs.attack_cooldown[floor][slot];
   const bool may_shoot = mobs.mask[floor][slot] && cooldown <= 0;
 
   Position towards{};
-  if (minds || (may_shoot && !far)) towards = towards_player(state, own, towards_key);
+  if (minds || (may_shoot && !far)) towards = towards_player(state, own, drawn.axis);
   Position next;
   if (minds) next = close ? own - towards : own + towards;
-  else next = own + direction(1 + randint(random_key, 0, 4));
+  else next = own + direction(1 + drawn.direction % 4);
 
   const bool cornered = close && may_shoot && !can_stand(state, next, collision);
   const bool attacks = may_shoot && (away == 4 || away == 5 || cornered);
@@ -163,13 +159,10 @@ void move_player_projectile(State& state, int slot) {
 
 }  // namespace
 
-void move_mobs(State& state, Key key, const Params& params) {
-  skip(key);
-  for (int slot = 0; slot < kMelee; ++slot) move_melee(state, slot, key, params);
-  skip(key);
-  for (int slot = 0; slot < kPassive; ++slot) move_passive(state, slot, key, params);
-  skip(key);
-  for (int slot = 0; slot < kRanged; ++slot) move_ranged(state, slot, key, params);
+void move_mobs(State& state, const Draws& draws, const Params& params) {
+  for (int slot = 0; slot < kMelee; ++slot) move_melee(state, slot, draws.melee[slot], params);
+  for (int slot = 0; slot < kPassive; ++slot) move_passive(state, slot, draws.passive[slot], params);
+  for (int slot = 0; slot < kRanged; ++slot) move_ranged(state, slot, draws.ranged[slot], params);
   for (int slot = 0; slot < kProjectiles; ++slot) move_mob_projectile(state, slot);
   for (int slot = 0; slot < kProjectiles; ++slot) move_player_projectile(state, slot);
 }

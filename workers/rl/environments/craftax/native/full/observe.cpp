@@ -1,8 +1,8 @@
-#include "observe.h"
+#include "full/observe.h"
 
 #include <cstring>
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 
@@ -126,16 +126,25 @@ void observe_dense(const State& state, float* numbers) {
 void observe_compact(const State& state, int16_t* codes) {
   const int floor = state.player_level;
   const Position corner = state.player_position - Position{kRows / 2, kColumns / 2};
-  bool lit[kTiles];
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const Position place = corner + Position{tile / kColumns, tile % kColumns};
-    lit[tile] = in_bounds(place) && state.light_map[floor][place.row][place.column] > kDim;
-    codes[tile] = static_cast<int16_t>(kOnes + tile);
-    codes[kTiles + tile] = kUnused;
-    if (!lit[tile]) continue;
-    codes[tile] = static_cast<int16_t>(tile * kChannels + state.map[floor].cells[place.row][place.column]);
-    if (const int item = state.item_map[floor].cells[place.row][place.column])
-      codes[kTiles + tile] = static_cast<int16_t>(kOnes + kTiles + tile * (kItems - 1) + item - 1);
+  const int first = std::max(0, -corner.column), last = std::min(kColumns, kSide - corner.column);
+  bool lit[kTiles] = {};
+  for (int tile = 0; tile < kTiles; ++tile) codes[tile] = static_cast<int16_t>(kOnes + tile);
+  std::fill_n(codes + kTiles, kTiles, kUnused);
+  for (int row = 0; row < kRows; ++row) {
+    const int from = corner.row + row;
+    if (from < 0 || from >= kSide) continue;
+    const uint8_t* blocks = state.map[floor].cells[from];
+    const uint8_t* items = state.item_map[floor].cells[from];
+    const float* light = state.light_map[floor][from];
+    for (int column = first; column < last; ++column) {
+      const int tile = row * kColumns + column, place = corner.column + column;
+      const bool is_lit = light[place] > kDim;
+      lit[tile] = is_lit;
+      const int block = tile * kChannels + blocks[place], dark = kOnes + tile;
+      const int item = kOnes + kTiles + tile * (kItems - 1) + items[place] - 1;
+      codes[tile] = static_cast<int16_t>(is_lit ? block : dark);
+      codes[kTiles + tile] = static_cast<int16_t>(is_lit & (items[place] > 0) ? item : kUnused);
+    }
   }
   const Sights sights(state);
   for (int index = 0; index < kMobs; ++index) {

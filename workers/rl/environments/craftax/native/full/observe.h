@@ -1,7 +1,7 @@
 // What the agent sees: 9 x 11 tiles around the player and 51 numbers.
 #pragma once
 
-#include "state.h"
+#include "full/state.h"
 
 namespace craftax::full {
 

@@ -1,9 +1,9 @@
-#include "player.h"
+#include "full/player.h"
 
-#include "chest.h"
+#include "full/chest.h"
 #include "choice.h"
-#include "combat.h"
-#include "light.h"
+#include "full/combat.h"
+#include "full/light.h"
 
 namespace craftax::full {
 
@@ -309,15 +309,15 @@ void enchant(State& state, int32_t action, Key key) {
 
 }  // namespace
 
-void use(State& state, int32_t action, Key book_key, Key enchant_key) {
+void use(State& state, int32_t action, const Draws& draws) {
   switch (action) {
     case kShootArrow: return shoot_arrow(state);
     case kCastFireball: return cast(state, 0, kFireball, kCastedFireball);
     case kCastIceball: return cast(state, 1, kIceball, kCastedIceball);
-    case kReadBook: return read_book(state, book_key);
+    case kReadBook: return read_book(state, draws.book);
     case kEnchantSword:
     case kEnchantArmour:
-    case kEnchantBow: return enchant(state, action, enchant_key);
+    case kEnchantBow: return enchant(state, action, draws.enchant);
     default:
       if (action >= kDrinkRed && action <= kDrinkYellow) drink_potion(state, action - kDrinkRed);
   }

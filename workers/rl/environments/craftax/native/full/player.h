@@ -1,7 +1,7 @@
 // What the player does in one step, one function a kind of action.
 #pragma once
 
-#include "rules.h"
+#include "full/rules.h"
 
 namespace craftax::full {
 
@@ -9,7 +9,7 @@ void change_floor(State& state, int32_t action, const Params& params);
 void craft(State& state, int32_t action);
 void interact(State& state, Key key);
 void place(State& state, int32_t action);
-void use(State& state, int32_t action, Key book_key, Key enchant_key);
+void use(State& state, int32_t action, const Draws& draws);
 void level_up(State& state, int32_t action, const Params& params);
 void move_player(State& state, int32_t action, const Params& params);
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "tables.h"
+#include "full/tables.h"
 
 namespace craftax::full {
 

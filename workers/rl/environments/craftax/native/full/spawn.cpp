@@ -1,5 +1,5 @@
 #include "choice.h"
-#include "mobs.h"
+#include "full/mobs.h"
 
 namespace craftax::full {
 
@@ -37,7 +37,7 @@ EqualChoice<kCells> fitting(const State& state, const Ground& ground) {
 // Lets a creature come to a free slot if there is ground for it. A slot that none comes to takes
 // over the kind all the same, and marks its place if it lives, as in Craftax.
 template <int Slots>
-void spawn(State& state, Mobs<Slots>& mobs, MobClass group, int32_t kind, bool comes, Key key,
+void spawn(State& state, Mobs<Slots>& mobs, MobClass group, int32_t kind, bool comes, uint32_t place,
            const Ground& ground) {
   const int floor = state.player_level;
   const int slot = mobs.free_slot(floor);
@@ -45,7 +45,7 @@ void spawn(State& state, Mobs<Slots>& mobs, MobClass group, int32_t kind, bool c
   if (comes) {
     const EqualChoice<kCells> cells = fitting(state, ground);
     if (!cells.empty()) {
-      const int32_t found = cells.pick(uniform(key));
+      const int32_t found = cells.pick(unit_interval(place));
       mobs.position[floor][slot] = {found / kSide, found % kSide};
       mobs.health[floor][slot] = kHealth[group][kind];
       mobs.mask[floor][slot] = true;
@@ -56,7 +56,7 @@ void spawn(State& state, Mobs<Slots>& mobs, MobClass group, int32_t kind, bool c
 
 }  // namespace
 
-void spawn_mobs(State& state, Key key, const Params& params) {
+void spawn_mobs(State& state, const Draws& draws, const Params& params) {
   const int floor = state.player_level;
   const bool boss = is_fighting_boss(state);
   const auto& chances = kSpawnChance[floor];
@@ -72,28 +72,28 @@ void spawn_mobs(State& state, Key key, const Params& params) {
   const int64_t farthest = vanishing * vanishing - 1;
   const int64_t boss_farthest = std::min<int64_t>(36, farthest);
 
-  const Key passive = split(key), passive_place = split(key);
+  const Draws::Spawn& passive = draws.spawns[0];
   const bool passive_comes = !boss && state.passive_mobs.alive(floor) < kPassive &&
-                             uniform(passive) < chances[0];
+                             unit_interval(passive.chance) < chances[0];
   spawn(state, state.passive_mobs, kPassiveClass, kFloorKinds[floor][kPassiveClass], passive_comes,
-        passive_place, {kSpawnGround, 10, farthest});
+        passive.place, {kSpawnGround, 10, farthest});
 
-  const Key melee = split(key), melee_place = split(key);
+  const Draws::Spawn& melee = draws.spawns[1];
   const float dark = 1.0f - state.light_level;
   const float melee_chance = std::fma(chances[3], dark * dark, chances[1]) * rate;
   const bool melee_comes =
-      state.melee_mobs.alive(floor) < kMelee && uniform(melee) < melee_chance;
+      state.melee_mobs.alive(floor) < kMelee && unit_interval(melee.chance) < melee_chance;
   const Ground ground = boss ? Ground{kGraves, 0, boss_farthest} : Ground{kSpawnGround, 82, farthest};
-  spawn(state, state.melee_mobs, kMeleeClass, kinds[kMeleeClass], melee_comes, melee_place, ground);
+  spawn(state, state.melee_mobs, kMeleeClass, kinds[kMeleeClass], melee_comes, melee.place, ground);
 
-  const Key ranged = split(key), ranged_place = split(key);
+  const Draws::Spawn& ranged = draws.spawns[2];
   const bool ranged_comes =
-      state.ranged_mobs.alive(floor) < kRanged && uniform(ranged) < chances[2] * rate;
+      state.ranged_mobs.alive(floor) < kRanged && unit_interval(ranged.chance) < chances[2] * rate;
   // Deep things come out of the water.
   const bool in_water = !boss && kinds[kRangedClass] == 5;
   const Ground ranged_ground =
       in_water ? Ground{block_set({kWater}), ground.least, ground.most} : ground;
-  spawn(state, state.ranged_mobs, kRangedClass, kinds[kRangedClass], ranged_comes, ranged_place,
+  spawn(state, state.ranged_mobs, kRangedClass, kinds[kRangedClass], ranged_comes, ranged.place,
         ranged_ground);
 }
 

@@ -1,8 +1,9 @@
-// The state of one full Craftax game, as plain memory: every leaf of Craftax's EnvState by its name.
+// The state of one full Craftax game, its parameters and its constants.
+//
+// States live in memory of the caller, one after the other, with Craftax's own names;
+// workers/rl/environments/craftax/native/full.py describes the same bytes to numpy.
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -93,70 +94,32 @@ struct Params {
   int32_t max_timesteps, day_length, always_diamond, mob_despawn_distance, max_attribute, god_mode;
 };
 
-// One leaf of the state: where it lies, and as what.
-struct Field {
-  const char* name;
-  const char* type;  // numpy's, such as "i4"
-  int dimensions;
-  int32_t shape[3];
-  size_t offset;
+// The random numbers of one step, which do not depend on the state, and the keys of those that few
+// steps look at.
+struct Draws {
+  struct Hunter {  // a melee or ranged creature
+    uint32_t direction, axis, choice;
+  };
+  struct Spawn {
+    uint32_t chance, place;
+  };
+  Key interact, book, enchant, state;
+  Hunter melee[kMelee];
+  uint32_t passive[kPassive];
+  Hunter ranged[kRanged];
+  Spawn spawns[3];  // passive, melee, ranged
 };
 
-namespace detail {
+// The draws of one step under each of `count` keys.
+void draw(const Key* keys, int count, Draws* draws);
 
-template <class T>
-constexpr const char* type_name() {
-  if constexpr (std::is_same_v<T, float>) return "f4";
-  if constexpr (std::is_same_v<T, bool>) return "?";
-  if constexpr (std::is_same_v<T, Map>) return "u1";
-  if constexpr (std::is_same_v<T, uint32_t>) return "u4";
-  return "i4";
-}
-
-template <class Array>
-constexpr Field field(const char* name, size_t offset) {
-  using Item = std::remove_all_extents_t<Array>;
-  Field made{name, type_name<Item>(), std::rank_v<Array>, {1, 1, 1}, offset};
-  if constexpr (std::rank_v<Array> > 0) made.shape[0] = std::extent_v<Array, 0>;
-  if constexpr (std::rank_v<Array> > 1) made.shape[1] = std::extent_v<Array, 1>;
-  if constexpr (std::rank_v<Array> > 2) made.shape[2] = std::extent_v<Array, 2>;
-  if constexpr (std::is_same_v<Item, Position>) made.shape[made.dimensions++] = 2;
-  if constexpr (std::is_same_v<Item, Map>) {
-    made.shape[made.dimensions++] = kSide;
-    made.shape[made.dimensions++] = kSide;
-  }
-  return made;
-}
-
-}  // namespace detail
-
-#define LEAF(member) \
-  detail::field<decltype(static_cast<State*>(nullptr)->member)>(#member, offsetof(State, member))
-#define MOBS(group)                                                              \
-  LEAF(group.position), LEAF(group.health), LEAF(group.mask), LEAF(group.attack_cooldown), \
-      LEAF(group.type_id)
-
-inline constexpr std::array kFields = {
-    LEAF(map), LEAF(item_map), LEAF(mob_map), LEAF(light_map), LEAF(down_ladders),
-    LEAF(up_ladders), LEAF(chests_opened), LEAF(monsters_killed), LEAF(player_position),
-    LEAF(player_level), LEAF(player_direction), LEAF(player_health), LEAF(player_food),
-    LEAF(player_drink), LEAF(player_energy), LEAF(player_mana), LEAF(is_sleeping),
-    LEAF(is_resting), LEAF(player_recover), LEAF(player_hunger), LEAF(player_thirst),
-    LEAF(player_fatigue), LEAF(player_recover_mana), LEAF(player_xp), LEAF(player_dexterity),
-    LEAF(player_strength), LEAF(player_intelligence), LEAF(inventory.wood),
-    LEAF(inventory.stone), LEAF(inventory.coal), LEAF(inventory.iron), LEAF(inventory.diamond),
-    LEAF(inventory.sapling), LEAF(inventory.pickaxe), LEAF(inventory.sword), LEAF(inventory.bow),
-    LEAF(inventory.arrows), LEAF(inventory.armour), LEAF(inventory.torches), LEAF(inventory.ruby),
-    LEAF(inventory.sapphire), LEAF(inventory.potions), LEAF(inventory.books), MOBS(melee_mobs),
-    MOBS(passive_mobs), MOBS(ranged_mobs), MOBS(mob_projectiles),
-    LEAF(mob_projectile_directions), MOBS(player_projectiles),
-    LEAF(player_projectile_directions), LEAF(growing_plants_positions), LEAF(growing_plants_age),
-    LEAF(growing_plants_mask), LEAF(potion_mapping), LEAF(learned_spells),
-    LEAF(sword_enchantment), LEAF(bow_enchantment), LEAF(armour_enchantments),
-    LEAF(boss_progress), LEAF(boss_timesteps_to_spawn_this_round), LEAF(light_level),
-    LEAF(achievements), LEAF(state_rng), LEAF(timestep),
+// What a task sets: the game's parameters, what is rewarded, and where the agent begins.
+struct Task {
+  Params params;
+  float weights[kAchievements];  // of each achievement
+  float health;                  // of one point of health
+  int32_t floor;
+  bool unlocked[kAchievements];  // achievements it begins with
 };
-#undef LEAF
-#undef MOBS
 
 }  // namespace craftax::full

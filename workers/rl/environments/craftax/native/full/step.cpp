@@ -1,8 +1,10 @@
-#include "step.h"
+#include "full/step.h"
 
-#include "light.h"
-#include "mobs.h"
-#include "player.h"
+#include <cstddef>
+
+#include "full/light.h"
+#include "full/mobs.h"
+#include "full/player.h"
 
 namespace craftax::full {
 
@@ -99,22 +101,18 @@ void keep_within_limits(State& state, const Params& params) {
 
 }  // namespace
 
-void step(State& state, Key key, int32_t action, const Params& params) {
+void step(State& state, int32_t action, const Draws& draws, const Params& params) {
   if (state.is_sleeping || state.is_resting) action = kNoop;
-
-  const Key interact_key = split(key), book_key = split(key), enchant_key = split(key);
-  const Key mobs_key = split(key), spawn_key = split(key), state_key = split(key);
-
   change_floor(state, action, params);
   craft(state, action);
-  if (action == kDo) interact(state, interact_key);
+  if (action == kDo) interact(state, draws.interact);
   place(state, action);
-  use(state, action, book_key, enchant_key);
+  use(state, action, draws);
   tell_boss(state);
   level_up(state, action, params);
   move_player(state, action, params);
-  move_mobs(state, mobs_key, params);
-  spawn_mobs(state, spawn_key, params);
+  move_mobs(state, draws, params);
+  spawn_mobs(state, draws, params);
   grow_plants(state);
   sleep_or_rest(state, action);
   update_needs(state);
@@ -124,8 +122,39 @@ void step(State& state, Key key, int32_t action, const Params& params) {
     state.achievements[have.achievement] |= state.inventory.*have.owned >= have.least;
   state.timestep += 1;
   state.light_level = daylight(state.timestep, params.day_length);
-  state.state_rng[0] = state_key.high;
-  state.state_rng[1] = state_key.low;
+  state.state_rng[0] = draws.state.high;
+  state.state_rng[1] = draws.state.low;
+}
+
+void prefetch(const State& state) {
+  constexpr int line = 64, reach = 5;
+  const auto ask = [](const void* memory) { __builtin_prefetch(memory, 1, 2); };
+  const auto* head = reinterpret_cast<const char*>(&state);
+  for (size_t at = 0; at < offsetof(State, melee_mobs); at += line) ask(head + at);
+  const int floor = std::clamp(state.player_level, 0, kFloors - 1);
+  const auto ask_mobs = [&](const auto& mobs) {
+    ask(mobs.position[floor]);
+    ask(mobs.health[floor]);
+    ask(mobs.mask[floor]);
+    ask(mobs.attack_cooldown[floor]);
+    ask(mobs.type_id[floor]);
+  };
+  ask_mobs(state.melee_mobs);
+  ask_mobs(state.passive_mobs);
+  ask_mobs(state.ranged_mobs);
+  ask_mobs(state.mob_projectiles);
+  ask_mobs(state.player_projectiles);
+  const Position own = state.player_position;
+  const int left = std::clamp(own.column - reach, 0, kSide - 1);
+  const int right = std::clamp(own.column + reach, 0, kSide - 1);
+  for (int row = own.row - reach; row <= own.row + reach; ++row) {
+    if (row < 0 || row >= kSide) continue;
+    ask(&state.map[floor].cells[row][left]);
+    ask(&state.item_map[floor].cells[row][left]);
+    ask(&state.mob_map[floor].cells[row][left]);
+    ask(&state.light_map[floor][row][left]);
+    ask(&state.light_map[floor][row][right]);
+  }
 }
 
 bool is_over(const State& state, const Params& params) {

@@ -1,12 +1,15 @@
 // One step of one game.
 #pragma once
 
-#include "state.h"
+#include "full/state.h"
 
 namespace craftax::full {
 
 // craftax_step: the state moves on by one action (0 <= action < kActions).
-void step(State& state, Key key, int32_t action, const Params& params);
+void step(State& state, int32_t action, const Draws& draws, const Params& params);
+
+// Asks for the memory that a step and an observation of this game will read.
+void prefetch(const State& state);
 
 bool is_over(const State& state, const Params& params);
 

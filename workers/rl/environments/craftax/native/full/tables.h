@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "state.h"
+#include "full/state.h"
 
 namespace craftax::full {
 
