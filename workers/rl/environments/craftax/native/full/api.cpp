@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "full/generate.h"
 #include "full/observe.h"
@@ -33,7 +34,8 @@ void begin(State& state, Key key, const Task& task) {
 
 float reward(const State& state, const bool* before, float health, const Task& task) {
   float earned = 0.0f;
-  for (int i = 0; i < kAchievements; ++i)
+  const bool is_new = std::memcmp(state.achievements, before, kAchievements) != 0;
+  for (int i = 0; is_new && i < kAchievements; ++i)
     earned += static_cast<float>(state.achievements[i] - before[i]) * task.weights[i];
   return std::fma(task.health, state.player_health - health, earned);
 }

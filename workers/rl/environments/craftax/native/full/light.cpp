@@ -36,10 +36,11 @@ void shine(float (&light)[kSide][kSide], Position place) {
 }
 
 float daylight(int32_t timestep, int32_t day_length) {
-  const float day = static_cast<float>(timestep) / static_cast<float>(day_length);
-  const float progress = std::fmod(day, 1.0f) + 0.3f;
-  const float height = std::fabs(std::cos(3.14159274101257324f * progress));
-  return 1.0f - height * (height * height);
+  const float days = static_cast<float>(timestep) / static_cast<float>(day_length);
+  float time = days - std::trunc(days);
+  if (time < 0.0f) time += 1.0f;
+  const float height = std::cos((time + 0.3f) * 3.14159274f);
+  return std::fma(-(height * height), std::fabs(height), 1.0f);
 }
 
 }  // namespace craftax::full
