@@ -1,11 +1,11 @@
 // Entry points by which tests compare random numbers, choices and noise with JAX's.
+#include <algorithm>
 #include <cstdint>
 
+#include "api.h"
 #include "choice.h"
 #include "noise.h"
 #include "random.h"
-
-#define CRAFTAX_API extern "C" __attribute__((visibility("default")))
 
 using namespace craftax;
 
