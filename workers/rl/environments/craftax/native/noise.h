@@ -1,8 +1,10 @@
 // Craftax's Perlin noise of one octave, to the bit.
 // Perlin 2002, "Improving noise"; craftax.util.noise.
 //
-// On the CPU, XLA leaves products and sums of the noise unfused, takes cosine and sine from the C
-// library, and multiplies by one over the range instead of dividing by the range.
+// On the CPU, XLA takes cosine and sine from the C library and multiplies by one over the range
+// instead of dividing by the range. It leaves products and sums alone where one of its ready
+// kernels does the whole noise (the 64 x 64 world), and fuses some where it compiles its own
+// (48 x 48).
 #pragma once
 
 #include <algorithm>
@@ -13,9 +15,12 @@
 
 namespace craftax {
 
+enum class Sums { kPlain, kFused };
+
 // Noise on Size x Size points over a lattice of Rows x Columns cells.
-template <int Size, int Rows, int Columns>
+template <int Size, int Rows, int Columns, Sums kSums = Sums::kPlain>
 class PerlinNoise {
+  static constexpr float kRoot = 1.41421354f;  // of two
   static constexpr int kHigh = Size / Rows, kWide = Size / Columns;  // a cell, in points
   // Points lie at binary fractions of a cell, so their places and weights are exact in floats.
   static_assert((kHigh & (kHigh - 1)) == 0 && kHigh <= 16);
@@ -33,7 +38,10 @@ class PerlinNoise {
   float operator[](int point) const { return above_least(point) * scale_; }
 
   // The two factors of the noise, for sums that XLA fuses with it.
-  float above_least(int point) const { return values_[point] - least_; }
+  float above_least(int point) const {
+    if constexpr (kSums == Sums::kFused) return std::fma(values_[point], kRoot, -least_);
+    return values_[point] * kRoot - least_;
+  }
   float scale() const { return scale_; }
 
  private:
@@ -63,7 +71,15 @@ class PerlinNoise {
 
   static float fade(float t) { return t * t * t * (t * (t * 6.0f - 15.0f) + 10.0f); }
 
-  static float between(float a, float b, float weight) { return a * (1.0f - weight) + weight * b; }
+  static float along_rows(float a, float b, float weight) {
+    if constexpr (kSums == Sums::kFused) return std::fma(weight, b, a * (1.0f - weight));
+    return a * (1.0f - weight) + weight * b;
+  }
+
+  static float along_columns(float a, float b, float weight) {
+    if constexpr (kSums == Sums::kFused) return std::fma(1.0f - weight, a, weight * b);
+    return (1.0f - weight) * a + weight * b;
+  }
 
   // All points of a row of cells.
   void fill(int cell) {
@@ -82,8 +98,8 @@ class PerlinNoise {
         const float n10 = up * far.cosine[0][i] + left[i] * far.sine[0][i];
         const float n01 = down * near.cosine[1][i] + right[i] * near.sine[1][i];
         const float n11 = up * far.cosine[1][i] + right[i] * far.sine[1][i];
-        const float low = between(n00, n10, weight), high = between(n01, n11, weight);
-        out[i] = between(low, high, fades[i]) * 1.41421354f;
+        const float low = along_rows(n00, n10, weight), high = along_rows(n01, n11, weight);
+        out[i] = along_columns(low, high, fades[i]);
       }
     }
   }
@@ -100,8 +116,8 @@ class PerlinNoise {
         most[i] = value > most[i] ? value : most[i];
       }
     }
-    least_ = *std::min_element(least, least + Size);
-    scale_ = 1.0f / (*std::max_element(most, most + Size) - least_);
+    least_ = *std::min_element(least, least + Size) * kRoot;
+    scale_ = 1.0f / (*std::max_element(most, most + Size) * kRoot - least_);
   }
 
   float cosine_[(Rows + 1) * (Columns + 1)], sine_[(Rows + 1) * (Columns + 1)];
