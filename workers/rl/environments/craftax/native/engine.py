@@ -18,18 +18,13 @@ GAMES: dict[int, Game] = {1: CLASSIC}
 """By the number of floors."""
 
 
-def native_game(facts: type[CraftaxEnvironment], form: str) -> Game | None:
-    """The game in C++ that can be observed in this form, if there is one."""
-    return GAMES.get(len(facts.floors)) if form in ("dense", "compact") else None
-
-
 class NativeEngine(CraftaxBatch):
     """Batched Craftax in C++, in memory of its own that numpy describes."""
 
     def __init__(self, facts: type[CraftaxEnvironment], num_envs: int, form: str = "dense") -> None:
-        game = native_game(facts, form)
-        assert game is not None, f"{facts.name} has no native game observed as {form}"
-        self._game, self._functions = game, game.functions()
+        assert form in facts.native_forms, f"there is no native {facts.name} seen as {form}"
+        game = GAMES[len(facts.floors)]
+        self._functions = game.functions()
         is_compact = form == "compact"
         if is_compact:
             assert facts.layout is not None

@@ -50,6 +50,6 @@ def require() -> ctypes.CDLL:
     if native.functions is None:
         raise OpsUnavailableError(
             f"the native Craftax engine cannot be used: {native.why}. Install a C++ compiler, or "
-            'choose engine = "jax"'
+            "choose engine = 'jax'"
         )
     return native.functions
