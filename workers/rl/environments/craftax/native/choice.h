@@ -45,42 +45,54 @@ class EqualChoice {
   static_assert(Size % 16 == 0 && kGroups <= 16);
 
  public:
+  // Places are added in rising order.
   void add(int32_t place) {
-    members_[place / 16] |= 1u << place % 16;
+    const int32_t row = place / 16;
+    if (count_ == 0) first_ = row;
+    last_ = row;
+    members_[row] |= static_cast<uint16_t>(1u << place % 16);
     ++count_;
   }
+  // The places of a row of 16, a bit for each; rows are added in rising order too.
+  void add_row(int32_t row, uint32_t members) {
+    if (members == 0) return;
+    if (count_ == 0) first_ = row;
+    last_ = row;
+    members_[row] = static_cast<uint16_t>(members);
+    count_ += std::popcount(members);
+  }
   bool empty() const { return count_ == 0; }
-  int32_t count() const { return count_; }
 
   // The place that a drawn uniform number chooses; 0 where there is none.
   int32_t pick(float drawn) const {
+    if (count_ == 0) return 0;
     float of[17];  // the sum of so many equal shares
     of[0] = 0.0f;
-    const float share = count_ ? 1.0f / static_cast<float>(count_) : 0.0f;
+    const float share = 1.0f / static_cast<float>(count_);
     for (int i = 1; i <= 16; ++i) of[i] = of[i - 1] + share;
 
-    float before[kRows + 1];  // the sum of all earlier rows
-    before[0] = 0.0f;
-    float groups = 0.0f;
-    for (int32_t first = 0; first < kRows; first += 16) {
-      const int32_t end = first + 16 < kRows ? first + 16 : kRows;
-      float rows = 0.0f;
-      for (int32_t row = first; row < end; ++row) {
-        rows += of[std::popcount(members_[row])];
-        before[row + 1] = rows + groups;
-      }
-      groups += rows;
+    // Before the first row with a member all sums are 0, and behind the last they stay.
+    float before[kRows];  // the sum of all earlier rows
+    float groups = 0.0f, rows = 0.0f;
+    for (int32_t row = first_; row <= last_; ++row) {
+      if (row % 16 == 0) groups += rows, rows = 0.0f;
+      before[row] = rows + groups;
+      rows += of[std::popcount(members_[row])];
     }
+    const float total = rows + groups;
     const auto cumulative = [&](uint32_t place) {
-      const uint32_t here = members_[place / 16] & ((2u << place % 16) - 1);
-      return of[std::popcount(here)] + before[place / 16];
+      const int32_t row = static_cast<int32_t>(place / 16);
+      if (row < first_) return 0.0f;
+      if (row > last_) return total;
+      const uint32_t here = members_[row] & ((2u << place % 16) - 1);
+      return of[std::popcount(here)] + before[row];
     };
     return search(Size, cumulative(Size - 1) * (1.0f - drawn), cumulative);
   }
 
  private:
-  uint32_t members_[kRows] = {};  // a bit for each place
-  int32_t count_ = 0;
+  uint16_t members_[kRows] = {};  // a bit for each place
+  int32_t count_ = 0, first_ = 0, last_ = 0;
 };
 
 }  // namespace craftax

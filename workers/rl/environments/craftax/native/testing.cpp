@@ -1,11 +1,11 @@
 // Entry points by which tests compare random numbers, choices and noise with JAX's.
+#include <algorithm>
 #include <cstdint>
 
+#include "api.h"
 #include "choice.h"
 #include "noise.h"
 #include "random.h"
-
-#define CRAFTAX_API extern "C" __attribute__((visibility("default")))
 
 using namespace craftax;
 
@@ -47,10 +47,10 @@ int32_t choose(const Key* key, const uint8_t* mask) {
   return choice.pick(uniform(*key));
 }
 
-template <int Size, int Rows, int Columns>
-void noise(const Key* key, float* out) {
-  const PerlinNoise<Size, Rows, Columns> made(*key);
-  for (int i = 0; i < Size * Size; ++i) out[i] = made[i];
+template <class Noise>
+void noise(const Key* key, int points, float* out) {
+  const Noise made(*key);
+  for (int i = 0; i < points; ++i) out[i] = made[i];
 }
 
 }  // namespace
@@ -63,6 +63,10 @@ CRAFTAX_API int32_t craftax_choose_2304(const Key* key, const uint8_t* mask) {
   return choose<2304>(key, mask);
 }
 
-CRAFTAX_API void craftax_noise_64(const Key* key, float* out) { noise<64, 8, 32>(key, out); }
+CRAFTAX_API void craftax_noise_64(const Key* key, float* out) {
+  noise<PerlinNoise<64, 8, 32>>(key, 64 * 64, out);
+}
 
-CRAFTAX_API void craftax_noise_48(const Key* key, float* out) { noise<48, 3, 3>(key, out); }
+CRAFTAX_API void craftax_noise_48(const Key* key, float* out) {
+  noise<PerlinNoise<48, 3, 3, Sums::kFused>>(key, 48 * 48, out);
+}

@@ -1,4 +1,4 @@
-// Draws the random numbers of steps, eight games at a time.
+// Draws the random numbers of steps, sixteen games at a time.
 //
 // The chain of splits is that of craftax_step: do, mobs, spawn, state_rng; in it a zombie splits
 // four times and hands on what it drew, a cow once, a skeleton three times.
@@ -7,7 +7,7 @@
 namespace craftax::classic {
 namespace {
 
-constexpr int kLanes = 8;
+constexpr int kLanes = kTogether;
 using Lanes = uint32_t __attribute__((vector_size(4 * kLanes)));
 using LaneKey = BasicKey<Lanes>;
 

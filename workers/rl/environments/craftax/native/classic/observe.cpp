@@ -13,12 +13,20 @@ constexpr int kKinds = 4, kChannels = kBlocks + kKinds, kPicture = kTiles * kCha
 constexpr int kScalars = 22, kSlots = 76;
 constexpr int16_t kUnused = -1;
 
-template <class Visit>
-void for_each_tile(const State& state, Visit visit) {
+// The blocks in view, row by row.
+void see_blocks(const State& state, uint8_t* blocks) {
   const Position corner = state.player - Position{kRows / 2, kColumns / 2};
+  const Position end = corner + Position{kRows - 1, kColumns - 1};
+  if (state.map.contains(corner) && state.map.contains(end)) {
+    for (int row = 0; row < kRows; ++row) {
+      std::memcpy(blocks + row * kColumns, &state.map.cells[corner.row + row][corner.column],
+                  kColumns);
+    }
+    return;
+  }
   for (int tile = 0; tile < kTiles; ++tile) {
     const Position at = corner + Position{tile / kColumns, tile % kColumns};
-    visit(tile, state.map.contains(at) ? state.map[at] : uint8_t{kOutOfBounds});
+    blocks[tile] = state.map.contains(at) ? state.map[at] : uint8_t{kOutOfBounds};
   }
 }
 
@@ -59,7 +67,9 @@ void scalars(const State& state, float* out) {
 
 void observe_dense(const State& state, float* out) {
   std::fill_n(out, kPicture, 0.0f);
-  for_each_tile(state, [&](int tile, uint8_t block) { out[tile * kChannels + block] = 1.0f; });
+  uint8_t blocks[kTiles];
+  see_blocks(state, blocks);
+  for (int tile = 0; tile < kTiles; ++tile) out[tile * kChannels + blocks[tile]] = 1.0f;
   for_each_mob(state, [&](int place, bool seen) {
     if (place >= 0) out[place] = seen ? 1.0f : 0.0f;
   });
@@ -68,9 +78,11 @@ void observe_dense(const State& state, float* out) {
 
 void observe_compact(const State& state, int16_t* out) {
   std::fill_n(out + kTiles, kSlots - kTiles, kUnused);
-  for_each_tile(state, [&](int tile, uint8_t block) {
-    out[tile] = static_cast<int16_t>(tile * kChannels + block);
-  });
+  uint8_t blocks[kTiles];
+  see_blocks(state, blocks);
+  for (int tile = 0; tile < kTiles; ++tile) {
+    out[tile] = static_cast<int16_t>(tile * kChannels + blocks[tile]);
+  }
   int16_t* mobs = out + kTiles;
   int written[kZombies + kCows + kSkeletons + kArrows];
   int count = 0;

@@ -117,6 +117,8 @@ float light_level(int32_t timestep, int32_t day_length);
 // A new world, as craftax makes it from this key.
 void generate(State& state, Key key, const Params& params);
 
+constexpr int kTogether = 16;  // games that are drawn for with one instruction, or two
+
 // The draws of one step under each of `count` keys.
 void draw(const Key* keys, int count, Draws* draws);
 
