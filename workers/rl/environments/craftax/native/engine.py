@@ -12,9 +12,10 @@ from workers.rl.environments.base import EnvironmentTask, Steps
 from workers.rl.environments.craftax.batch import CraftaxBatch
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
 from workers.rl.environments.craftax.native.classic import CLASSIC
+from workers.rl.environments.craftax.native.full import FULL
 from workers.rl.environments.craftax.native.game import Game
 
-GAMES: dict[int, Game] = {1: CLASSIC}
+GAMES: dict[int, Game] = {1: CLASSIC, 9: FULL}
 """By the number of floors."""
 
 

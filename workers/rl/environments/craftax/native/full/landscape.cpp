@@ -64,9 +64,9 @@ struct Distances {
   }
 };
 
-using Coarse = PerlinNoise<kSide, 3, 3>;
-using Winding = PerlinNoise<kSide, 6, 24>;
-using Fine = PerlinNoise<kSide, 12, 12>;
+using Coarse = PerlinNoise<kSide, 3, 3, Sums::kFused>;
+using Winding = PerlinNoise<kSide, 6, 24, Sums::kFused>;
+using Fine = PerlinNoise<kSide, 12, 12, Sums::kFused>;
 constexpr int kChunk = 2 * kLanes;  // cells that are drawn for together
 
 // Water and mountains are kept away from the middle, where the player begins.

@@ -54,8 +54,9 @@ struct Sights {
   }
 };
 
-float root(int32_t stock) { return std::sqrt(static_cast<float>(stock)) / 10.0f; }
-float share(int32_t value, float whole) { return static_cast<float>(value) / whole; }
+// XLA multiplies by one over a constant instead of dividing by it.
+float root(int32_t stock) { return std::sqrt(static_cast<float>(stock)) * 0.1f; }
+float share(int32_t value, float whole) { return static_cast<float>(value) * (1.0f / whole); }
 
 void scalars(const State& state, float* out) {
   const Inventory& own = state.inventory;
@@ -69,7 +70,7 @@ void scalars(const State& state, float* out) {
   *out++ = static_cast<float>(state.bow_enchantment);
   *out++ = static_cast<float>(own.bow);
   for (const int32_t potion : own.potions) *out++ = root(potion);
-  *out++ = state.player_health / 10.0f;
+  *out++ = state.player_health * 0.1f;
   for (const int32_t value : {state.player_food, state.player_drink, state.player_energy,
                               state.player_mana, state.player_xp, state.player_dexterity,
                               state.player_strength, state.player_intelligence})
