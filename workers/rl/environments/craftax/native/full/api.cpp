@@ -81,6 +81,8 @@ CRAFTAX_API int64_t craftax_full_step(State* states, int64_t count, const Key* k
     const int filled = static_cast<int>(std::min<int64_t>(kBlock, count - start));
     for (int i = 0; i < filled; ++i) keys[i] = child(step_key, static_cast<uint32_t>(start + i));
     draw(keys, filled, draws);
+    const int64_t next = start + kBlock;
+    for (int64_t game = next; game < std::min(next + kBlock, count); ++game) prefetch(states[game]);
     for (int i = 0; i < filled; ++i) {
       const int64_t game = start + i;
       State& state = states[game];

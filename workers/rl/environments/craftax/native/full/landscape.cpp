@@ -76,11 +76,13 @@ struct Heights {
   Heights(const Coarse& water_noise, const Coarse& mountain_noise, const Landscape& land) {
     static const Distances distances;
     const float* away = &distances.from_middle[0][0];
+    const float mountain_distance = land.mountain_distance, most = land.mountain_most;
 #pragma omp simd
     for (int cell = 0; cell < kCells; ++cell) {
-      const float near_water = std::clamp(away[cell] / kWaterDistance, 0.0f, 1.0f);
-      const float near_mountain =
-          std::clamp(away[cell] / land.mountain_distance, 0.0f, land.mountain_most);
+      const float share = away[cell] / kWaterDistance;
+      const float near_water = share < 1.0f ? share : 1.0f;
+      const float mountain_share = away[cell] / mountain_distance;
+      const float near_mountain = mountain_share < most ? mountain_share : most;
       water[cell] = std::fma(water_noise.above_least(cell), water_noise.scale(), near_water) - 1.0f;
       mountain[cell] = std::fma(mountain_noise.above_least(cell), mountain_noise.scale(), 0.05f) +
                        near_mountain - 1.0f;
@@ -113,16 +115,24 @@ void lay_ground(uint8_t* map, const Landscape land, const Heights& heights,
   }
 }
 
+// Whether one of kChunk blocks is of this kind.
+bool any_of(const uint8_t* blocks, uint8_t kind) {
+  using Bytes = uint8_t __attribute__((vector_size(kChunk)));
+  static_assert(sizeof(Bytes) == 16);
+  Bytes some;
+  std::memcpy(&some, blocks, sizeof some);
+  const Bytes equal = some == Bytes{} + kind;
+  const auto halves = std::bit_cast<std::array<uint64_t, 2>>(equal);
+  return (halves[0] | halves[1]) != 0;
+}
+
 // Where blocks are `from` and `fits(cell, draw)`, they become `to`.
 template <class Fits>
 void sprinkle(uint8_t* map, Key key, uint8_t from, uint8_t to, Fits fits) {
   float draws[kChunk];
   for (int first = 0; first < kCells; first += kChunk) {
     uint8_t* blocks = map + first;
-    int found = 0;
-#pragma omp simd reduction(+ : found)
-    for (int i = 0; i < kChunk; ++i) found += blocks[i] == from;
-    if (found == 0) continue;
+    if (!any_of(blocks, from)) continue;
     uniforms(key, static_cast<uint32_t>(first), draws);
 #pragma omp simd
     for (int i = 0; i < kChunk; ++i) {
