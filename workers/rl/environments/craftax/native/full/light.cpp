@@ -10,7 +10,7 @@ struct TorchTable {
     for (int row = -kShine; row <= kShine; ++row) {
       for (int column = -kShine; column <= kShine; ++column) {
         const float away = std::sqrt(static_cast<float>(row * row + column * column));
-        light[row + kShine][column + kShine] = std::clamp(1.0f - away / 5.0f, 0.0f, 1.0f);
+        light[row + kShine][column + kShine] = std::clamp(1.0f - away * 0.2f, 0.0f, 1.0f);
       }
     }
   }

@@ -60,8 +60,6 @@ constexpr BlockSet kSolid = block_set(
      kWallMoss, kStalagmite, kRuby, kSapphire, kChest, kFountain, kFireTree,
      kEnchantmentTableFire, kEnchantmentTableIce, kGrave, kGrave2, kGrave3, kNecromancer});
 constexpr BlockSet kHoldsItem = block_set({kGrass, kSand, kPath, kFireGrass, kIceGrass});
-constexpr BlockSet kSpawnGround = block_set({kGrass, kPath, kFireGrass, kIceGrass});
-constexpr BlockSet kGraves = block_set({kGrave, kGrave2, kGrave3});
 
 // Where an action moves the player and what it faces then; mobs draw from these too.
 constexpr Position kDirections[] = {{0, 0}, {0, -1}, {0, 1}, {-1, 0}, {1, 0}};
