@@ -36,7 +36,8 @@ void shine(float (&light)[kSide][kSide], Position place) {
 }
 
 float daylight(int32_t timestep, int32_t day_length) {
-  const float days = static_cast<float>(timestep) / static_cast<float>(day_length);
+  // XLA multiplies by one over what all games share instead of dividing by it.
+  const float days = static_cast<float>(timestep) * (1.0f / static_cast<float>(day_length));
   float time = days - std::trunc(days);
   if (time < 0.0f) time += 1.0f;
   const float height = std::cos((time + 0.3f) * 3.14159274f);
