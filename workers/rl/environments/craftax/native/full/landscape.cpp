@@ -76,12 +76,12 @@ struct Heights {
   Heights(const Coarse& water_noise, const Coarse& mountain_noise, const Landscape& land) {
     static const Distances distances;
     const float* away = &distances.from_middle[0][0];
-    const float mountain_distance = land.mountain_distance, most = land.mountain_most;
+    const float per_distance = 1.0f / land.mountain_distance, most = land.mountain_most;
 #pragma omp simd
     for (int cell = 0; cell < kCells; ++cell) {
-      const float share = away[cell] / kWaterDistance;
+      const float share = away[cell] * (1.0f / kWaterDistance);
       const float near_water = share < 1.0f ? share : 1.0f;
-      const float mountain_share = away[cell] / mountain_distance;
+      const float mountain_share = away[cell] * per_distance;
       const float near_mountain = mountain_share < most ? mountain_share : most;
       water[cell] = std::fma(water_noise.above_least(cell), water_noise.scale(), near_water) - 1.0f;
       mountain[cell] = std::fma(mountain_noise.above_least(cell), mountain_noise.scale(), 0.05f) +
