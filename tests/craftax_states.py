@@ -1,11 +1,22 @@
-"""States of Craftax games that play seldom reaches: random worlds, mobs and belongings."""
+"""States of Craftax games that play seldom reaches, and what two states differ in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def differing(one: NDArray[Any], other: NDArray[Any], prefix: str = "") -> Iterator[str]:
+    """Names of the fields in which two arrays of states are not the same to the bit."""
+    for name in one.dtype.names or ():
+        a, b = one[name], other[name]
+        if a.dtype.names:
+            yield from differing(a, b, f"{prefix}{name}.")
+        elif np.ascontiguousarray(a).tobytes() != np.ascontiguousarray(b).tobytes():
+            yield f"{prefix}{name}"
 
 
 def scrambled_classic(states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

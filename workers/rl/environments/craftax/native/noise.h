@@ -50,10 +50,12 @@ class PerlinNoise {
   };
 
   void draw_gradients(Key key) {
-    for (uint32_t node = 0; node < (Rows + 1) * (Columns + 1); ++node) {
-      const float angle = uniform(key, node) * 6.28318548f;
-      cosine_[node] = std::cos(angle);
-      sine_[node] = std::sin(angle);
+    constexpr uint32_t kNodes = (Rows + 1) * (Columns + 1);
+    float angles[kNodes];
+    for (uint32_t node = 0; node < kNodes; ++node) angles[node] = uniform(key, node) * 6.28318548f;
+    for (uint32_t node = 0; node < kNodes; ++node) {
+      cosine_[node] = std::cos(angles[node]);
+      sine_[node] = std::sin(angles[node]);
     }
   }
 

@@ -59,57 +59,58 @@ struct Heights {
 };
 
 // Paths and caves in the mountains, a byte for each place.
-void dig(uint8_t (&hollow)[kSize][kSize], const Heights& heights, const Winding& winding) {
-  for (int place = 0; place < kSize * kSize; ++place) {
-    const bool is_cave = (heights.mountain[place] > 0.85f) & (heights.water[place] > 0.4f);
-    hollow[place / kSize][place % kSize] = is_cave;
-  }
+void dig(uint8_t* hollow, const Heights& heights, const Winding& winding) {
   uint8_t is_path[kSize * kSize];
   for (int place = 0; place < kSize * kSize; ++place) is_path[place] = winding[place] > 0.8f;
+  for (int place = 0; place < kSize * kSize; ++place) {
+    const bool is_cave = (heights.mountain[place] > 0.85f) & (heights.water[place] > 0.4f);
+    hollow[place] = is_path[place] | is_cave;
+  }
+  // The same paths mirrored; they are few.
   for (int row = 0; row < kSize; ++row) {
-    for (int column = 0; column < kSize; ++column) {
-      hollow[row][column] |= is_path[row * kSize + column];
-    }
     const uint8_t* path = is_path + row * kSize;
-    for (const uint8_t* end = path + kSize;; ++path) {
-      path = std::find(path, end, 1);
-      if (path == end) break;
-      hollow[path - (end - kSize)][row] = 1;
+    for (const uint8_t *next = path, *end = path + kSize; next < end; ++next) {
+      next = static_cast<const uint8_t*>(std::memchr(next, 1, static_cast<size_t>(end - next)));
+      if (next == nullptr) break;
+      hollow[(next - path) * kSize + row] = 1;
     }
   }
 }
 
 void lay_ground(uint8_t* map, const Heights& heights, const Winding& winding) {
-  uint8_t hollow[kSize][kSize];
+  uint8_t hollow[kSize * kSize], high[kSize * kSize];
   dig(hollow, heights, winding);
-  for (int row = 0; row < kSize; ++row) {
-    const float *water = heights.water + row * kSize, *mountain = heights.mountain + row * kSize;
-    uint8_t wet[kSize], sandy[kSize], high[kSize];
-    for (int i = 0; i < kSize; ++i) wet[i] = water[i] > 0.7f;
-    for (int i = 0; i < kSize; ++i) sandy[i] = water[i] > 0.6f;
-    for (int i = 0; i < kSize; ++i) high[i] = mountain[i] > 0.7f;
-    uint8_t* blocks = map + row * kSize;
-    for (int i = 0; i < kSize; ++i) {
-      const uint8_t flat = wet[i] ? kWater : sandy[i] ? kSand : kGrass;
-      const uint8_t rock = hollow[row][i] ? kPath : kStone;
-      blocks[i] = high[i] ? rock : flat;
-    }
+  for (int place = 0; place < kSize * kSize; ++place) {
+    const float water = heights.water[place];
+    map[place] = water > 0.7f ? kWater : water > 0.6f ? kSand : kGrass;
+  }
+  for (int place = 0; place < kSize * kSize; ++place) high[place] = heights.mountain[place] > 0.7f;
+  for (int place = 0; place < kSize * kSize; ++place) {
+    const uint8_t rock = hollow[place] ? kPath : kStone;
+    map[place] = high[place] ? rock : map[place];
   }
 }
 
-// Where blocks are `from` and `fits(place, draw)`, they become `to`.
-template <class Fits>
-void sprinkle(uint8_t* map, Key key, uint8_t from, uint8_t to, Fits fits) {
-  float draws[kChunk];
-  uint8_t fit[kChunk];
+// Where blocks are `from`, `where(place)` holds and the draw is in range, they become `to`. Chunks
+// without such a place are not drawn for.
+template <class Where>
+void sprinkle(uint8_t* map, Key key, uint8_t from, uint8_t to, float above, float below,
+              Where where) {
+  uint8_t may[kChunk], drawn[kChunk];
   for (uint32_t first = 0; first < kSize * kSize; first += kChunk) {
     uint8_t* blocks = map + first;
-    if (std::memchr(blocks, from, kChunk) == nullptr) continue;
-    for (uint32_t i = 0; i < kChunk; ++i) draws[i] = uniform(key, first + i);
-    for (uint32_t i = 0; i < kChunk; ++i) fit[i] = fits(first + i, draws[i]);
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < kChunk; ++i) may[i] = where(first + i);
     for (uint32_t i = 0; i < kChunk; ++i) {
-      blocks[i] = (blocks[i] == from) & (fit[i] != 0) ? to : blocks[i];
+      may[i] &= blocks[i] == from;
+      any |= may[i];
     }
+    if (any == 0) continue;
+    for (uint32_t i = 0; i < kChunk; ++i) {
+      const float draw = uniform(key, first + i);
+      drawn[i] = (draw > above) & (draw < below);
+    }
+    for (uint32_t i = 0; i < kChunk; ++i) blocks[i] = may[i] & drawn[i] ? to : blocks[i];
   }
 }
 
@@ -127,14 +128,14 @@ void hide_treasure(uint8_t* map, Key key, bool is_diamond) {
 void make_map(uint8_t* map, const Keys& keys, const Params& params) {
   const Heights heights(Coarse(keys.water), Coarse(keys.mountain));
   lay_ground(map, heights, Winding(keys.path));
-  sprinkle(map, keys.coal, kStone, kCoal, [](uint32_t, float draw) { return draw < 0.04f; });
-  sprinkle(map, keys.iron, kStone, kIron, [](uint32_t, float draw) { return draw < 0.03f; });
-  sprinkle(map, keys.diamond, kStone, kDiamond, [&](uint32_t place, float draw) {
-    return (heights.mountain[place] > 0.8f) & (draw < 0.005f);
-  });
+  const auto anywhere = [](uint32_t) { return true; };
+  sprinkle(map, keys.coal, kStone, kCoal, -1.0f, 0.04f, anywhere);
+  sprinkle(map, keys.iron, kStone, kIron, -1.0f, 0.03f, anywhere);
+  sprinkle(map, keys.diamond, kStone, kDiamond, -1.0f, 0.005f,
+           [&](uint32_t place) { return heights.mountain[place] > 0.8f; });
   const Fine woods(keys.tree_noise);
-  sprinkle(map, keys.tree, kGrass, kTree,
-           [&](uint32_t place, float draw) { return (woods[place] > 0.5f) & (draw > 0.8f); });
+  sprinkle(map, keys.tree, kGrass, kTree, 0.8f, 2.0f,
+           [&](uint32_t place) { return woods[place] > 0.5f; });
   uint8_t is_lava[kSize * kSize];
   for (int place = 0; place < kSize * kSize; ++place) {
     is_lava[place] = (heights.mountain[place] > 0.85f) & (woods[place] > 0.7f);
