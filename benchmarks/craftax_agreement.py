@@ -3,8 +3,9 @@
     python benchmarks/craftax_agreement.py --env Craftax-Classic-Symbolic-v1 --steps 100000 --json
 
 Both play from the same seed with random actions; every few steps both go on from a state drawn at
-random (``tests/craftax_states.py``, ``tests/craftax_full_states.py``), so that all a step does is seen often. Compared after every
-step: all fields of the state, the observation, the reward and the end. Prints as its last line
+random (``tests/craftax_states.py``, ``tests/craftax_full_states.py``), so that all a step does is
+seen often, on all floors. Compared after every step: all fields of the state, the observation, the
+reward and the end. Prints as its last line
 ``{"steps", "fields", "first_divergence"}``: for each field in how many steps of an environment it
 differed, and where that was first.
 """

@@ -110,6 +110,30 @@ def test_steps_from_states_that_play_seldom_reaches_are_the_same(engines, round_
     play(engines, 4, rng)
 
 
+def test_both_forms_show_the_same():
+    compact, dense = (NativeEngine(FACTS, ENVS, form) for form in ("compact", "dense"))
+    rng = np.random.default_rng(2)
+    dense.reset()
+    for _ in range(20):
+        compact.states[:] = dense.states[:] = scrambled(dense.states, rng)
+        actions = rng.integers(0, FACTS.actions, ENVS)
+        short, long = compact.step(actions)[0], dense.step(actions)[0]
+        compare("observation", FACTS.layout.dense(short), long)
+
+
+def test_auto_reset_begins_the_new_episode_at_once():
+    facts = ENVIRONMENTS["Craftax-Symbolic-AutoReset-v1"]
+    engine = NativeEngine(facts, ENVS, "compact")
+    engine.set_task(EnvironmentTask(start_floor=3, params={"max_timesteps": 3}))
+    engine.reset()
+    for count in range(1, 7):
+        seen, _, done, _ = engine.step(np.zeros(ENVS, int))
+        assert done.all() == (count % 3 == 0)
+        compare("observation", seen, engine.renew(np.flatnonzero(done)))
+        assert (engine.states["timestep"] == count % 3).all()
+    assert (engine.floors() == 3).all()
+
+
 def test_the_dense_observation_is_craftaxs_own(engines):
     import jax
 
