@@ -128,35 +128,37 @@ void observe_compact(const State& state, int16_t* codes) {
   const int floor = state.player_level;
   const Position corner = state.player_position - Position{kRows / 2, kColumns / 2};
   const int first = std::max(0, -corner.column), last = std::min(kColumns, kSide - corner.column);
-  bool lit[kTiles] = {};
-  for (int tile = 0; tile < kTiles; ++tile) codes[tile] = static_cast<int16_t>(kOnes + tile);
-  std::fill_n(codes + kTiles, kTiles, kUnused);
+  // What is seen of each tile, gathered first so that the codes are made many at a time.
+  uint8_t blocks[kTiles] = {}, items[kTiles] = {}, lit[kTiles] = {};
   for (int row = 0; row < kRows; ++row) {
-    const int from = corner.row + row;
-    if (from < 0 || from >= kSide) continue;
-    const uint8_t* blocks = state.map[floor].cells[from];
-    const uint8_t* items = state.item_map[floor].cells[from];
-    const float* light = state.light_map[floor][from];
-    for (int column = first; column < last; ++column) {
-      const int tile = row * kColumns + column, place = corner.column + column;
-      const bool is_lit = light[place] > kDim;
-      lit[tile] = is_lit;
-      const int block = tile * kChannels + blocks[place], dark = kOnes + tile;
-      const int item = kOnes + kTiles + tile * (kItems - 1) + items[place] - 1;
-      codes[tile] = static_cast<int16_t>(is_lit ? block : dark);
-      codes[kTiles + tile] = static_cast<int16_t>(is_lit & (items[place] > 0) ? item : kUnused);
-    }
+    const int from = corner.row + row, tile = row * kColumns;
+    if (from < 0 || from >= kSide || first >= last) continue;
+    const int place = corner.column + first;
+    const auto number = static_cast<size_t>(last - first);
+    std::memcpy(blocks + tile + first, &state.map[floor].cells[from][place], number);
+    std::memcpy(items + tile + first, &state.item_map[floor].cells[from][place], number);
+    const float* light = &state.light_map[floor][from][place];
+    for (size_t i = 0; i < number; ++i) lit[tile + first + i] = light[i] > kDim;
+  }
+  int16_t picture[kSlots];
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int block = tile * kChannels + blocks[tile], dark = kOnes + tile;
+    const int item = kOnes + kTiles - 1 + tile * (kItems - 1) + items[tile];
+    const bool has_item = lit[tile] & (items[tile] != kNothing);
+    picture[tile] = static_cast<int16_t>(lit[tile] ? block : dark);
+    picture[kTiles + tile] = static_cast<int16_t>(has_item ? item : kUnused);
   }
   const Sights sights(state);
   for (int index = 0; index < kMobs; ++index) {
     const Sight& sight = sights.all[index];
     const bool seen = sights.seen(index) && lit[sight.tile];
-    codes[2 * kTiles + index] =
+    picture[2 * kTiles + index] =
         seen ? static_cast<int16_t>(sight.tile * kChannels + kMobChannel + sight.channel) : kUnused;
   }
   float numbers[kScalars];
   scalars(state, numbers);
-  std::memcpy(codes + kSlots, numbers, sizeof(numbers));
+  std::memcpy(codes, picture, sizeof picture);
+  std::memcpy(codes + kSlots, numbers, sizeof numbers);
 }
 
 }  // namespace craftax::full
