@@ -12,7 +12,7 @@ compiled program); ``vec`` (RLlib's own runner and learner on our vector environ
 actions);
 ``sample`` (the runner alone) and ``sample_env`` (the same, without the time in which the actor
 answers and actions are drawn from its logits). Each runs in a process of its own, in turn, with
-the same nets.
+the same nets. ``--engines`` measures both engines alone instead, in this process.
 """
 
 from __future__ import annotations
@@ -341,12 +341,20 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1, help="turns of all variants")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engines", action="store_true", help="the engines alone")
+    parser.add_argument("--seconds", type=float, default=4.0, help="CPU time of each engine")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=sorted(VARIANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print("RESULT " + json.dumps(measure(args, args.child)), flush=True)
         os._exit(0)  # Ray's and XLA's threads need not be waited for
+    if args.engines:
+        os.environ.update(ONE_THREAD)
+        from benchmarks.craftax_engines import engines
+
+        print(json.dumps({"engines": engines(args)}, indent=None if args.json else 2))
+        return
     chosen = args.variants.split(",")
     unknown = sorted(set(chosen) - set(VARIANTS))
     if unknown:

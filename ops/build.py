@@ -1,6 +1,7 @@
-"""Builds the compiled kernels into a cache folder, with the compilers of this machine.
+"""Builds compiled libraries into a cache folder, with the compilers of this machine.
 
-Knows how to compile, not when: ``ops.library`` decides that.
+Knows how to compile, not when: ``ops.library`` decides that for the kernels of the ops, and who
+has a library of their own (``Project``) for theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 
 import torch
 
-SOURCES = Path(__file__).parent / "csrc"
 LIBRARY = "libgrowstage_ops.so"
 ARCHITECTURES = ("80", "90", "100")
 TIMEOUT = 300.0
@@ -41,9 +41,42 @@ class BuildError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A library and what it is compiled from."""
+
+    library: str
+    """Its file name."""
+    folder: Path
+    """All sources and headers below it belong to the library."""
+    options: tuple[str, ...] = ()
+    """Options of the C++ compiler beside those of all projects."""
+    uses_torch: bool = False
+    """Whether it includes the headers of torch's stable ABI and is linked to torch."""
+
+    def sources(self, *, cuda: bool, headers: bool = False) -> list[Path]:
+        """Source files, in a fixed order."""
+        kinds = {".cpp", ".cu", ".h", ".cuh"} if headers else {".cpp", ".cu"}
+        found = sorted(path for path in self.folder.rglob("*") if path.suffix in kinds)
+        return [path for path in found if cuda or "cuda" not in path.relative_to(self.folder).parts]
+
+    def digest(self) -> str:
+        """Digest of all sources, CUDA included."""
+        state = hashlib.sha256()
+        for path in self.sources(cuda=True, headers=True):
+            state.update(str(path.relative_to(self.folder)).encode() + path.read_bytes())
+        return state.hexdigest()
+
+
+OPS = Project(
+    library=LIBRARY, folder=Path(__file__).parent / "csrc", options=(_STABLE_ABI,), uses_torch=True
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
     """What to compile with. ``nvcc`` None = CPU kernels only."""
 
+    project: Project = OPS
     compiler: str
     nvcc: str | None
     architectures: tuple[str, ...]
@@ -53,7 +86,10 @@ class Toolchain:
 
     def key(self) -> str:
         """Name of the build: differs wherever the library might."""
-        parts = (self, torch.__version__, _CXX, _NVCC, _processor(), source_hash())
+        # The same sources are the same library wherever they lie.
+        project = (self.project.library, self.project.options, self.project.digest())
+        chosen = (self.compiler, self.nvcc, self.architectures, self.portable)
+        parts = (project, chosen, torch.__version__, _CXX, _NVCC, _processor())
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
     def processor(self) -> list[str]:
@@ -79,20 +115,12 @@ def cache_folder() -> Path:
     return Path(root).expanduser() / "growstage" / "ops"
 
 
-def source_hash() -> str:
-    """Digest of all sources, CUDA included."""
-    state = hashlib.sha256()
-    for path in sources(cuda=True, headers=True):
-        state.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
-    return state.hexdigest()
-
-
 def release() -> str:
     """Version of torch without what it was built for: the stable ABI is the same for all."""
     return torch.__version__.partition("+")[0]
 
 
-def toolchain() -> Toolchain:
+def toolchain(project: Project = OPS) -> Toolchain:
     """The compilers found here; BuildError says what is missing.
 
     GROWSTAGE_OPS_CUDA on|off|auto (auto: nvcc is there and torch can use CUDA) and
@@ -102,12 +130,14 @@ def toolchain() -> Toolchain:
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
         raise BuildError("no C++ compiler found (looked for $CXX, c++, g++, clang++)")
+    if not any(path.suffix == ".cu" for path in project.sources(cuda=True)):
+        return Toolchain(project=project, compiler=compiler, nvcc=None, architectures=())
     wanted = os.environ.get("GROWSTAGE_OPS_CUDA", "auto")
     nvcc = find_nvcc() if wanted == "on" or (wanted == "auto" and torch.version.cuda) else None
     if wanted == "on" and nvcc is None:
         raise BuildError("GROWSTAGE_OPS_CUDA=on, but no nvcc in $CUDA_HOME/bin or on the PATH")
     architectures = _architectures() if nvcc else ()
-    return Toolchain(compiler=compiler, nvcc=nvcc, architectures=architectures)
+    return Toolchain(project=project, compiler=compiler, nvcc=nvcc, architectures=architectures)
 
 
 def packaged() -> Path | None:
@@ -122,7 +152,7 @@ def packaged() -> Path | None:
     path = Path(found.origin).with_name(LIBRARY)
     info = json.loads(path.with_name("build.json").read_text())
     wrong = {
-        "other sources": info["sources"] != source_hash(),
+        "other sources": info["sources"] != OPS.digest(),
         f"torch {info['torch']}": info["torch"] != release(),
         "another processor": not set(info["needs"]) <= features(),
         "other devices": not _serves_devices(info["architectures"]),
@@ -148,7 +178,7 @@ def _serves_devices(architectures: list[str]) -> bool:
 
 def built(tools: Toolchain) -> Path | None:
     """The library of an earlier build, if there is one."""
-    path = cache_folder() / tools.key() / LIBRARY
+    path = cache_folder() / tools.key() / tools.project.library
     return path if path.exists() else None
 
 
@@ -180,22 +210,16 @@ def build(tools: Toolchain, *, again: bool) -> Path:
                 raise
             os.rename(result, folder / tools.key())
     _failure_file(tools.key()).unlink(missing_ok=True)
-    return folder / tools.key() / LIBRARY
-
-
-def sources(*, cuda: bool, headers: bool = False) -> list[Path]:
-    """Source files, in a fixed order."""
-    kinds = {".cpp", ".cu", ".h", ".cuh"} if headers else {".cpp", ".cu"}
-    found = sorted(path for path in SOURCES.rglob("*") if path.suffix in kinds)
-    return [path for path in found if cuda or "cuda" not in path.relative_to(SOURCES).parts]
+    return folder / tools.key() / tools.project.library
 
 
 def commands(tools: Toolchain, folder: Path) -> tuple[list[list[str]], list[str]]:
     """The compiler calls, which may run side by side, and the link that follows them."""
-    package = Path(torch.__file__).parent
-    include = ["-isystem", str(package / "include"), "-I", str(SOURCES)]
+    package, project = Path(torch.__file__).parent, tools.project
+    include = ["-isystem", str(package / "include")] if project.uses_torch else []
+    include += [*project.options, "-I", str(project.folder)]
     calls, objects = [], []
-    for source in sources(cuda=tools.nvcc is not None):
+    for source in project.sources(cuda=tools.nvcc is not None):
         target = str(folder / f"{source.parent.name}_{source.name}.o")
         objects.append(target)
         if source.suffix == ".cu":
@@ -205,10 +229,10 @@ def commands(tools: Toolchain, folder: Path) -> tuple[list[list[str]], list[str]
             exact = ["-fmad=false"] if source.stem == "route" else []
             calls.append([tools.nvcc, "-ccbin", tools.compiler, *_NVCC, *archs, *exact])
         else:
-            calls.append([tools.compiler, *_CXX, *tools.processor(), _STABLE_ABI, *include])
+            calls.append([tools.compiler, *_CXX, *tools.processor(), *include])
         calls[-1] += ["-c", str(source), "-o", target]
-    libraries = [f"-L{package / 'lib'}", "-ltorch_cpu"]
-    library = str(folder / LIBRARY)
+    libraries = [f"-L{package / 'lib'}", "-ltorch_cpu"] if project.uses_torch else []
+    library = str(folder / project.library)
     if tools.nvcc:
         hide = ["-Xlinker", "--exclude-libs,ALL"]
         start = [tools.nvcc, "-ccbin", tools.compiler, "-shared", "-cudart", "static", *hide]
@@ -224,9 +248,9 @@ def compile_into(tools: Toolchain, scratch: Path) -> Path:
     _run(link)
     result = scratch / "result"
     result.mkdir()
-    os.rename(scratch / LIBRARY, result / LIBRARY)
+    os.rename(scratch / tools.project.library, result / tools.project.library)
     info = {"architectures": tools.architectures, "needs": tools.needs()}
-    info |= {"torch": release(), "sources": source_hash()}
+    info |= {"torch": release(), "sources": tools.project.digest()}
     Path(result, "build.json").write_text(json.dumps(info))
     return result
 

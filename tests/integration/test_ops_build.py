@@ -141,7 +141,7 @@ def test_a_failed_build_is_tried_once_and_told(tmp_path: Path) -> None:
     assert first["backend"] == second["backend"] == "reference"
     assert "c++ failed: x.cpp: error: no" in first["why"]
     assert "tried before" in second["why"]
-    assert len(calls.read_text().splitlines()) <= len(build.sources(cuda=False))
+    assert len(calls.read_text().splitlines()) <= len(build.OPS.sources(cuda=False))
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 

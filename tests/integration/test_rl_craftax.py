@@ -17,7 +17,7 @@ ENVS = 8
 
 @pytest.fixture(scope="module")
 def engine():
-    return CLASSIC.build(ENVS)
+    return CLASSIC.build(ENVS, engine="jax")
 
 
 def play(engine, steps: int, seed: int = 0):
@@ -108,7 +108,7 @@ def test_switching_the_task_compiles_nothing_and_rewards_only_what_it_lists(engi
     engine.reset()
     rewards = np.concatenate([reward for _, reward, _ in play(engine, 200)])
     assert set(np.unique(rewards)) == {0.0, 1.0}
-    assert CLASSIC.build(ENVS)._programs is engine._programs
+    assert CLASSIC.build(ENVS, engine="jax")._programs is engine._programs
     assert programs.cache_info().misses == known
 
 

@@ -95,6 +95,7 @@ class RLTrainer:
                 "environment": settings["environment"],
                 "largest_return": f"{self._stream.largest_return(stage.task):g}",
                 "smallest_return": f"{self._stream.smallest_return(stage.task):g}",
+                **self._stream.recorded(stage.task),
             },
         )
 

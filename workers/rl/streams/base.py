@@ -85,6 +85,10 @@ class EnvironmentStream(ABC):
         """How a built environment is set for this task (``BatchedEnvironment.set_task``)."""
         return None
 
+    def recorded(self, task: TaskSpec) -> dict[str, str]:
+        """What lineage should tell of how the task is played in this process, as text."""
+        return {}
+
     def environment(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
         """Environments built for this task and set to it."""
         built = self.build(task, num_envs)

@@ -12,6 +12,7 @@ from typing import Any, cast
 from workers.contract import Json, LaneSettings, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, EnvironmentTask
 from workers.rl.environments.craftax.catalog import (
+    ENGINES,
     ENVIRONMENTS,
     CraftaxClassicSymbolic,
     CraftaxEnvironment,
@@ -52,6 +53,9 @@ class CraftaxStream(EnvironmentStream):
         """Form of observations: dense numbers as Craftax gives them, compact (symbolic: codes of
         what is seen, 50 times smaller, the same to the model), pixels (bytes); auto: the
         shortest."""
+        engine: str = "auto"
+        """What plays the games: native (C++) or jax (Craftax's own programs, and the only one for
+        pixels); both give the same to the bit. auto: native where it can be had."""
         tasks: tuple[TaskConfig, ...] = (TaskConfig(name="survive"),)
         """The tasks, in the order they are learnt."""
 
@@ -86,6 +90,9 @@ class CraftaxStream(EnvironmentStream):
         if form not in ("auto", *own.forms):  # type: ignore[attr-defined]
             allowed = ", ".join(("auto", *own.forms))  # type: ignore[attr-defined]
             return [Problem(f"{path}.observations", f"got {form!r}", f"allowed: {allowed}")]
+        engine = _engine_problem(own, self.form, self.config.engine, f"{path}.engine")
+        if engine is not None:
+            return [engine]
         found = repeated([task.name for task in self.config.tasks], f"{path}.tasks")
         for index, task in enumerate(self.config.tasks):
             found += _task_problems(own, task, f"{path}.tasks.{index}")
@@ -104,7 +111,13 @@ class CraftaxStream(EnvironmentStream):
 
     def build(self, task: TaskSpec, num_envs: int) -> BatchedEnvironment:
         """The engine that plays this task."""
-        return _known(task.settings["environment"]).build(num_envs, self.form)
+        facts = _known(task.settings["environment"])
+        return facts.build(num_envs, self.form, self.config.engine)
+
+    def recorded(self, task: TaskSpec) -> dict[str, str]:
+        """The engine that plays it here."""
+        facts = _known(task.settings["environment"])
+        return {"engine": facts.engine(self.form, self.config.engine)}
 
     def setting(self, task: TaskSpec) -> EnvironmentTask:
         """How the engine is set for this task."""
@@ -141,6 +154,14 @@ def _known(name: str) -> type[CraftaxEnvironment]:
     found = lookup(ENVIRONMENTS, name, "environment")
     assert not isinstance(found, Problem), str(found)
     return cast(type[CraftaxEnvironment], found)
+
+
+def _engine_problem(own: Any, form: str, engine: str, path: str) -> Problem | None:
+    if engine not in ENGINES:
+        return Problem(path, f"got {engine!r}", f"allowed: {', '.join(ENGINES)}")
+    if engine == "native" and form not in own.native_forms:
+        return Problem(path, f"there is no native {own.name} seen as {form}", "set it to 'auto'")
+    return None
 
 
 def _largest(facts: type[CraftaxEnvironment], setting: EnvironmentTask) -> float:

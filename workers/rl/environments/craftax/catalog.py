@@ -55,6 +55,8 @@ _FLOORS = (
 )  # fmt: skip
 
 
+ENGINES = ("auto", "native", "jax")
+"""What can play a game: C++, or Craftax's own JAX programs; auto: the first that can be had."""
 _TIERS = {"basic": 1.0, "intermediate": 3.0, "advanced": 5.0, "very_advanced": 8.0}
 
 
@@ -78,6 +80,8 @@ class CraftaxEnvironment(Environment):
     auto_reset: ClassVar[bool] = False
     """Ended episodes begin anew inside the step, for which a world is made at every step."""
     layout: Compact | None = None
+    native_forms: ClassVar[tuple[str, ...]] = ()
+    """Forms in which the native engine shows it."""
     achievements: ClassVar[tuple[str, ...]]
     rewards: ClassVar[tuple[float, ...]]
     """Reward of each achievement, in the order of ``achievements``."""
@@ -87,11 +91,25 @@ class CraftaxEnvironment(Environment):
     """Parameters a task may override, with their defaults."""
 
     @classmethod
-    def build(cls, num_envs: int, form: str = "dense") -> BatchedEnvironment:
-        """The engine of ``num_envs`` environments, compiled (or read from the XLA cache)."""
+    def build(cls, num_envs: int, form: str = "dense", engine: str = "auto") -> BatchedEnvironment:
+        """``num_envs`` of it in one of ENGINES. A JAX engine compiles, or reads the XLA cache;
+        only then is JAX imported."""
+        if cls.engine(form, engine) == "native":
+            from workers.rl.environments.craftax.native.engine import NativeEngine
+
+            return NativeEngine(cls, num_envs, form)
         from workers.rl.environments.craftax.engine import CraftaxEngine
 
         return CraftaxEngine(cls, num_envs, form)
+
+    @classmethod
+    def engine(cls, form: str, wanted: str = "auto") -> str:
+        """``native`` or ``jax``: what plays this form of it here; builds the library if need be."""
+        if wanted != "auto" or form not in cls.native_forms:
+            return "jax" if wanted == "auto" else wanted
+        from workers.rl.environments.craftax.native.library import load
+
+        return "native" if load().functions is not None else "jax"
 
     @classmethod
     def tiers(cls) -> dict[str, tuple[int, ...]]:
@@ -150,6 +168,7 @@ class CraftaxClassicSymbolic(_Classic):
     name = "Craftax-Classic-Symbolic-v1"
     observation_shape = (1345,)
     forms = ("compact", "dense")
+    native_forms = forms
     layout = compact.CLASSIC
 
 
@@ -181,6 +200,7 @@ class CraftaxSymbolic(_Full):
     name = "Craftax-Symbolic-v1"
     observation_shape = (8268,)
     forms = ("compact", "dense")
+    native_forms = forms
     layout = compact.FULL
 
 

@@ -18,32 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.rl.environments.base import (
-    ACHIEVEMENT,
-    BatchedEnvironment,
-    EnvironmentTask,
-    Observations,
-    Steps,
-)
+from workers.rl.environments.base import EnvironmentTask, Steps
 from workers.rl.environments.craftax import compact
+from workers.rl.environments.craftax.batch import CraftaxBatch, TaskArguments, task_arguments
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
 from workers.rl.environments.craftax.textures import keep_textures
 
 MONSTERS_TO_CLEAR = 8
 """Kills that open the ladder of a floor in Craftax."""
-
-
-class TaskArguments(NamedTuple):
-    """One task as traced arguments of the compiled programs."""
-
-    params: Any
-    weights: Any
-    """Reward of each achievement [A]."""
-    health: Any
-    """Reward of one point of health."""
-    floor: Any
-    unlocked: Any
-    """Achievements the agent begins with [A]."""
 
 
 class Programs(NamedTuple):
@@ -97,25 +79,10 @@ def _shared(name: str) -> Any:
     return make_craftax_env_from_name(name, auto_reset=False)
 
 
-def task_arguments(facts: type[CraftaxEnvironment], task: EnvironmentTask) -> TaskArguments:
-    """The task as arguments; parameters keep their Python types, so none is ever recompiled."""
+def _traced(facts: type[CraftaxEnvironment], task: TaskArguments) -> TaskArguments:
+    """The task with Craftax's own parameters; they keep their types, so none is recompiled."""
     defaults = shared_environment(facts.name).default_params
-    values = {name: type(facts.params[name])(value) for name, value in task.params.items()}
-    listed = task.achievements or facts.achievements
-    begun = facts.unlocked_at(task.start_floor)
-    return TaskArguments(
-        params=defaults.replace(**values),
-        weights=np.array(
-            [
-                reward if name in listed else 0.0
-                for name, reward in zip(facts.achievements, facts.rewards, strict=True)
-            ],
-            np.float32,
-        ),
-        health=np.float32(0.0 if task.achievements else 0.1),
-        floor=np.int32(task.start_floor),
-        unlocked=np.array([name in begun for name in facts.achievements], np.bool_),
-    )
+    return task._replace(params=defaults.replace(**task.params))
 
 
 def _placed(state: Any, task: TaskArguments) -> Any:
@@ -219,7 +186,7 @@ def programs(facts: type[CraftaxEnvironment], num_envs: int, form: str) -> Progr
     jax = prepare_jax()
     environment = shared_environment(facts.name)
     observe = FORMS[form](environment, facts)
-    task = task_arguments(facts, EnvironmentTask())
+    task = _traced(facts, task_arguments(facts, EnvironmentTask()))
     key, count = np.zeros(2, np.uint32), np.uint32(0)
 
     def first(key: Any) -> Any:
@@ -241,60 +208,38 @@ def programs(facts: type[CraftaxEnvironment], num_envs: int, form: str) -> Progr
     return Programs(compiled[0], compiled[1], (blank, observations))
 
 
-class CraftaxEngine(BatchedEnvironment):
+class CraftaxEngine(CraftaxBatch):
     """Batched Craftax with exact lazy resets, everything compiled when it is constructed."""
 
     def __init__(self, facts: type[CraftaxEnvironment], num_envs: int, form: str = "dense") -> None:
-        self.facts = facts
-        self.num_envs = num_envs
-        self.actions = facts.actions
         self._programs = programs(facts, num_envs, form)
         self._state, self._observations = self._programs.blank
         self.observation_shape = self._observations.shape[1:]
         self.observation_type = self._observations.dtype.type
-        self._tiers = {name: list(chosen) for name, chosen in facts.tiers().items()}
-        self._never = np.zeros(num_envs, np.bool_)
-        self._unlocked: NDArray[np.bool_] = np.zeros((num_envs, len(facts.achievements)), bool)
-        self.set_task(EnvironmentTask())
-        self.seed(0)
+        super().__init__(facts, num_envs)
 
     def set_task(self, task: EnvironmentTask) -> None:
         """Play this task from the next reset on."""
-        self._task = task_arguments(self.facts, task)
-
-    def seed(self, seed: int) -> None:
-        """Fix all randomness from the next reset on (keys are counted from the seed)."""
-        self._key = np.array([0, seed], np.uint32)
-        self._steps = self._worlds = 0
-
-    def reset(self) -> Observations:
-        """A new world in every environment; observations [num_envs, ...] on the device."""
-        self._renew(np.arange(self.num_envs))
-        return self._observations
-
-    def renew(self, indices: NDArray[np.integer]) -> Observations:
-        """A new world in these environments only; observations of all [num_envs, ...]."""
-        if not self.facts.auto_reset:
-            self._renew(indices)
-        return self._observations
+        super().set_task(task)
+        self._task = _traced(self.facts, self._task)
 
     def _renew(self, indices: NDArray[np.integer]) -> None:
         for index in indices:
-            # Steps draw from even keys and worlds from odd ones, so they never share one.
-            count = np.uint32((2 * self._worlds + 1) % 2**32)
             self._state, self._observations = self._programs.renew(
-                self._state, self._observations, self._key, count, np.int32(index), self._task
+                self._state,
+                self._observations,
+                self._key,
+                self._next_worlds(1),
+                np.int32(index),
+                self._task,
             )
-            self._worlds += 1
 
     def step(self, actions: NDArray[np.integer]) -> Steps:
         """Advance all environments: observations (on the device), rewards, terminated; none is
         ever truncated."""
-        count = np.uint32((2 * self._steps) % 2**32)
         self._observations, self._state, rewards, done, self._unlocked = self._programs.step(
-            self._state, self._key, count, np.asarray(actions, np.int32), self._task
+            self._state, self._key, self._next_step(), np.asarray(actions, np.int32), self._task
         )
-        self._steps += 1
         return self._observations, np.asarray(rewards), np.asarray(done), self._never
 
     def floors(self) -> NDArray[np.int64]:
@@ -302,16 +247,3 @@ class CraftaxEngine(BatchedEnvironment):
         if len(self.facts.floors) == 1:
             return np.zeros(self.num_envs, np.int64)
         return np.asarray(self._state.player_level).astype(np.int64)
-
-    def outcome(self, index: int) -> dict[str, float]:
-        """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""
-        unlocked = np.asarray(self._unlocked)[index]
-        earned = unlocked & ~self._task.unlocked
-        figures = {"achievements": float(earned.sum())}
-        figures |= {
-            f"tier_{name}": float(earned[chosen].mean()) for name, chosen in self._tiers.items()
-        }
-        if len(self.facts.floors) > 1:
-            figures["floor"] = float(self.facts.deepest_floor(unlocked))
-        names = zip(self.facts.achievements, earned.tolist(), strict=True)
-        return figures | {f"{ACHIEVEMENT}{name}": float(got) for name, got in names}

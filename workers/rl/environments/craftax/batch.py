@@ -1,0 +1,120 @@
+"""What the engines of Craftax have in common: what a task means, how keys are counted, outcomes.
+
+Knows neither JAX nor the compiled games.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.rl.environments.base import (
+    ACHIEVEMENT,
+    BatchedEnvironment,
+    EnvironmentTask,
+    Observations,
+)
+from workers.rl.environments.craftax.catalog import CraftaxEnvironment
+
+
+class TaskArguments(NamedTuple):
+    """One task as arguments of an engine's programs."""
+
+    params: Any
+    """Parameters of the game: a dictionary by name, or what the engine makes of it."""
+    weights: NDArray[np.float32]
+    """Reward of each achievement [A]."""
+    health: np.float32
+    """Reward of one point of health."""
+    floor: np.int32
+    unlocked: NDArray[np.bool_]
+    """Achievements the agent begins with [A]."""
+
+
+def task_arguments(facts: type[CraftaxEnvironment], task: EnvironmentTask) -> TaskArguments:
+    """The task as arguments; parameters that it leaves out have their defaults."""
+    own = {name: type(facts.params[name])(value) for name, value in task.params.items()}
+    listed = task.achievements or facts.achievements
+    begun = facts.unlocked_at(task.start_floor)
+    return TaskArguments(
+        params={**facts.params, **own},
+        weights=np.array(
+            [
+                reward if name in listed else 0.0
+                for name, reward in zip(facts.achievements, facts.rewards, strict=True)
+            ],
+            np.float32,
+        ),
+        health=np.float32(0.0 if task.achievements else 0.1),
+        floor=np.int32(task.start_floor),
+        unlocked=np.array([name in begun for name in facts.achievements], np.bool_),
+    )
+
+
+class CraftaxBatch(BatchedEnvironment):
+    """A batch of games. Steps draw from even counts under the seed's key and worlds from odd
+    ones, so they never share a key."""
+
+    _observations: Any
+    """Of all environments now [N, ...], in the engine's own memory."""
+
+    def __init__(self, facts: type[CraftaxEnvironment], num_envs: int) -> None:
+        self.facts = facts
+        self.num_envs = num_envs
+        self.actions = facts.actions
+        self._tiers = {name: list(chosen) for name, chosen in facts.tiers().items()}
+        self._never = np.zeros(num_envs, np.bool_)
+        self._unlocked: NDArray[np.bool_] = np.zeros((num_envs, len(facts.achievements)), bool)
+        self.set_task(EnvironmentTask())
+        self.seed(0)
+
+    def set_task(self, task: EnvironmentTask) -> None:
+        """Play this task from the next reset on."""
+        self._task = task_arguments(self.facts, task)
+
+    def seed(self, seed: int) -> None:
+        """Fix all randomness from the next reset on (keys are counted from the seed)."""
+        self._key = np.array([0, seed], np.uint32)
+        self._steps = self._worlds = 0
+
+    def reset(self) -> Observations:
+        """A new world in every environment; observations [num_envs, ...]."""
+        self._renew(np.arange(self.num_envs))
+        return self._observations
+
+    def renew(self, indices: NDArray[np.integer]) -> Observations:
+        """A new world in these environments only; observations of all [num_envs, ...]."""
+        if not self.facts.auto_reset:
+            self._renew(indices)
+        return self._observations
+
+    @abstractmethod
+    def _renew(self, indices: NDArray[np.integer]) -> None:
+        """A new world in these environments, under the counts that are next."""
+
+    def _next_step(self) -> np.uint32:
+        """The count of this step."""
+        self._steps += 1
+        return np.uint32(2 * (self._steps - 1) % 2**32)
+
+    def _next_worlds(self, number: int) -> np.uint32:
+        """The count of the first of so many worlds; that of each next is two more."""
+        self._worlds += number
+        return np.uint32((2 * (self._worlds - number) + 1) % 2**32)
+
+    def outcome(self, index: int) -> dict[str, float]:
+        """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""
+        facts = self.facts
+        unlocked = np.asarray(self._unlocked)[index]
+        earned = unlocked & ~self._task.unlocked
+        figures = {"achievements": float(earned.sum())}
+        figures |= {
+            f"tier_{name}": float(earned[chosen].mean()) for name, chosen in self._tiers.items()
+        }
+        if len(facts.floors) > 1:
+            figures["floor"] = float(facts.deepest_floor(unlocked))
+        names = zip(facts.achievements, earned.tolist(), strict=True)
+        return figures | {f"{ACHIEVEMENT}{name}": float(got) for name, got in names}
