@@ -35,7 +35,7 @@ def scrambled_classic(states: NDArray[Any], rng: np.random.Generator) -> NDArray
     states["player_fatigue"] = rng.integers(-11, 31, count)
     for item in states["inventory"].dtype.names:
         states["inventory"][item] = rng.integers(0, 10, count) * (rng.random(count) < 0.6)
-    states["mob_map"] = False
+    states["mob_map"] = 0
     for kind in ("zombies", "cows", "skeletons", "arrows"):
         _scramble_mobs(states, kind, rng)
     ways = np.array([[0, -1], [0, 1], [-1, 0], [1, 0], [1, 1]])
@@ -73,8 +73,8 @@ def _scramble_mobs(states: NDArray[Any], kind: str, rng: np.random.Generator) ->
     mobs["mask"] = rng.random((count, number)) < 0.7
     if kind != "arrows":
         for state in states:
-            alive = state[kind]["position"][state[kind]["mask"]]
-            state["mob_map"][alive[:, 0], alive[:, 1]] = True
+            for row, column in state[kind]["position"][state[kind]["mask"]]:
+                state["mob_map"][row] |= np.uint64(1) << np.uint64(column)
 
 
 def _scramble_plants(states: NDArray[Any], rng: np.random.Generator) -> None:

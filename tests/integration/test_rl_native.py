@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ops.build import toolchain
 from tests.craftax_states import differing, scrambled_classic
 from workers.rl import ENVIRONMENTS
 from workers.rl.environments.base import EnvironmentTask
@@ -128,6 +129,18 @@ def test_without_a_library_the_jax_engine_plays(monkeypatch):
     monkeypatch.setattr(library, "load", lambda: library.Native(None, "no compiler"))
     assert CLASSIC.engine("compact") == "jax"
     assert CLASSIC.engine("compact", "native") == "native"
+
+
+def test_no_sanitizer_complains_of_random_states(tmp_path):
+    compiler, folder = toolchain(library.PROJECT).compiler, library.PROJECT.folder
+    program = tmp_path / "fuzz"
+    sources = [path for path in (folder / "classic").glob("*.cpp") if path.name != "api.cpp"]
+    options = ["-std=c++20", "-O1", "-Wno-psabi", "-I", str(folder), "-o", str(program)]
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    fuzz = ROOT / "tests" / "native" / "fuzz_classic.cpp"
+    subprocess.run([compiler, *options, *checks, *sources, fuzz], check=True, timeout=300)
+    told = subprocess.run([program, "20000"], check=True, timeout=300, capture_output=True)
+    assert told.stdout.startswith(b"20000 steps")
 
 
 class TestRandomNumbers:

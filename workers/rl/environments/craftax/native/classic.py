@@ -33,7 +33,7 @@ def _mobs(count: int) -> np.dtype[Any]:
 STATE = np.dtype(
     [
         ("map", "u1", (64, 64)),
-        ("mob_map", "?", (64, 64)),
+        ("mob_map", "u8", 64),
         ("player_position", "i4", 2),
         ("player_direction", "i4"),
         *((f"player_{need}", "i4") for need in ("health", "food", "drink", "energy")),

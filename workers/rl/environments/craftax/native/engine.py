@@ -5,6 +5,8 @@ From the same seed both give the same observations, rewards and ends, to the bit
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ class NativeEngine(CraftaxBatch):
             self.observation_type = np.int16
         else:
             self.observation_shape = facts.observation_shape
-        self.states = np.zeros(num_envs, game.state)
+        self.states = _aligned(num_envs, game.state)
         self._arguments = np.zeros((), game.task)
         self._observations = np.zeros((num_envs, *self.observation_shape), self.observation_type)
         self._drawn = np.zeros(num_envs, np.int32)
@@ -94,3 +96,13 @@ class NativeEngine(CraftaxBatch):
         if len(self.facts.floors) == 1:
             return np.zeros(self.num_envs, np.int64)
         return self.states["player_level"].astype(np.int64)
+
+
+def _aligned(count: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros that begin at a line of the cache."""
+    memory = np.zeros(count * kind.itemsize + _LINE, np.uint8)
+    first = -memory.ctypes.data % _LINE
+    return memory[first : first + count * kind.itemsize].view(kind)
+
+
+_LINE = 64

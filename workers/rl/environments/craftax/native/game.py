@@ -92,7 +92,7 @@ def _fill(into: NDArray[Any], tree: Any) -> None:
         if into.dtype[name].names:
             _fill(into[name], value)
         else:
-            into[name] = np.asarray(value)
+            into[name] = _packed(np.asarray(value), into[name].dtype)
 
 
 def from_native(states: NDArray[Any], like: Any) -> Any:
@@ -103,5 +103,22 @@ def from_native(states: NDArray[Any], like: Any) -> Any:
         if part.dtype.names:
             new[name] = from_native(part, old)
         else:
-            new[name] = part.astype(np.asarray(old).dtype)
+            was = np.asarray(old)
+            part = _unpacked(part) if was.ndim > part.ndim else part
+            new[name] = part.astype(was.dtype)
     return like.replace(**new)
+
+
+def _packed(value: NDArray[Any], wanted: np.dtype[Any]) -> NDArray[Any]:
+    """Rows of 64 flags as words of 64 bits, where words are wanted."""
+    if wanted != np.uint64:
+        return value
+    return np.packbits(value, axis=-1, bitorder="little").view("<u8")[..., 0]
+
+
+def _unpacked(words: NDArray[Any]) -> NDArray[np.bool_]:
+    """Words of 64 bits as rows of 64 flags."""
+    flags = np.unpackbits(
+        np.ascontiguousarray(words)[..., None].view("u1"), axis=-1, bitorder="little"
+    )
+    return flags.astype(np.bool_)

@@ -50,4 +50,26 @@ struct Grid {
   }
 };
 
+// A map of 64 x 64 flags, a bit each; the lowest of a word is the first column.
+struct FlagGrid {
+  static constexpr int32_t kSize = 64;
+  uint64_t rows[kSize];
+
+  bool operator[](Position at) const {
+    return rows[clamped(at.row)] >> clamped(at.column) & 1;
+  }
+  void set(Position at, bool value) {
+    const int32_t row = wrapped(at.row, kSize), column = wrapped(at.column, kSize);
+    if (row < 0 || row >= kSize || column < 0 || column >= kSize) return;
+    const uint64_t bit = uint64_t{1} << column;
+    rows[row] = value ? rows[row] | bit : rows[row] & ~bit;
+  }
+
+ private:
+  static constexpr int32_t clamped(int32_t index) {
+    const int32_t place = wrapped(index, kSize);
+    return place < 0 ? 0 : place >= kSize ? kSize - 1 : place;
+  }
+};
+
 }  // namespace craftax

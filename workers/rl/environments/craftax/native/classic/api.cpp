@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "classic/prefetch.h"
 #include "classic/state.h"
 
 namespace craftax::classic {
@@ -66,6 +67,10 @@ CRAFTAX_API int64_t craftax_classic_step(State* states, int64_t count, const Key
   uint8_t before[kAchievements];
   for (int64_t start = 0; start < count; start += kTogether) {
     const int filled = static_cast<int>(std::min<int64_t>(kTogether, count - start));
+    for (int64_t next = start; next < std::min(count, start + kTogether); ++next) {
+      fetch_places(states[next]);
+      fetch_fields(states[std::min(next + kTogether, count - 1)]);
+    }
     for (int i = 0; i < kTogether; ++i) keys[i] = child(step_key, static_cast<uint32_t>(start + i));
     draw(keys, filled, draws);
     for (int i = 0; i < filled; ++i) {

@@ -150,7 +150,8 @@ void make_map(uint8_t* map, const Keys& keys, const Params& params) {
 }  // namespace
 
 float light_level(int32_t timestep, int32_t day_length) {
-  const float days = static_cast<float>(timestep) / static_cast<float>(day_length);
+  // One over the length is the same for all games of a batch: XLA divides once and multiplies.
+  const float days = static_cast<float>(timestep) * (1.0f / static_cast<float>(day_length));
   float time = std::fmod(days, 1.0f);
   if (time < 0.0f) time += 1.0f;
   const float height = std::cos((time + 0.3f) * 3.14159274f);

@@ -127,12 +127,13 @@ void for_each_place(const State& state, uint32_t blocks, int32_t nearest, int32_
   for (int32_t row = first; row <= last; ++row) {
     const int32_t away = std::abs(row - state.player.row);
     const int32_t reach = limit - 1 - away;
+    const uint64_t mobs = state.mob_map.rows[row];
     const int32_t left = std::max(0, state.player.column - reach);
     const int32_t right = std::min(kSize - 1, state.player.column + reach);
     for (int32_t column = left; column <= right; ++column) {
       const bool far = away + std::abs(column - state.player.column) > nearest;
       const bool fits = blocks >> state.map.cells[row][column] & 1;
-      if (far && fits && !state.mob_map.cells[row][column]) visit(row * kSize + column);
+      if (far && fits && !(mobs >> column & 1)) visit(row * kSize + column);
     }
   }
 }

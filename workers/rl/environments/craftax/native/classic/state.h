@@ -60,7 +60,7 @@ struct Mobs {
 
 struct State {
   Grid<kSize> map;
-  Grid<kSize> mob_map;
+  FlagGrid mob_map;
   Position player;
   int32_t direction;
   int32_t health, food, drink, energy;
