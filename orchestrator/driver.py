@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from orchestrator.config.run import RunConfig
+from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.controller import Decision, decide, fold
 from orchestrator.core.events import (
     Action,
@@ -88,7 +88,9 @@ class Driver:
         journal: Journal,
         executor: Executor,
         listeners: tuple[Listener, ...] = (),
+        clock: Clock = CLOCK,
     ) -> None:
+        self.clock = clock
         self.policies = LanePolicies(config)
         self.journal = journal
         self.executor = executor
@@ -107,7 +109,7 @@ class Driver:
             listener(record)
         for action in actions:
             if isinstance(action, FinishRun):
-                self.handle(RunFinished(at=time.time(), status=action.status))
+                self.handle(RunFinished(at=self.clock.now(), status=action.status))
                 return
             if isinstance(action, RecordFailure):
                 self.handle(action.failure)
@@ -128,7 +130,7 @@ class Driver:
                         raise Interrupted(noted[0])
         except Interrupted as reason:
             if self.state.status == "running":
-                self.handle(RunInterrupted(at=time.time(), reason=str(reason)))
+                self.handle(RunInterrupted(at=self.clock.now(), reason=str(reason)))
         finally:
             self.executor.close()
         return self.state.status

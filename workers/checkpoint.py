@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workers.contract import CheckpointRef, InputError, Json, LaneSpec, Taken
 from workers.packing import Packed
-from workers.storage import RemoteFolder, is_remote, local_path
+from workers.storage import RemoteFolder, is_remote, local_path, sync_folder
 
 FORMAT = 3
 STATE = "state.json"
@@ -158,7 +158,7 @@ def _rename_into_place(target: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(old)
         else:
             os.rename(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -284,11 +284,3 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
