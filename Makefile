@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= cpu
-FAST := tests/unit tests/scenarios tests/test_configs.py
+FAST := tests/unit tests/scenarios tests/simulation tests/test_configs.py
 
-.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast lint fmt types check bench bench-ops docs chaos simulate mutants pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready
 
@@ -64,6 +64,12 @@ bench-ops: setup
 
 chaos: setup
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_pbt.py tests/integration/test_cluster_nodes.py tests/integration/test_tracking.py tests/integration/test_ops_build.py
+
+simulate: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulation $(or $(N),3000) $(or $(SEED),0)
+
+mutants: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ROOMS)
 
 pixels: setup
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from orchestrator.config.run import RunConfig
@@ -90,8 +91,9 @@ def named_store(known: str | None, named: str | None) -> str | None:
     return named or known
 
 
+@cache
 def code_version() -> str:
-    """Commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
+    """Of what this process runs: commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
     try:

@@ -1,4 +1,4 @@
-"""What an executor needs of a cluster: workers, calls to them, and calls that fail; knows no Ray."""
+"""What an executor needs of a cluster: workers, calls to them, and how calls fail; no Ray."""
 
 from __future__ import annotations
 

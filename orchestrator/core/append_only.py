@@ -56,9 +56,9 @@ class AppendOnly:
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         """Raises OSError where the file cannot be opened for writing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._disk, there = disk, path.exists()
+        self._disk = disk
         self._file = disk.open(path)
-        if not there:
+        if self.size == 0:  # new, or its maker was killed before this
             disk.sync_folder(path.parent)
 
     @property
