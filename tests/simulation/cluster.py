@@ -15,7 +15,7 @@ from workers.contract import DivergedError, IntervalReport, LostError
 
 FAILS = {EvaluationWorker: "evaluator_fails", LaneWorker: "code_fails"}
 """Kind of worker -> the fault that its own code raises."""
-PATIENCE = 400
+PATIENCE = 1000
 """Times that a driver may wait for nothing."""
 
 
@@ -140,7 +140,7 @@ class SimulatedCluster:
         """One call of the worker, or what happens instead."""
         chance, call = self.world.chance, worker.calls[0]
         if chance.fault("worker_hangs"):
-            worker.hangs_until = self.world.passed + chance.between(1, 300)
+            worker.hangs_until = self.world.passed + chance.between(1, 60)
         elif chance.fault("worker_dies_before"):
             self._end(worker)
         elif chance.fault("worker_dies_after"):

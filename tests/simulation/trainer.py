@@ -115,7 +115,8 @@ class SimulatedTrainer:
             parents = () if lane.merged is None else lane.merged.parents
             made = [restored(one.checkpoint).digest for one in parents if one.checkpoint]
             must(len(made) == len(parents), lane.lane, "is made of models that are not there")
-            self.model, seq = Model().after("begun", lane.seed, *made), 0
+            first = Model(experts=lane.settings["model"]["experts"])
+            self.model, seq = first.after("begun", lane.seed, *made), 0
         return OpenReport(shape=self.model.shape, seq=seq, backend="reference", host="h", pid=1)
 
     def start(self, stage: StageSpec) -> StartReport:
