@@ -93,7 +93,8 @@ def named_store(known: str | None, named: str | None) -> str | None:
 
 @cache
 def code_version() -> str:
-    """Of what this process runs: commit of the source tree (``+dirty`` where it differs), or the distribution's version."""
+    """Of what this process runs: commit of the source tree (``+dirty`` where it differs), or the
+    distribution's version."""
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
     try:

@@ -277,6 +277,10 @@ class WorkerExecutor:
                 index=action.index,
                 message=error.message,
             )
+        opens = isinstance(action, OpenLane) and action.checkpoint is not None
+        if kind == "checkpoint_lost" and not opens:
+            kind = "stage_error"  # of a model that another lane, or another run, made
+        told = "; the lane goes on from the one before it" if kind == "checkpoint_lost" else ""
         lane = action.spec.lane if isinstance(action, OpenLane) else action.lane  # type: ignore[union-attr]
         self._drop(lane)
         return WorkFailed(
@@ -285,5 +289,5 @@ class WorkerExecutor:
             attempt=action.attempt,  # type: ignore[union-attr]
             kind=kind,
             index=-1,
-            message=error.message,
+            message=error.message + told,
         )

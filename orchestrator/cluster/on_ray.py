@@ -16,7 +16,7 @@ from orchestrator.cluster.connection import cluster_size, own_address
 from orchestrator.cluster.executor import WorkerExecutor
 from orchestrator.config.run import Resources
 from orchestrator.core.events import FailureKind
-from workers.contract import DivergedError, InputError, LostError
+from workers.contract import CheckpointError, DivergedError, InputError, LostError
 
 
 class RayCluster:
@@ -73,6 +73,8 @@ def failure_kind(error: RayError) -> FailureKind:
         return "worker_lost"
     if isinstance(error.cause, DivergedError):
         return "diverged"
+    if isinstance(error.cause, CheckpointError):
+        return "checkpoint_lost"
     lost = isinstance(error.cause, (LostError, RayActorError))
     return "worker_lost" if lost else "stage_error"
 

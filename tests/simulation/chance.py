@@ -25,6 +25,7 @@ FAULTS: dict[str, str] = {
     "evaluator_fails": "an evaluation raises",
     "replica_differs": "one of two workers answers otherwise",
     "outlives": "a worker of a driver that is gone executes one command more",
+    "checkpoint_lost": "what a lane would be opened from is gone, between two drivers",
     "clock_jumps": "the wall clock is set, either way",
     "store_away": "the tracking server refuses for a while",
     "store_times_out": "the tracking server does what was asked, and its answer is lost",

@@ -11,7 +11,7 @@ from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
 from orchestrator.cluster.calls import CallFailed
 from tests.simulation.chance import Violation, must
 from tests.simulation.world import World
-from workers.contract import DivergedError, IntervalReport, LostError
+from workers.contract import CheckpointError, DivergedError, IntervalReport, LostError
 
 FAILS = {EvaluationWorker: "evaluator_fails", LaneWorker: "code_fails"}
 """Kind of worker -> the fault that its own code raises."""
@@ -175,6 +175,8 @@ class SimulatedCluster:
             call.value = getattr(worker.held, call.method)(*arguments)
         except DivergedError as error:
             call.failure = CallFailed("diverged", str(error))
+        except CheckpointError as error:
+            call.failure = CallFailed("checkpoint_lost", str(error))
         except LostError as error:
             call.failure = CallFailed("worker_lost", str(error))
         except Exception as error:

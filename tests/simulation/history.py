@@ -12,7 +12,8 @@ from typing import Any
 
 from orchestrator.beginning import joined, takeover
 from orchestrator.cluster.executor import WorkerExecutor
-from orchestrator.core.journal import JOURNAL_FILE, Journal, acted
+from orchestrator.core.controller import fold
+from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, read
 from orchestrator.driver import Driver
 from orchestrator.session import begin_journal
 from orchestrator.tracking.background import TrackingAway
@@ -24,6 +25,7 @@ from tests.simulation.chance import Chance, DriverKilled, Violation, must
 from tests.simulation.cluster import Answer, SimulatedCluster
 from tests.simulation.runs import RUNS, Prepared, prepared
 from tests.simulation.server import Server
+from tests.simulation.trainer import CHECKPOINTS
 from tests.simulation.world import World
 from workers.contract import InputError, RunError
 
@@ -72,6 +74,7 @@ def tell(random: Random, run: str, folder: Path, without: tuple[str, ...] = ()) 
     for _ in range(SESSIONS):
         seen.status = _session(seen, world)
         world.passed += chance.between(1, 30)
+        _lose_checkpoints(seen)
         if seen.status == "done":
             break
         if seen.status in ("failed", "killed", "interrupted", "refused"):
@@ -83,6 +86,22 @@ def tell(random: Random, run: str, folder: Path, without: tuple[str, ...] = ()) 
         raise Violation(f"no end after {SESSIONS} drivers")
     _bring_up_to_date(seen, world)
     return seen
+
+
+def _lose_checkpoints(seen: Seen) -> None:
+    """What lanes would be opened from is gone, where nobody else needs it: no evaluation of it is
+    open, no lane is made of it."""
+    path = seen.folder / JOURNAL_FILE
+    if not seen.chance.may("checkpoint_lost") or not path.is_file():
+        return
+    state, _ = fold(record for record, _ in read(path))
+    lanes = state.lanes.values()
+    if any(lane.plan.spec.merged or lane.plan.stem for lane in lanes):
+        return
+    needed = {ref.uri for ref in state.evaluations.values()}
+    for ref in [lane.base for lane in lanes if lane.base and lane.status != "done"]:
+        if ref.uri not in needed and seen.chance.fault("checkpoint_lost"):
+            CHECKPOINTS.pop(ref.uri, None)
 
 
 def _session(seen: Seen, world: World) -> str:
@@ -125,6 +144,9 @@ def _drive(seen: Seen, world: World) -> str:
             status = driver.run(replace(first, at=world.now()))
         if status in ("done", "failed") or seen.chance.often(0.3):
             _check_state(seen, driver)
+        if status == "interrupted" and not world.signalled:
+            raise KeyboardInterrupt  # somebody stops the simulation itself
+        world.signalled = False
         must(not workers.reserved and not seen.cluster.rooms, "room is left reserved")
         must(not seen.cluster.workers, "workers are left behind", seen.cluster.workers)
         return status
@@ -133,9 +155,6 @@ def _drive(seen: Seen, world: World) -> str:
 
 
 def _check_state(seen: Seen, driver: Driver) -> None:
-    from orchestrator.core.controller import fold
-    from orchestrator.core.journal import read
-
     folded, _ = fold(record for record, _ in read(seen.folder / JOURNAL_FILE))
     must(folded == driver.state, "the journal folds to another state than the driver's")
 

@@ -63,15 +63,17 @@ def _nothing_twice(records: list[Record]) -> None:
         for event in (record.event for record in records)
         if isinstance(event, CheckpointSaved) and event.final
     )
+    failed = {event.kind for event in (r.event for r in records) if isinstance(event, WorkFailed)}
+    if "checkpoint_lost" in failed:
+        return  # it is made anew
     must(all(n == 1 for n in saved.values()), "a stage was saved twice:", saved)
     by_stage = Counter(
         event.checkpoint.stage
         for event in (record.event for record in records)
         if isinstance(event, CheckpointSaved) and event.final and event.index >= 0
     )
-    undisturbed = not any(isinstance(record.event, WorkFailed) for record in records)
     must(
-        not undisturbed or all(n == 1 for n in by_stage.values()),
+        failed or all(n == 1 for n in by_stage.values()),
         "a stage of several lanes was trained twice:",
         by_stage,
     )
@@ -105,9 +107,9 @@ class Budgets:
                 self._count(event, before, state)
 
     def _count(self, failure: WorkFailed, before: RunState, state: RunState) -> None:
-        lane, budget = failure.lane, state.plan.failures[failure.kind]
-        if failure.message.startswith("its model is made of"):
+        if failure.kind == "checkpoint_lost" or failure.message.startswith("its model is made"):
             return
+        lane, budget = failure.lane, state.plan.failures[failure.kind]
         kind = failure.kind if failure.kind != "evaluation" else f"evaluation {failure.index}"
         self.failures[lane][kind] += 1
         count, status = self.failures[lane][kind], state.lanes[lane].status

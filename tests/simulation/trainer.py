@@ -14,11 +14,11 @@ from typing import Any
 
 from tests.simulation.chance import must
 from workers.contract import (
+    CheckpointError,
     CheckpointRef,
     DivergedError,
     EditReport,
     EvaluationReport,
-    InputError,
     IntervalReport,
     LaneSpec,
     LayerShape,
@@ -72,10 +72,10 @@ CHECKPOINTS: dict[str, tuple[CheckpointRef, Model]] = {}
 def restored(ref: CheckpointRef) -> Model:
     """Raises InputError where it is not there, or is another one."""
     if ref.uri not in CHECKPOINTS:
-        raise InputError(f"checkpoint {ref.uri}: not there")
+        raise CheckpointError(f"checkpoint {ref.uri}: not there")
     found, model = CHECKPOINTS[ref.uri]
     if found != ref:
-        raise InputError(f"checkpoint {ref.uri}: is {found}, expected {ref}")
+        raise CheckpointError(f"checkpoint {ref.uri}: is {found}, expected {ref}")
     return model
 
 

@@ -25,6 +25,8 @@ class World(Clock):
         self.passed, self.set_by = 0.0, 0.0
         self.driving = False
         """Whether a driver runs that can be killed."""
+        self.signalled = False
+        """Whether it was asked to stop by this world."""
         self.beside: Callable[[], None] = lambda: None
         """What another thread of the driver does meanwhile."""
         self.disk = SimulatedDisk(self)
@@ -39,6 +41,7 @@ class World(Clock):
             self.driving = False
             raise DriverKilled
         if chance.may("signal") and _listens() and chance.fault("signal"):
+            self.signalled = True
             signal.raise_signal(chance.of((signal.SIGINT, signal.SIGTERM)))
         if chance.fault("clock_jumps"):
             self.set_by += chance.between(-1e5, 1e5)
