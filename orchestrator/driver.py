@@ -118,8 +118,8 @@ class Driver:
 
     def run(self, *first: Event) -> str:
         """Take in what happened ``first`` and go on until nothing is left; the run's status."""
-        try:
-            with _signals_noted() as noted:
+        with _signals_noted() as noted:
+            try:
                 for event in first:
                     self.handle(event)
                 while self.state.status == "running":
@@ -128,11 +128,11 @@ class Driver:
                             self.handle(event)
                     if noted:
                         raise Interrupted(noted[0])
-        except Interrupted as reason:
-            if self.state.status == "running":
-                self.handle(RunInterrupted(at=self.clock.now(), reason=str(reason)))
-        finally:
-            self.executor.close()
+            except Interrupted as reason:
+                if self.state.status == "running":
+                    self.handle(RunInterrupted(at=self.clock.now(), reason=str(reason)))
+            finally:
+                self.executor.close()
         return self.state.status
 
 
