@@ -200,7 +200,7 @@ class RunHistory:
         """One stage of a lane's report."""
         stage, ref = lane.stages[index], lane.stages[index].checkpoint
         return {
-            "id": stage.spec.id,
+            "id": stage.id,
             "index": index,
             "task": stage.spec.task.name,
             "domain": stage.spec.task.domain,
@@ -213,7 +213,7 @@ class RunHistory:
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
             "adopted_from": stage.adopted_from,
             "trained_by": stage.trained_by,
-            "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
+            "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.id)],
             "training": stage.training,
             "routing": lane.routing(index, kept),
             "validation": lane.rows[index].validation if index in lane.rows else [],

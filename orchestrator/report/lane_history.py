@@ -55,6 +55,11 @@ class StageHistory:
     """Run that trained it, where another one did."""
     trained_by: str | None = None
     """Lane of this run that trained it, where another one did."""
+    id: str = field(init=False)
+    """Of the spec, hashed once."""
+
+    def __post_init__(self) -> None:
+        self.id = self.spec.id
 
     def trained(self, report: IntervalReport) -> None:
         """One more interval."""
@@ -176,7 +181,7 @@ class LaneHistory:
             return
         stage = other.stages[index]
         self.stages[index] = replace(stage, trained_by=other.name)
-        for edit, told in other.stage_edits(stage.spec.id):
+        for edit, told in other.stage_edits(stage.id):
             self._note(edit, told)
 
     def _note(self, edit: Edit, report: EditReport) -> None:
@@ -284,7 +289,7 @@ class LaneHistory:
 
     def kept(self) -> Kept:
         """What ``routing`` looks up: in time that is linear in stages and edits."""
-        indices = {s.spec.id: index for index, s in self.stages.items() if not self.skipped(index)}
+        indices = {s.id: index for index, s in self.stages.items() if not self.skipped(index)}
         births = {layer: [-1] * experts for layer, experts in self.founders.items()}
         masks: dict[int, RefreshMask] = {}
         for edit, report in self.edits.values():

@@ -84,7 +84,7 @@ class Store:
         self,
         run_dir: Path,
         uri: str,
-        connect: Callable[[str], Any] | None = None,
+        connect: Callable[[str], Any] = open_client,
         disk: Disk = DISK,
     ) -> None:
         """``connect``: address -> client, raising InputError where nothing answers."""

@@ -11,7 +11,7 @@ from orchestrator.tracking.pages import Page
 
 
 def stage_page(history: RunHistory, lane: LaneHistory, index: int) -> Page:
-    edits = [edit.id for edit, _ in lane.stage_edits(lane.stages[index].spec.id)]
+    edits = [edit.id for edit, _ in lane.stage_edits(lane.stages[index].id)]
     return Page(texts={"edits": str(edits)})
 
 

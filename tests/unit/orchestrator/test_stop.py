@@ -66,8 +66,8 @@ class Pressed(FakeExecutor):
 
 
 def test_while_workers_are_let_go(tmp_path: Path) -> None:
-    executor = Pressed()
+    executor, known = Pressed(), signal.getsignal(signal.SIGINT)
     driver = Driver(tiny(), Journal(tmp_path / "journal.jsonl"), executor)
     assert driver.run(begin(tiny(), "run"), joined(2, 0)) == "interrupted"
     assert executor.closed
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is known
