@@ -44,5 +44,9 @@ def assert_holds(told: Json, recorded: Json, where: str = "report") -> None:
         for key, value in recorded.items():
             assert key in told, f"{where}.{key}"
             assert_holds(told[key], value, f"{where}.{key}")
+    elif isinstance(recorded, list):
+        assert len(told) == len(recorded), where
+        for place, value in enumerate(recorded):
+            assert_holds(told[place], value, f"{where}.{place}")
     else:
         assert told == recorded, where
