@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= cpu
-FAST := tests/unit tests/scenarios tests/test_configs.py
+FAST := tests/unit tests/scenarios tests/simulation tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -67,6 +67,12 @@ bench-ops: setup ## what the kernels cost
 
 chaos: setup ## more and longer kills
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_pbt.py tests/integration/test_cluster_nodes.py tests/integration/test_tracking.py tests/integration/test_ops_build.py
+
+simulate: setup ## histories of a simulated world (N, SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulation $(or $(N),3000) $(or $(SEED),0)
+
+mutants: setup ## planted bugs, each to be found by a test (ROOMS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ROOMS)
 
 pixels: setup ## Craftax from pixels, long
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py

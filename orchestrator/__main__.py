@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -345,12 +348,36 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
+class _Stop:
+    """Takes the first ^C as a wish to stop; those after it would only break what ends in order."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked = True
+            raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point: user mistakes end with one clear message and exit code 2."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that a config may name my_module:MyStream
+    stop = _Stop()
+    with suppress(ValueError):  # in another thread than the main one nobody presses ^C
+        signal.signal(signal.SIGINT, stop)
     try:
         app()
+    except SystemExit:
+        if not stop.asked:
+            raise
+        print(
+            "interrupted; nothing is lost: a folder that has a journal is gone on with by "
+            "`growstage resume FOLDER`",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_INTERRUPTED)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_INPUT)

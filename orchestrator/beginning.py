@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from orchestrator.config.modules import module_digests
@@ -121,9 +122,10 @@ def named_store(known: str | None, named: str | None) -> str | None:
     return named or known
 
 
+@cache
 def code_version() -> str:
-    """Commit of the source tree (``+dirty`` where it differs), else what submitted this job said of
-    it, else the distribution's version."""
+    """Of what this process runs: commit of the source tree (``+dirty`` where it differs), else what
+    submitted this job said of it, else the distribution's version."""
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
     try:

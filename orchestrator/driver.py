@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from orchestrator.config.run import RunConfig
+from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.controller import Decision, decide, fold
 from orchestrator.core.events import (
     Action,
@@ -91,7 +91,9 @@ class Driver:
         journal: Journal,
         executor: Executor,
         listeners: tuple[Listener, ...] = (),
+        clock: Clock = CLOCK,
     ) -> None:
+        self.clock = clock
         self.policies = LanePolicies(config)
         self.journal = journal
         self.executor = executor
@@ -110,7 +112,7 @@ class Driver:
             listener(record)
         for action in actions:
             if isinstance(action, FinishRun):
-                self.handle(RunFinished(at=time.time(), status=action.status))
+                self.handle(RunFinished(at=self.clock.now(), status=action.status))
                 return
             if isinstance(action, RecordFailure):
                 self.handle(action.failure)
@@ -119,8 +121,8 @@ class Driver:
 
     def run(self, *first: Event) -> str:
         """Take in what happened ``first`` and go on until nothing is left; the run's status."""
-        try:
-            with _signals_noted() as noted:
+        with _signals_noted() as noted:
+            try:
                 for event in first:
                     self.handle(event)
                 while self.state.status == "running":
@@ -129,11 +131,11 @@ class Driver:
                             self.handle(event)
                     if noted:
                         raise Interrupted(noted[0])
-        except Interrupted as reason:
-            if self.state.status == "running":
-                self.handle(RunInterrupted(at=time.time(), reason=str(reason)))
-        finally:
-            self.executor.close()
+            except Interrupted as reason:
+                if self.state.status == "running":
+                    self.handle(RunInterrupted(at=self.clock.now(), reason=str(reason)))
+            finally:
+                self.executor.close()
         return self.state.status
 
 

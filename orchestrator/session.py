@@ -110,7 +110,7 @@ def _drive(
     journal = folder.journal()
     begin_journal(config, folder.path, store, journal)
 
-    from orchestrator.cluster import connection, executor
+    from orchestrator.cluster import connection, on_ray
     from orchestrator.report import terminal
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
@@ -118,7 +118,7 @@ def _drive(
     progress = terminal.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
-        workers = executor.RayExecutor(folder.checkpoints, resources)
+        workers = on_ray.RayExecutor(folder.checkpoints, resources)
         driver = Driver(config, journal, workers, (progress.add,))
         if driver.state.status == "done":
             tracker.connect()

@@ -31,7 +31,7 @@ PRELOADED = (
     "orchestrator.__main__",
     "orchestrator.config.catalogue",
     "orchestrator.report.terminal",
-    "orchestrator.cluster.executor",
+    "orchestrator.cluster.on_ray",
     "orchestrator.config.plan",
     "orchestrator.session",
     "orchestrator.tracking.tracker",

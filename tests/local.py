@@ -19,12 +19,14 @@ from orchestrator.core.events import (
     DropLane,
     Evaluate,
     Event,
+    FailureKind,
     OpenLane,
     RunInterval,
     SaveCheckpoint,
     StartStage,
     WorkFailed,
 )
+from workers.contract import CheckpointError
 
 
 class LocalExecutor:
@@ -56,8 +58,11 @@ class LocalExecutor:
         moment = self.lose(action)
         if moment == "before":
             return self._lost(action)
-        with self._own_random(getattr(action, "lane", "")):
-            answer = self._answer(action)
+        try:
+            with self._own_random(getattr(action, "lane", "")):
+                answer = self._answer(action)
+        except CheckpointError as error:
+            return self._lost(action, "checkpoint_lost", str(error))
         if moment == "after":
             return self._lost(action)
         self.queue.append(ANSWER[type(action)](action, answer, self.at))
@@ -94,7 +99,12 @@ class LocalExecutor:
     def _drop(self, lane: str) -> None:
         self.workers.pop(lane, None)
 
-    def _lost(self, action: Any) -> None:
+    def _lost(
+        self,
+        action: Any,
+        kind: FailureKind = "worker_lost",
+        message: str = "killed by the test",
+    ) -> None:
         lane = action.spec.lane if isinstance(action, OpenLane) else action.lane
         self.workers.pop(lane, None)
         self.queue.append(
@@ -102,8 +112,8 @@ class LocalExecutor:
                 at=self.at,
                 lane=lane,
                 attempt=action.attempt,
-                kind="worker_lost",
+                kind=kind,
                 index=getattr(action, "index", -1),
-                message="killed by the test",
+                message=message,
             )
         )

@@ -137,7 +137,7 @@ def drive(
     config: RunConfig, folder: RunFolder, started: RunStarted, listener: Reporter, store: Store
 ) -> str:
     """Run the attempt in ``folder`` to its end; returns the run's status."""
-    from orchestrator.cluster.executor import RayExecutor
+    from orchestrator.cluster.on_ray import RayExecutor
 
     (lane,) = config.lanes
     journal = folder.journal(PATIENCE_S)

@@ -21,9 +21,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from workers.contract import CheckpointRef, InputError, Json, LaneSpec, Taken
+from workers.contract import CheckpointError, CheckpointRef, InputError, Json, LaneSpec, Taken
 from workers.packing import Packed
-from workers.storage import RemoteFolder, is_remote, local_path
+from workers.storage import RemoteFolder, is_remote, local_path, sync_folder
 
 FORMAT = 3
 STATE = "state.json"
@@ -158,7 +158,7 @@ def _rename_into_place(target: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(old)
         else:
             os.rename(temporary, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -204,7 +204,7 @@ def _verified(ref: CheckpointRef) -> dict[str, bytes]:
     files = _files(ref.uri)
     found = _digest(files)
     if found != ref.digest:
-        raise InputError(
+        raise CheckpointError(
             f"checkpoint {ref.uri}: contents hash to {found}, expected {ref.digest}; the folder "
             "is damaged or foreign: restore it from a copy, or start a new run"
         )
@@ -216,7 +216,7 @@ def _files(uri: str) -> dict[str, bytes]:
     the folder (a file manager's) are none of the checkpoint's."""
     there, read = _remote(uri) if is_remote(uri) else _local(local_path(uri))
     if STATE not in there:
-        raise InputError(
+        raise CheckpointError(
             f"checkpoint {uri}: no {STATE} there; give a folder that a run has written"
         )
     state = read(STATE)
@@ -246,9 +246,9 @@ def _body(folder: str, files: Mapping[str, bytes]) -> Json:
     try:
         body = json.loads(files[STATE])
     except ValueError as error:
-        raise InputError(f"checkpoint {folder}: state.json is not JSON ({error})") from error
+        raise CheckpointError(f"checkpoint {folder}: state.json is not JSON ({error})") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise InputError(
+        raise CheckpointError(
             f"checkpoint {folder}: not a checkpoint of format {FORMAT}; it comes from another "
             "program or version"
         )
@@ -260,7 +260,7 @@ def _decode(folder: str, files: Mapping[str, bytes]) -> Checkpoint:
     try:
         tensors = {group: load_tensors(files[f"{group}.safetensors"]) for group in body["groups"]}
     except (KeyError, SafetensorError) as error:
-        raise InputError(f"checkpoint {folder}: tensors cannot be read ({error})") from error
+        raise CheckpointError(f"checkpoint {folder}: tensors cannot be read ({error})") from error
     if PACKED in body:
         parts = tensors.pop(PACKED)
         for name, told in body[PACKED].items():
@@ -284,11 +284,3 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

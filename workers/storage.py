@@ -32,6 +32,15 @@ def join(place: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder of this machine durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class RemoteFolder:
     """A folder behind a URI, through pyarrow's file systems or fsspec's."""
 

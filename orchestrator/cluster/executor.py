@@ -1,27 +1,23 @@
-"""Actions become calls on worker actors on Ray, their answers become events.
+"""Actions become calls on worker actors, their answers become events.
 
-Knows no policy: what a failure means is the controller's business.
+Knows no policy: what a failure means is the controller's business. Knows no Ray: ``Cluster`` is
+where the world enters.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
 from orchestrator.cluster.agreement import agreed
 from orchestrator.cluster.answers import ANSWER
-from orchestrator.cluster.connection import cluster_size, own_address
+from orchestrator.cluster.calls import CallFailed, Cluster
 from orchestrator.cluster.placement import needs
 from orchestrator.config.run import Resources
+from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.events import (
     Action,
     ApplyEdit,
@@ -30,19 +26,13 @@ from orchestrator.core.events import (
     DropLane,
     Evaluate,
     Event,
-    FailureKind,
     OpenLane,
     RunInterval,
     SaveCheckpoint,
     StartStage,
     WorkFailed,
 )
-from workers.contract import (
-    DivergedError,
-    InputError,
-    LaneSpec,
-    LostError,
-)
+from workers.contract import DivergedError, LaneSpec
 
 WATCH_S = 2.0
 """Seconds between two looks at what the cluster has."""
@@ -66,28 +56,34 @@ class Call:
     """Rank of a worker -> its answer, as far as they came."""
 
 
-class RayExecutor:
-    """Performs actions on a Ray cluster; the worker actors of each open lane, evaluators beside."""
+class WorkerExecutor:
+    """Performs actions on a cluster; the workers of each open lane, evaluators beside."""
 
     def __init__(
-        self, checkpoints: Path | str, resources: Mapping[str, Resources], owns_cluster: bool = True
+        self,
+        checkpoints: Path | str,
+        resources: Mapping[str, Resources],
+        cluster: Cluster,
+        owns_cluster: bool = True,
+        clock: Clock = CLOCK,
     ) -> None:
         """``checkpoints``: path or URI that every node reaches. ``owns_cluster``: spread workers
         over the nodes and follow nodes that come and go; False inside a trial, whose workers stay
         in what was reserved for it."""
         self.folder = str(checkpoints)
+        self.cluster, self.clock = cluster, clock
         self.resources = resources
         self.owns_cluster = owns_cluster
         self.size: tuple[float, float] | None = None
         """CPUs and GPUs of the cluster as last told."""
-        self.looked = time.monotonic()
+        self.looked = clock.moment()
         self.workers: dict[str, tuple[Any, ...]] = {}
         """Lane -> its workers by rank."""
         self.kinds: dict[str, WorkerKind] = {}
         """Lane of one worker -> what that was started for."""
         self.free: list[tuple[WorkerKind, Any]] = []
         """Workers whose lane closed with the last event; a lane that opens with it takes one."""
-        self.reserved: dict[str, PlacementGroup] = {}
+        self.reserved: dict[str, Any] = {}
         """Lane of several workers -> the room that is held for all of them."""
         self.evaluators: dict[str, Any] = {}
         self.calls: dict[Any, tuple[Call, int]] = {}
@@ -101,15 +97,17 @@ class RayExecutor:
             case OpenLane():
                 self._open(action)
             case CloseLane():
-                self._all(action, lambda worker: worker.close.remote())
+                self._all(action, "close")
             case DropLane():
                 self._drop(action.lane)
             case Evaluate():
                 evaluator = self._evaluator(action.spec)
-                ref = evaluator.evaluate.remote(action.spec, action.checkpoint, action.tasks)
-                self._track(action, (evaluator,), [ref])
+                asked = (action.spec, action.checkpoint, action.tasks)
+                self._track(
+                    action, (evaluator,), [self.cluster.call(evaluator, "evaluate", *asked)]
+                )
             case StartStage() | RunInterval() | ApplyEdit() | SaveCheckpoint():
-                self._all(action, lambda worker: worker.execute.remote(action, self.folder))
+                self._all(action, "execute", action, self.folder)
             case _:
                 raise AssertionError(f"not an action of workers: {action!r}")
 
@@ -118,9 +116,9 @@ class RayExecutor:
         self._let_go()
         changed = self._watch()
         if changed or not self.calls:
-            time.sleep(0.0 if changed else min(timeout, 0.05))
+            self.clock.sleep(0.0 if changed else min(timeout, 0.05))
             return changed
-        done, _ = ray.wait(list(self.calls), num_returns=1, timeout=timeout)
+        done = self.cluster.wait(list(self.calls), timeout)
         return [event for ref in done for event in self._came(ref)]
 
     def close(self) -> None:
@@ -129,7 +127,7 @@ class RayExecutor:
             self._drop(lane)
         self._let_go()
         for evaluator in self.evaluators.values():
-            ray.kill(evaluator)
+            self.cluster.kill(evaluator)
         self.evaluators.clear()
         self.calls.clear()
 
@@ -148,7 +146,7 @@ class RayExecutor:
             "runtime_env": {"env_vars": threads},
             **options,
         }
-        return ray.remote(shell).options(**options).remote(spec.trainer, *more)
+        return self.cluster.place(shell, (spec.trainer, *more), options)
 
     def _rooms(self, spec: LaneSpec) -> list[dict[str, Any]]:
         """Where to place each worker of a lane.
@@ -161,23 +159,20 @@ class RayExecutor:
         need = needs(self.resources[spec.lane])
         if spec.workers == 1 or not need:
             return [{"scheduling_strategy": "SPREAD"}] * spec.workers
-        group = placement_group([need] * spec.workers, strategy="SPREAD")
-        self.reserved[spec.lane] = group
-        return [
-            {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, rank)}
-            for rank in range(spec.workers)
-        ]
+        room = self.cluster.reserve([need] * spec.workers)
+        self.reserved[spec.lane] = room
+        return [dict(self.cluster.within(room, rank)) for rank in range(spec.workers)]
 
     def _watch(self) -> list[Event]:
         """The cluster's size where it is another than last time."""
-        now = time.monotonic()
+        now = self.clock.moment()
         if not self.owns_cluster or now - self.looked < WATCH_S:
             return []
         self.looked = now
-        before, self.size = self.size, cluster_size()
+        before, self.size = self.size, self.cluster.size()
         if before in (None, self.size):
             return []
-        return [ClusterChanged(at=time.time(), cpus=self.size[0], gpus=self.size[1])]
+        return [ClusterChanged(at=self.clock.now(), cpus=self.size[0], gpus=self.size[1])]
 
     def _evaluator(self, spec: LaneSpec) -> Any:
         if spec.trainer not in self.evaluators:
@@ -192,13 +187,14 @@ class RayExecutor:
         if spec.workers == 1:
             self.kinds[spec.lane] = kind
         places = self._free_of(kind, spec.workers) or tuple(
-            self._place(LaneWorker, spec, own_address, **room) for room in self._rooms(spec)
+            self._place(LaneWorker, spec, self.cluster.own_address, **room)
+            for room in self._rooms(spec)
         )
         self.workers[spec.lane] = places
         self._evaluator(spec)  # let it start while the first stage trains
-        address = places[0].meet.remote() if spec.workers > 1 else None
+        address = self.cluster.call(places[0], "meet") if spec.workers > 1 else None
         refs = [
-            worker.open.remote(spec, action.checkpoint, rank, address, action.taken)
+            self.cluster.call(worker, "open", spec, action.checkpoint, rank, address, action.taken)
             for rank, worker in enumerate(places)
         ]
         self._track(action, places, refs)
@@ -216,13 +212,14 @@ class RayExecutor:
     def _let_go(self) -> None:
         """End the free workers: what they hold may be another run's turn."""
         for _, worker in self.free:
-            ray.kill(worker)
+            self.cluster.kill(worker)
         self.free.clear()
 
-    def _all(self, action: Any, call: Callable[[Any], Any]) -> None:
+    def _all(self, action: Any, method: str, *arguments: Any) -> None:
         """The same call to each of the lane's workers."""
         workers = self.workers[action.lane]
-        self._track(action, workers, [call(worker) for worker in workers])
+        refs = [self.cluster.call(worker, method, *arguments) for worker in workers]
+        self._track(action, workers, refs)
 
     def _track(self, action: Action, actors: tuple[Any, ...], refs: Sequence[Any]) -> None:
         call = Call(action, actors)
@@ -242,9 +239,9 @@ class RayExecutor:
         for ref in late:
             del self.calls[ref]
         for worker in workers:
-            ray.kill(worker)
+            self.cluster.kill(worker)
         if lane in self.reserved:
-            remove_placement_group(self.reserved.pop(lane))
+            self.cluster.release(self.reserved.pop(lane))
 
     def _came(self, ref: Any) -> list[Event]:
         """The event of an answer that came, once all of the action's workers have answered."""
@@ -253,59 +250,44 @@ class RayExecutor:
             return []
         action = call.action
         try:
-            call.answers[rank] = ray.get(ref)
+            call.answers[rank] = self.cluster.answer(ref)
             if len(call.answers) < len(call.actors):
                 return []
             answer = agreed(action, [call.answers[rank] for rank in range(len(call.actors))])
-        except (RayError, DivergedError) as error:
+        except CallFailed as error:
             return [self._failure(call, error)]
+        except DivergedError as error:
+            return [self._failure(call, CallFailed("diverged", str(error)))]
         if isinstance(action, CloseLane):
             self._release(action.lane)
-        return [ANSWER[type(action)](action, answer, time.time())]
+        return [ANSWER[type(action)](action, answer, self.clock.now())]
 
-    def _failure(self, call: Call, error: RayError | DivergedError) -> WorkFailed:
+    def _failure(self, call: Call, error: CallFailed) -> WorkFailed:
         """What went wrong. The lane's workers are given up with it: what comes next needs new ones,
         and those left would wait for each other."""
-        action = call.action
-        kind = failure_kind(error)
-        message = str(error).strip()
-        if isinstance(error, RayTaskError):
-            cause = error.cause
-            plain = isinstance(cause, InputError)
-            message = str(cause) if plain else f"{type(cause).__name__}: {cause}\n{message}"
+        action, kind = call.action, error.kind
         if isinstance(action, Evaluate):
             if kind == "worker_lost" and self.evaluators.get(action.spec.trainer) is call.actors[0]:
                 del self.evaluators[action.spec.trainer]
             return WorkFailed(
-                at=time.time(),
+                at=self.clock.now(),
                 lane=action.spec.lane,
                 attempt=0,
                 kind="evaluation",
                 index=action.index,
-                message=message,
+                message=error.message,
             )
+        opens = isinstance(action, OpenLane) and action.checkpoint is not None
+        if kind == "checkpoint_lost" and not opens:
+            kind = "stage_error"  # of a model that another lane, or another run, made
+        told = "; the lane goes on from the one before it" if kind == "checkpoint_lost" else ""
         lane = action.spec.lane if isinstance(action, OpenLane) else action.lane  # type: ignore[union-attr]
         self._drop(lane)
         return WorkFailed(
-            at=time.time(),
+            at=self.clock.now(),
             lane=lane,
             attempt=action.attempt,  # type: ignore[union-attr]
             kind=kind,
             index=-1,
-            message=message,
+            message=error.message + told,
         )
-
-
-def failure_kind(error: RayError | DivergedError) -> FailureKind:
-    """Whether the stage's own code failed, or what it ran on: a process, a node, memory.
-
-    A worker that Ray could not start or keep (no memory, its environment not set up in time) is
-    lost like one that was killed.
-    """
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, DivergedError):
-        return "diverged"
-    if not isinstance(error, RayTaskError):
-        return "worker_lost"
-    lost = isinstance(cause, (LostError, RayActorError))
-    return "worker_lost" if lost else "stage_error"

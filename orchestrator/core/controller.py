@@ -49,6 +49,7 @@ from orchestrator.core.transitions import (
     view,
     with_next_stage,
     with_work,
+    without_base,
 )
 from orchestrator.policies.base import View
 from workers.contract import Json
@@ -246,6 +247,8 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     lane = state.lanes[event.lane]
     if event.attempt != lane.attempt or not lane.active:
         return state, ()
+    if event.kind == "checkpoint_lost":
+        return _settle(_with(state, replace(without_base(lane), status="waiting")), (), event.at)
     budget = state.plan.failures[event.kind]
     skips = budget.then == "skip_stage" and lane.parent is not None
     skips = skips and lane.status != "opening"  # it would not open for the next stage either

@@ -143,7 +143,9 @@ class LanePlan:
         return self.learnt_after or tuple(range(len(self.tasks)))
 
 
-FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation"]
+FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation", "checkpoint_lost"]
+"""``checkpoint_lost``: the checkpoint to open is gone or damaged; it needs no budget, as each time
+there is one less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from orchestrator.core.append_only import DISK, AppendOnly, Disk
 from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, chained, follows, mark
-from workers.contract import InputError
+from workers.contract import InputError, RunError
 
 JOURNAL_FILE = "journal.jsonl"
 LINE = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -36,7 +37,13 @@ class Mirror(Protocol):
 class Journal:
     """Writer of one run's journal. Only one process may hold it at a time."""
 
-    def __init__(self, path: Path, mirror: Mirror | None = None, patience: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        mirror: Mirror | None = None,
+        patience: float = 0.0,
+        disk: Disk = DISK,
+    ) -> None:
         """Open for appending, cutting off a torn tail.
 
         ``patience``: seconds to wait for a driver that is just ending to let go.
@@ -45,8 +52,7 @@ class Journal:
         """
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115  (held open for the life of the run)
+            self._file = AppendOnly(path, disk)
         except OSError as error:
             raise InputError(
                 f"run folder {path.parent}: cannot write there ({error.strerror}); give a "
@@ -55,37 +61,40 @@ class Journal:
         self._mirror = mirror
         self._lock(time.monotonic() + patience)
         end, last = last_line(path)
-        self._file.truncate(end)
-        self._file.seek(0, os.SEEK_END)
+        self._file.cut(end)
         self._after = mark(last) if last else ""
 
     def _lock(self, deadline: float) -> None:
-        while True:
-            try:
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
+        while not self._file.lock():
+            if time.monotonic() > deadline:
                 self._file.close()
                 raise InputError(
                     f"run folder {self.path.parent}: another driver is running it; wait for it "
                     "or stop it"
-                ) from error
+                )
+            time.sleep(0.1)
 
     @property
     def offset(self) -> int:
         """Length of the journal in bytes: everything before it is durable."""
-        return self._file.tell()
+        return self._file.size
 
     def append(self, *records: Record) -> None:
-        """Append and fsync: returns when the records are durable."""
+        """Append and fsync: returns when the records are durable.
+
+        Raises RunError where they cannot be made so: then nothing may act on them.
+        """
         data, after = chained(records, self._after)
         if self._mirror is not None:
             self._mirror.put(self.offset, data)
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.append(data)
+        except OSError as error:
+            raise RunError(
+                f"run folder {self.path.parent}: the journal cannot be written "
+                f"({error.strerror}); what it holds is safe: mend that, then go on with "
+                "`growstage resume`"
+            ) from error
         self._after = after
 
     def close(self) -> None:

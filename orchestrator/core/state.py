@@ -33,6 +33,8 @@ class StageEnd:
     memory: Mapping[str, Json]
     steps: int
     """Since the lane began."""
+    commands: tuple[Command, ...] = ()
+    """What made it of the end before; issued again where no checkpoint of it is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,10 @@ class LaneState:
     """Whether the next stage waits for the scores of the model it starts from."""
     base: CheckpointRef | None = None
     """Last durable checkpoint: what a new worker starts from."""
+    saves: tuple[CheckpointRef, ...] = ()
+    """Durable checkpoints inside the current stage."""
+    behind: tuple[Command, ...] = ()
+    """Commands of the current stage that the last of them contain."""
     ends: Mapping[int, StageEnd] = field(default_factory=dict)
     """Index -> end of each complete stage, -1 = the untrained model; those that other lanes
     trained for this one are among them."""

@@ -149,25 +149,65 @@ def fallen_back(lane: LaneState) -> LaneState:
     """The lane with the model that its next stage goes on from."""
     assert lane.last is not None, "an untrained model is not given up"
     return replace(
-        lane, base=lane.last.checkpoint, queue=(), model=lane.last.model, memory=lane.last.memory
+        lane,
+        base=lane.last.checkpoint,
+        saves=(),
+        behind=(),
+        queue=(),
+        model=lane.last.model,
+        memory=lane.last.memory,
     )
 
 
 def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
     """A durable checkpoint: nothing before it need be issued again."""
     rest = tuple(command for command in lane.queue if command.seq > event.seq)
+    done = tuple(command for command in lane.queue if command.seq <= event.seq)
+    known = lane.ends.get(event.index) if event.final else None
     lane = replace(lane, base=event.checkpoint, queue=rest)
-    if event.final:
-        end = StageEnd(
-            lane=lane.name,
-            stage=lane.stage,
-            checkpoint=event.checkpoint,
-            model=lane.model,
-            memory=lane.memory,
-            steps=lane.steps_before + lane.steps,
-        )
-        lane = replace(lane, ends={**lane.ends, event.index: end}, retries={})
-    return lane
+    if known is not None and known.checkpoint.seq == event.seq:  # made anew, as it was lost
+        end = replace(known, lane=lane.name, checkpoint=event.checkpoint)
+        return replace(lane, ends={**lane.ends, event.index: end})
+    begun = 0 if lane.last is None else lane.last.checkpoint.seq
+    own = {c.seq: c for c in (*lane.behind, *done) if c.seq > begun}
+    if not event.final:
+        saves = (*(ref for ref in lane.saves if ref.seq < event.seq), event.checkpoint)
+        return replace(lane, saves=saves, behind=tuple(own.values()))
+    end = StageEnd(
+        lane=lane.name,
+        stage=lane.stage,
+        checkpoint=event.checkpoint,
+        model=lane.model,
+        memory=lane.memory,
+        steps=lane.steps_before + lane.steps,
+        commands=tuple(own.values()),
+    )
+    ends = {**lane.ends, event.index: end}
+    return replace(lane, ends=ends, retries={}, saves=(), behind=())
+
+
+def without_base(lane: LaneState) -> LaneState:
+    """The lane once the checkpoint it was to open is lost: it goes on from the newest one before,
+    and what came after is issued again under its old numbers."""
+    assert lane.base is not None
+    path = [lane.ends[-1]] if lane.plan.course == "alone" else [*lane.ends.values()]
+    refs = [*(end.checkpoint for end in path), *lane.saves]
+    older = [ref for ref in refs if ref.seq < lane.base.seq]
+    base = max(older, key=lambda ref: ref.seq, default=None)
+    known = [*(command for end in path for command in end.commands), *lane.behind, *lane.queue]
+    after = 0 if base is None else base.seq
+    queue = {command.seq: _own(command, lane.name) for command in known if command.seq > after}
+    return replace(lane, base=base, queue=tuple(queue[seq] for seq in sorted(queue)))
+
+
+def _own(command: Command, lane: str) -> Command:
+    """The command as this lane's, where another one trained the stage for it."""
+    if command.lane == lane:
+        return command
+    if isinstance(command, SaveCheckpoint):
+        name = f"{lane}/{command.name.removeprefix(f'{command.lane}/')}"
+        return replace(command, lane=lane, name=name)
+    return replace(command, lane=lane)
 
 
 def skipped(lane: LaneState) -> LaneState:

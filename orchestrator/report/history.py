@@ -31,7 +31,7 @@ from orchestrator.core.events import (
 from orchestrator.core.sharing import scored_alike
 from orchestrator.core.state import RunState
 from orchestrator.report import scores
-from orchestrator.report.lane_history import LaneHistory
+from orchestrator.report.lane_history import Kept, LaneHistory
 from workers.contract import EditReport, Json
 from workers.edits import Edit
 
@@ -98,11 +98,13 @@ class RunHistory:
             if known is None or known is lane:
                 continue
             own = self.lanes[name]
-            for index, end in lane.ends.items():
-                if end.lane != name and index not in known.ends:
-                    own.take_over(self.lanes[end.lane], index)
-            for index in lane.rows.keys() - known.rows.keys():
-                self._share_row(own, index)
+            if lane.ends is not known.ends:
+                for index, end in lane.ends.items():
+                    if end.lane != name and index not in known.ends:
+                        own.take_over(self.lanes[end.lane], index)
+            if lane.rows is not known.rows:
+                for index in lane.rows.keys() - known.rows.keys():
+                    self._share_row(own, index)
 
     def _share_row(self, own: LaneHistory, index: int) -> None:
         """A row that another lane's evaluation gave, where one did."""
@@ -171,6 +173,7 @@ class RunHistory:
 
     def lane_json(self, lane: LaneHistory) -> Json:
         """One lane of the report."""
+        kept = lane.kept()
         return {
             "lane": lane.name,
             "trainer": lane.plan.spec.trainer,
@@ -182,7 +185,7 @@ class RunHistory:
             "start": None if lane.start is None else lane.start.uri,
             "merged": lane.merged,
             "last_failure": None if lane.failure is None else failure_json(lane.failure),
-            "stages": [self.stage_json(lane, index) for index in sorted(lane.stages)],
+            "stages": [self.stage_json(lane, index, kept) for index in sorted(lane.stages)],
             "tasks": lane.tasks,
             "learnt_after": list(lane.plan.ends),
             "matrix": lane.matrix(),
@@ -194,11 +197,11 @@ class RunHistory:
             "trainability": lane.trainability(len(lane.complete())),
         }
 
-    def stage_json(self, lane: LaneHistory, index: int) -> Json:
+    def stage_json(self, lane: LaneHistory, index: int, kept: Kept | None = None) -> Json:
         """One stage of a lane's report."""
         stage, ref = lane.stages[index], lane.stages[index].checkpoint
         return {
-            "id": stage.spec.id,
+            "id": stage.id,
             "index": index,
             "task": stage.spec.task.name,
             "domain": stage.spec.task.domain,
@@ -211,9 +214,9 @@ class RunHistory:
             "checkpoint": None if ref is None else {"uri": ref.uri, "digest": ref.digest},
             "adopted_from": stage.adopted_from,
             "trained_by": stage.trained_by,
-            "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.spec.id)],
+            "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.id)],
             "training": stage.training,
-            "routing": lane.routing(index),
+            "routing": lane.routing(index, kept),
             "validation": lane.rows[index].validation if index in lane.rows else [],
             "figures": lane.rows[index].figures if index in lane.rows else {},
             "model_figures": lane.rows[index].model_figures if index in lane.rows else {},

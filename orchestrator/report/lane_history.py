@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.events import (
@@ -54,6 +55,11 @@ class StageHistory:
     """Run that trained it, where another one did."""
     trained_by: str | None = None
     """Lane of this run that trained it, where another one did."""
+    id: str = field(init=False)
+    """Of the spec, hashed once."""
+
+    def __post_init__(self) -> None:
+        self.id = self.spec.id
 
     def trained(self, report: IntervalReport) -> None:
         """One more interval."""
@@ -80,6 +86,23 @@ class Row:
     """Task -> layer -> gate weights on the task's probe samples."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the edits of stages that count came to, looked up once for all stages."""
+
+    births: Mapping[str, list[int]]
+    """Layer -> stage in which each expert was born; -1 = there from the start."""
+    masks: tuple[tuple[int, RefreshMask], ...]
+    """(stage, the last mask by then), stages ascending."""
+    learnt: Mapping[str, int]
+    """Task -> stage by whose end it was learnt."""
+
+    def mask(self, index: int) -> RefreshMask | None:
+        """The mask in force at the end of a stage."""
+        place = bisect_right(self.masks, index, key=lambda known: known[0])
+        return self.masks[place - 1][1] if place else None
+
+
 @dataclass(slots=True)
 class LaneHistory:
     """What a lane's events reported so far: stages, edits, shapes and rows of R.
@@ -101,6 +124,8 @@ class LaneHistory:
     initial: CheckpointRef | None = None
     stages: dict[int, StageHistory] = field(default_factory=dict)
     edits: dict[str, tuple[Edit, EditReport]] = field(default_factory=dict)
+    by_stage: dict[str, dict[str, tuple[Edit, EditReport]]] = field(default_factory=dict)
+    """The same for each stage's id."""
     rows: dict[int, Row] = field(default_factory=dict)
     founders: dict[str, int] = field(default_factory=dict)
     """Layer -> experts that were there from the start."""
@@ -132,7 +157,7 @@ class LaneHistory:
 
     def apply(self, event: EditApplied) -> None:
         """An edit was applied; one that is applied again to a restored model is the same edit."""
-        self.edits[event.edit.id] = (event.edit, event.report)
+        self._note(event.edit, event.report)
         self.shape = event.report.after
 
     def measure(self, event: EvaluationDone) -> None:
@@ -156,7 +181,12 @@ class LaneHistory:
             return
         stage = other.stages[index]
         self.stages[index] = replace(stage, trained_by=other.name)
-        self.edits |= {edit.id: (edit, told) for edit, told in other.stage_edits(stage.spec.id)}
+        for edit, told in other.stage_edits(stage.id):
+            self._note(edit, told)
+
+    def _note(self, edit: Edit, report: EditReport) -> None:
+        self.edits[edit.id] = (edit, report)
+        self.by_stage.setdefault(edit.stage, {})[edit.id] = (edit, report)
 
     def fail(self, failure: WorkFailed) -> None:
         """Work did not come back, and that counts."""
@@ -209,7 +239,7 @@ class LaneHistory:
         """Whether the stage was given up: a later one started while it has no checkpoint."""
         stage = self.stages.get(index)
         unfinished = stage is None or stage.checkpoint is None
-        return unfinished and any(other > index for other in self.stages)
+        return unfinished and max(self.stages, default=-1) > index
 
     def row(self, index: int) -> Row | None:
         """The row after stage ``index``; a stage that was given up left the model as it was."""
@@ -257,49 +287,48 @@ class LaneHistory:
     def untrained_validation(self) -> list[float]:
         return list(self.rows[-1].validation) if -1 in self.rows else []
 
-    @property
-    def births(self) -> dict[str, list[int]]:
-        """Layer -> stage in which each expert was born; -1 = there from the start."""
+    def kept(self) -> Kept:
+        """What ``routing`` looks up: in time that is linear in stages and edits."""
+        indices = {s.id: index for index, s in self.stages.items() if not self.skipped(index)}
         births = {layer: [-1] * experts for layer, experts in self.founders.items()}
-        for index, _, report in self._kept():
+        masks: dict[int, RefreshMask] = {}
+        for edit, report in self.edits.values():
+            if edit.stage not in indices:
+                continue
+            index = indices[edit.stage]
             for layer, parents in report.parents.items():
                 births.setdefault(layer, []).extend([index] * len(parents))
-        return births
+            if isinstance(edit, RefreshMask):
+                masks[index] = edit
+        learnt = dict(zip(self.tasks, self.plan.ends, strict=True))
+        return Kept(births, tuple(sorted(masks.items(), key=lambda known: known[0])), learnt)
 
-    def _kept(self) -> Iterator[tuple[int, Edit, EditReport]]:
-        """Stage index and edit, in order, without those of stages that were given up."""
-        indices = {s.spec.id: index for index, s in self.stages.items() if not self.skipped(index)}
-        for edit, report in self.edits.values():
-            if edit.stage in indices:
-                yield indices[edit.stage], edit, report
+    @property
+    def births(self) -> Mapping[str, list[int]]:
+        """Layer -> stage in which each expert was born; -1 = there from the start."""
+        return self.kept().births
 
     def mask(self, index: int) -> RefreshMask | None:
         """The mask in force at the end of a stage."""
-        masks = [
-            edit
-            for born, edit, _ in self._kept()
-            if isinstance(edit, RefreshMask) and born <= index
-        ]
-        return max(masks, key=lambda edit: edit.version, default=None)
+        return self.kept().mask(index)
 
-    def routing(self, index: int) -> dict[str, float]:
-        """What became of the experts by the end of a stage: see ``report.specialisation``."""
-        stage, mask, row = self.stages[index], self.mask(index), self.rows.get(index)
-        figures = specialisation.ages(stage.gate_weights, self.births)
+    def routing(self, index: int, kept: Kept | None = None) -> dict[str, float]:
+        """What became of the experts by the end of a stage: see ``report.specialisation``.
+
+        ``kept``: of this lane as it stands, where several stages are asked for.
+        """
+        kept = kept or self.kept()
+        stage, mask, row = self.stages[index], kept.mask(index), self.rows.get(index)
+        figures = specialisation.ages(stage.gate_weights, kept.births)
         if mask is not None:
             figures |= specialisation.overlaps(mask.masks, mask.usage, mask.domains)
         for task, layers in {} if row is None else row.probes.items():
-            then = self._learnt(task, index)
-            if then is not None:
-                figures |= specialisation.drifts(task, then, layers)
+            learnt = kept.learnt[task]
+            then = self.rows.get(learnt) if learnt < index else None
+            if then is not None and task in then.probes:
+                figures |= specialisation.drifts(task, then.probes[task], layers)
         return figures
-
-    def _learnt(self, task: str, index: int) -> Mapping[str, list[list[float]]] | None:
-        """Probe gates of a task right after it was learnt, where that was before ``index``."""
-        learnt = dict(zip(self.tasks, self.plan.ends, strict=True))[task]
-        row = self.rows.get(learnt) if learnt < index else None
-        return None if row is None else row.probes.get(task)
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         """Edits of one stage, in order."""
-        return [pair for pair in self.edits.values() if pair[0].stage == stage]
+        return list(self.by_stage.get(stage, {}).values())

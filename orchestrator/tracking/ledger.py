@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from contextlib import closing
 from pathlib import Path
 
+from orchestrator.core.append_only import DISK, AppendOnly, Disk
 from workers.contract import InputError, Json
 
 LEDGER_FILE = "tracking.jsonl"
@@ -19,12 +20,12 @@ LEDGER_FILE = "tracking.jsonl"
 class Ledger:
     """The tracker's memory for one run folder and one store."""
 
-    def __init__(self, path: Path, store: str) -> None:
+    def __init__(self, path: Path, store: str, disk: Disk = DISK) -> None:
         """Read what is known of ``store``; its address is kept as a digest, it may hold a password.
 
         Raises InputError where the file is damaged or cannot be read.
         """
-        self.path = path
+        self.path, self._disk = path, disk
         self.offset = 0
         self.mark = ""
         """Of the journal's line that ends at ``offset``."""
@@ -63,10 +64,8 @@ class Ledger:
 
     def _append(self, line: Json) -> None:
         text = json.dumps({"store": self._store, **line})
-        with open(self.path, "ab") as file:
-            file.write(f"{chr(10) if self._torn else ''}{text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        with closing(AppendOnly(self.path, self._disk)) as file:
+            file.append(f"{chr(10) if self._torn else ''}{text}\n".encode())
         self._torn = False
 
 

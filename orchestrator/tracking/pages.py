@@ -35,7 +35,7 @@ class Page:
 def stage_page(history: RunHistory, lane: LaneHistory, index: int) -> Page:
     """Edits and note of a stage."""
     told = history.stage_json(lane, index)
-    edits = lane.stage_edits(lane.stages[index].spec.id)
+    edits = lane.stage_edits(lane.stages[index].id)
     return Page(texts={"edits.json": _edits(edits)}, tags={NOTE: views.stage_note(told)})
 
 

@@ -9,12 +9,13 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.addresses import without_password
+from orchestrator.core.append_only import DISK, Disk
 from orchestrator.tracking import pages, views
 from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
@@ -79,19 +80,27 @@ def open_client(uri: str) -> MlflowClient:
 class Store:
     """One MLflow store as one run folder knows it: the ledger remembers what it was given."""
 
-    def __init__(self, run_dir: Path, uri: str) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        uri: str,
+        connect: Callable[[str], Any] = open_client,
+        disk: Disk = DISK,
+    ) -> None:
+        """``connect``: address -> client, raising InputError where nothing answers."""
         self.run_dir, self.uri = run_dir, uri
-        self._client: MlflowClient | None = None
+        self._connect, self._disk = connect, disk
+        self._client: Any = None
         self.recall()
 
     def recall(self) -> None:
         """Go back to what is durable."""
-        self.ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri)
+        self.ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri, self._disk)
         self._checked = False
 
     def connect(self) -> None:
         """Open the MLflow client. Raises InputError, with the cure, where no store answers."""
-        self._client = open_client(self.uri)
+        self._client = self._connect(self.uri)
 
     @property
     def client(self) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from orchestrator.core.journal import JOURNAL_FILE, mark_at, read
 from orchestrator.report.text import Links
@@ -32,9 +33,13 @@ DRAWING = 0.05
 class Tracker:
     """Projects one run's journal into one MLflow store."""
 
-    def __init__(self, run_dir: Path, uri: str | None) -> None:
+    def __init__(
+        self, run_dir: Path, uri: str | None, store: Store | None = None, drawn: Any = pages
+    ) -> None:
+        """``store``: of this address; ``drawn``: what draws pages, as ``tracking.pages`` does."""
         self.run_dir = run_dir.resolve()
-        self.store = Store(self.run_dir, uri or default_uri(self.run_dir))
+        self.store = store or Store(self.run_dir, uri or default_uri(self.run_dir))
+        self._drawn = drawn
         self._rested = 0.0
         """Moment (monotonic) from which on figures may be drawn again."""
         self._start_over()
@@ -131,10 +136,14 @@ class Tracker:
         history = projection.history
         for name, index in sorted(dirty.stages):
             lane = history.lanes[name]
-            self.store.show(projection.key(lane, index), pages.stage_page(history, lane, index))
+            self.store.show(
+                projection.key(lane, index), self._drawn.stage_page(history, lane, index)
+            )
         for name in sorted(dirty.lanes):
             key = projection.key(history.lanes[name])
-            self.store.show(key, pages.lane_page(history, name, self.store.run(key), self.run_dir))
+            self.store.show(
+                key, self._drawn.lane_page(history, name, self.store.run(key), self.run_dir)
+            )
         self._stale |= dirty.lanes
         self._draw(dirty.ended, go_on)
         if dirty.run and projection.trial is None:
@@ -144,7 +153,9 @@ class Tracker:
                 if lane.opened
             }
             key, experiment = projection.key(), self.store.ledger.ids["experiment"]
-            self.store.show(key, pages.run_page(history, self.store.run(key), experiment, runs))
+            self.store.show(
+                key, self._drawn.run_page(history, self.store.run(key), experiment, runs)
+            )
         projection.dirty = Dirty()
 
     def _draw(self, now: bool, go_on: GoOn) -> None:
@@ -155,7 +166,7 @@ class Tracker:
             if not go_on() or (not now and started < self._rested):
                 return
             self.store.show(
-                self._projection.key(history.lanes[name]), pages.lane_figures(history, name)
+                self._projection.key(history.lanes[name]), self._drawn.lane_figures(history, name)
             )
             self._stale.remove(name)
             ended = time.monotonic()

@@ -26,7 +26,7 @@ def refused(event: Event) -> Event:
 
 
 def test_the_worker_of_a_failed_lane_makes_room(tmp_path: Path) -> None:
-    from orchestrator.cluster.executor import RayExecutor
+    from orchestrator.cluster.on_ray import RayExecutor
 
     class Refusing(RayExecutor):
         def wait(self, timeout: float) -> list[Event]:

@@ -38,7 +38,7 @@ class Killer:
 
 
 def run(folder: Path, *listeners: Any) -> list[Any]:
-    from orchestrator.cluster.executor import RayExecutor
+    from orchestrator.cluster.on_ray import RayExecutor
 
     folder.mkdir()
     config = tiny(**MASKED, workers=2)

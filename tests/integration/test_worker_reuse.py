@@ -43,7 +43,7 @@ def run(folder: Path, executor: Executor) -> tuple[dict[str, int], dict[str, lis
 
 
 def test_one_process_serves_lane_after_lane_to_the_same_bits(tmp_path: Path) -> None:
-    from orchestrator.cluster.executor import RayExecutor
+    from orchestrator.cluster.on_ray import RayExecutor
 
     for name in ("shared", "alone"):
         (tmp_path / name).mkdir()

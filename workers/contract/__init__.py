@@ -3,7 +3,7 @@
 Knows no torch, no Ray and no file system: any process may import it in milliseconds.
 """
 
-from workers.contract.errors import DivergedError, InputError, LostError, RunError
+from workers.contract.errors import CheckpointError, DivergedError, InputError, LostError, RunError
 from workers.contract.identity import Json, derive_seed, digest
 from workers.contract.lane_settings import (
     Checked,
@@ -40,6 +40,7 @@ from workers.contract.specs import (
 
 __all__ = [
     "Checked",
+    "CheckpointError",
     "CheckpointRef",
     "DivergedError",
     "EditReport",

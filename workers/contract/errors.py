@@ -11,6 +11,10 @@ class InputError(RunError):
     """The user's input is wrong: says what, where, what is allowed and the cure (exit code 2)."""
 
 
+class CheckpointError(InputError):
+    """A checkpoint is not there any more, or not as it was written: an older one has to do."""
+
+
 class LostError(RunError):
     """A process that the work needs is gone: a new worker starts from the last checkpoint."""
 

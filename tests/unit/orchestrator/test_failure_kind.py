@@ -14,7 +14,7 @@ from ray.exceptions import (
 )
 
 from orchestrator.cluster.connection import connect
-from orchestrator.cluster.executor import failure_kind
+from orchestrator.cluster.on_ray import failure_kind
 from workers.contract import DivergedError, InputError, LostError, RunError
 
 
