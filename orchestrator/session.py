@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import tomllib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
 from orchestrator.config.merging import names_models
 from orchestrator.config.run import RunConfig
+from orchestrator.config.toml import to_toml
 from orchestrator.core.addresses import without_password
 from orchestrator.core.events import Record
-from orchestrator.core.folder import RunFolder, open_folder
+from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
 from orchestrator.driver import Driver
 from orchestrator.tracking.views import UI_PORT
@@ -49,6 +51,17 @@ def load(path: Path, overrides: Sequence[str], tracking_uri: str | None) -> RunC
     return configuration.load(path, overrides, settle)
 
 
+def as_run(path: Path, overrides: Sequence[str]) -> str:
+    """A stream file's text as it is run: with the overrides laid over it, or as it stands."""
+    text = path.read_text(encoding="utf-8")
+    if not overrides:
+        return text
+    raw = tomllib.loads(text)
+    for item in overrides:
+        configuration.override(raw, item)
+    return f"# {path} with {', '.join(overrides)}\n{to_toml(raw)}"
+
+
 def run(
     config: RunConfig,
     run_dir: Place,
@@ -56,17 +69,18 @@ def run(
     address: str | None,
     quiet: bool,
     wait_for_nodes: float = 0.0,
+    text: str | None = None,
 ) -> str:
     """Run ``config`` in ``run_dir`` and return the run's status.
 
-    A folder that already holds this config's journal is gone on with. Raises InputError where it
-    holds another config's.
+    A folder that already holds this config's journal is gone on with. ``text``: the stream file as
+    it is run, for the folder. Raises InputError where it holds another config's.
     """
     folder = open_folder(run_dir)
     started = first_record(folder.path)
     if started is not None and acted(folder.path):
         check_same_config(folder.place, started, config)
-    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes)
+    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes, text)
 
 
 def resume(
@@ -92,14 +106,17 @@ def _drive(
     address: str | None,
     quiet: bool,
     wait_for_nodes: float,
+    text: str | None = None,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
     store = tracking_store(folder.path, tracking_uri)
     journal = folder.journal()
     begin_journal(config, folder.path, store, journal)
+    if text is not None:
+        folder.put(STREAM_FILE, text.encode())
 
     from orchestrator.cluster import connection, executor
-    from orchestrator.report import terminal
+    from orchestrator.report import outputs, terminal
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     tracker = Tracker(folder.path, store)
@@ -124,6 +141,7 @@ def _drive(
     finally:
         connection.disconnect()
         journal.close()
+    outputs.write_results(folder)
     if not quiet:
         terminal.print_report(report_of(folder.path))
         terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)

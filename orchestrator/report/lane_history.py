@@ -261,12 +261,12 @@ class LaneHistory:
     def births(self) -> dict[str, list[int]]:
         """Layer -> stage in which each expert was born; -1 = there from the start."""
         births = {layer: [-1] * experts for layer, experts in self.founders.items()}
-        for index, _, report in self._kept():
+        for index, _, report in self.kept():
             for layer, parents in report.parents.items():
                 births.setdefault(layer, []).extend([index] * len(parents))
         return births
 
-    def _kept(self) -> Iterator[tuple[int, Edit, EditReport]]:
+    def kept(self) -> Iterator[tuple[int, Edit, EditReport]]:
         """Stage index and edit, in order, without those of stages that were given up."""
         indices = {s.spec.id: index for index, s in self.stages.items() if not self.skipped(index)}
         for edit, report in self.edits.values():
@@ -276,9 +276,7 @@ class LaneHistory:
     def mask(self, index: int) -> RefreshMask | None:
         """The mask in force at the end of a stage."""
         masks = [
-            edit
-            for born, edit, _ in self._kept()
-            if isinstance(edit, RefreshMask) and born <= index
+            edit for born, edit, _ in self.kept() if isinstance(edit, RefreshMask) and born <= index
         ]
         return max(masks, key=lambda edit: edit.version, default=None)
 

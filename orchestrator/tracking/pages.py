@@ -80,7 +80,7 @@ def run_page(history: RunHistory, run: str, experiment: str, lanes: Mapping[str,
     links = {name: f"#/experiments/{experiment}/runs/{lane}" for name, lane in lanes.items()}
     images = {"figures/methods.png": figures.methods(told)} if told["status"] == "done" else {}
     note = views.run_note(told, links, list(images), run)
-    return Page(texts={"results.csv": views.results_csv(told)}, images=images, tags={NOTE: note})
+    return Page(texts={"lanes.csv": views.lanes_csv(told)}, images=images, tags={NOTE: note})
 
 
 def _edits(pairs: Iterable[tuple[Edit, EditReport]]) -> str:

@@ -93,8 +93,8 @@ def model_note(parents: Sequence[str], experiment: str) -> str:
     return f"{'Grown out of' if len(links) == 1 else 'Made of'} {', '.join(links)}"
 
 
-def results_csv(report: Json) -> str:
-    """One row per lane (method, seed) with every metric: ``results.csv``."""
+def lanes_csv(report: Json) -> str:
+    """One row per lane (method, seed) with every metric: ``lanes.csv``."""
     names = sorted({name for lane in report["lanes"] for name in lane["metrics"]})
     head = ["method", "seed", "lane", "status", "stages", "edits", "seconds", *names]
     rows = [
