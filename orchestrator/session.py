@@ -6,8 +6,10 @@ import sys
 import time
 import tomllib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from orchestrator.beginning import (
     begin,
@@ -40,15 +42,20 @@ def default_run_dir(config: RunConfig) -> str:
 
 def load(path: Path, overrides: Sequence[str], tracking_uri: str | None) -> RunConfig:
     """A stream file, checked; models that it names as MLflow does are looked up there."""
+    return configuration.load(path, overrides, lambda raw: _settled(raw, tracking_uri))
 
-    def settle(raw: Json) -> Json:
-        if not names_models(raw):
-            return raw
-        from orchestrator.tracking.named_models import settled
 
-        return settled(raw, tracking_uri)
+def checked(raw: Json, source: str, tracking_uri: str | None) -> RunConfig:
+    """The same of a stream file that was read already; ``source`` names it in messages."""
+    return configuration.check(_settled(raw, tracking_uri), source)
 
-    return configuration.load(path, overrides, settle)
+
+def _settled(raw: Json, tracking_uri: str | None) -> Json:
+    if not names_models(raw):
+        return raw
+    from orchestrator.tracking.named_models import settled
+
+    return settled(raw, tracking_uri)
 
 
 def as_run(path: Path, overrides: Sequence[str]) -> str:
@@ -56,10 +63,16 @@ def as_run(path: Path, overrides: Sequence[str]) -> str:
     text = path.read_text(encoding="utf-8")
     if not overrides:
         return text
-    raw = tomllib.loads(text)
-    for item in overrides:
-        configuration.override(raw, item)
+    raw = overridden(tomllib.loads(text), overrides)
     return f"# {path} with {', '.join(overrides)}\n{to_toml(raw)}"
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> Json:
+    """A copy of a raw stream file with ``a.b=value`` settings laid over it."""
+    copy: Json = deepcopy(dict(raw))
+    for item in overrides:
+        configuration.override(copy, item)
+    return copy
 
 
 def run(

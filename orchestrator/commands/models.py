@@ -76,13 +76,44 @@ def evaluate(
         print(inference.text(told))
 
 
+def predict(
+    run_dir: RunDir,
+    inputs: Annotated[
+        Path,
+        typer.Argument(
+            help="Samples: .npy, a table with the columns trained on, an image or a folder.",
+            show_default=False,
+        ),
+    ],
+    lane: Lane = None,
+    stage: Stage = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV file to write; default: standard output.")
+    ] = None,
+) -> None:
+    """What a stage's model says of samples: classes with probabilities, or numbers, as CSV."""
+    from orchestrator.report import predictions
+
+    found = predictions.predict(run_dir, lane, stage, inputs)
+    text = predictions.as_csv(found)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror})") from error
+    print(f"{found.lane}, after stage {found.stage}: {len(found.rows)} predictions in {out}")
+
+
 def export(
     run_dir: RunDir,
     lane: LaneNamed,
     stage: StageNamed,
     folder: NewFolder,
 ) -> None:
-    """Write a stage's model as a folder that transformers loads, tokenizer included."""
+    """Write a stage's model as a folder: for transformers where it is one of theirs (tokenizer
+    included), else safetensors that growstage.load_model opens."""
     from orchestrator.report import checkpoints
     from workers import trainers
 
@@ -122,4 +153,4 @@ def compress(
     )
 
 
-COMMANDS = (trace, evaluate, export, compress)
+COMMANDS = (predict, evaluate, trace, export, compress)

@@ -1,15 +1,17 @@
-"""Data sets by name: labelled images that streams cut into tasks."""
+"""Data sets by name: labelled samples that streams cut into tasks."""
 
 from workers.streams.datasets.base import Dataset, PartName, ThreeParts
 from workers.streams.datasets.digits import Digits
 from workers.streams.datasets.image_folder import ImageFolder
 from workers.streams.datasets.mnist import FashionMnist, Mnist
+from workers.streams.datasets.table import TableFile
 
 DATASETS: dict[str, type] = {
     "digits": Digits,
     "mnist": Mnist,
     "fashion_mnist": FashionMnist,
     "image_folder": ImageFolder,
+    "table": TableFile,
 }
 """Data sets by name."""
 
@@ -21,5 +23,6 @@ __all__ = [
     "ImageFolder",
     "Mnist",
     "PartName",
+    "TableFile",
     "ThreeParts",
 ]
