@@ -136,7 +136,7 @@ def ops_(as_json: AsJson = False) -> None:
         typer.echo(status.line())
 
 
-for _command in (files.plan, *results.COMMANDS, *models.COMMANDS):
+for _command in (files.init, files.plan, *results.COMMANDS, *models.COMMANDS, files.schema):
     app.command()(_command)
 app.command("list")(files.list_)
 app.add_typer(files.data_app, name="data")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.commands.options import AsJson, Config, Set, TrackingUri, print_json
+from workers.contract import InputError
 
 data_app = typer.Typer(help="Data sets that streams can use.", no_args_is_help=True)
 
@@ -34,18 +38,74 @@ def plan(
 
 
 def list_(
-    table: Annotated[str | None, typer.Argument(help="One table; default: all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="TABLE, TABLE.NAME or module:Class; default: all tables."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What can be named in a config or to a search, each with one line of explanation."""
-    from orchestrator.config import catalogue
+    """What a stream file or a search can name; of one entry every key, default and meaning."""
+    from orchestrator.config import catalogue, describing
     from orchestrator.report import terminal
 
-    tables = catalogue.tables(table)
+    if name is not None and ("." in name or ":" in name):
+        found = describing.entry(name)
+        if as_json:
+            print_json(asdict(found))
+        else:
+            terminal.print_entry(found)
+        return
+    tables = catalogue.tables(name)
     if as_json:
         print_json(tables)
     else:
         terminal.print_tables(tables)
+
+
+def schema(
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: standard output.")
+    ] = None,
+) -> None:
+    """The JSON schema of a stream file, with which editors complete and check it."""
+    from orchestrator.config.schema import schema as made
+
+    text = json.dumps(made(), indent=1)
+    if out is None:
+        print(text)
+    else:
+        write(out, text + "\n")
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="Stream file to write.")] = Path("stream.toml"),
+    template: Annotated[
+        str, typer.Option(help="What to begin with: digits, images, table or craftax.")
+    ] = "digits",
+    path: Annotated[
+        str | None, typer.Option(help="Your data: a folder of images, or a table.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of a table with the label.")] = None,
+) -> None:
+    """Write a stream file with every key explained, and the schema that editors check it by."""
+    from orchestrator.config import templates
+    from orchestrator.config.schema import schema as made
+
+    if file.exists():
+        raise InputError(f"{file}: is there already; give another name")
+    text = templates.render(template, file.stem, {"path": path, "label": label})
+    write(file, text)
+    write(file.parent / templates.SCHEMA_FILE, json.dumps(made(), indent=1) + "\n")
+    typer.echo(f"{file}: growstage plan {file} shows what it comes to")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file; InputError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @data_app.command("list")

@@ -16,6 +16,11 @@ def to_toml(raw: Json) -> str:
     return "\n".join(plain) + "\n" + "".join(tables)
 
 
+def assigned(key: str, value: Any) -> str:
+    """``key = value`` on one line."""
+    return f"{_key(key)} = {_value(value)}"
+
+
 def _tables(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         body = "\n".join(f"{_key(name)} = {_value(item)}" for name, item in value.items())

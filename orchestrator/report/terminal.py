@@ -12,9 +12,12 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
+from orchestrator.config.describing import Entry
 from orchestrator.config.plan import PlannedLane, to_train
 from orchestrator.config.run import RunConfig
 from orchestrator.core.events import (
@@ -457,6 +460,18 @@ def print_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
         for entry, text in entries.items():
             branch.add(f"{entry}: {text}")
     _wide().print(tree, markup=False)
+
+
+def print_entry(found: Entry) -> None:
+    """One entry of a table: its keys one under the other, each with all that is known of it."""
+    console = Console(highlight=False)
+    console.print(f"{found.name}: {found.text}", markup=False)
+    for key in found.keys:
+        head = f"{key.name}: {key.type}" + (f" ({key.allowed})" if key.allowed else "")
+        told = "required" if key.default == "required" else f"default {key.default}"
+        console.print(Padding(Text(f"{head}; {told}", style="bold"), (0, 0, 0, 2)))
+        if key.text:
+            console.print(Padding(Text(key.text), (0, 0, 0, 6)))
 
 
 def print_data(rows: list[Json]) -> None:

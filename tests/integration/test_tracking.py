@@ -289,7 +289,7 @@ def test_two_runs_of_one_stream_share_an_experiment(runs: Path) -> None:
         write(runs / name, story(lanes=(("replay", 0),), run_id=f"fashion-{name}"))
         Tracker(runs / name, None).project()
     client = client_of(runs / "one")
-    runs = [run for run in all_runs(client) if run.data.tags["level"] == "stream"]
+    runs = [run for run in all_runs(client) if run.data.tags["level"] == "run"]
     assert sorted(run.info.run_name for run in runs) == ["fashion-one", "fashion-two"]
     assert len({run.info.experiment_id for run in runs}) == 1
 
