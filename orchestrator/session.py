@@ -129,11 +129,12 @@ def _drive(
         folder.put(STREAM_FILE, text.encode())
 
     from orchestrator.cluster import connection, executor
-    from orchestrator.report import outputs, terminal
+    from orchestrator.report import outputs, results, terminal
+    from orchestrator.report.progress import make_progress
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     tracker = Tracker(folder.path, store)
-    progress = terminal.make_progress(config, quiet)
+    progress = make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = executor.RayExecutor(folder.checkpoints, resources)
@@ -156,7 +157,7 @@ def _drive(
         journal.close()
     outputs.write_results(folder)
     if not quiet:
-        terminal.print_report(report_of(folder.path))
+        results.print_report(report_of(folder.path))
         terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)
     return status
 

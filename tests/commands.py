@@ -31,6 +31,8 @@ PRELOADED = (
     "orchestrator.__main__",
     "orchestrator.config.catalogue",
     "orchestrator.report.outputs",
+    "orchestrator.report.progress",
+    "orchestrator.report.results",
     "orchestrator.report.terminal",
     "scipy.special",
     "orchestrator.cluster.executor",

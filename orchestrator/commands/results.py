@@ -10,16 +10,20 @@ import typer
 from orchestrator.commands.options import AsJson, RunDir, RunDirs, TrackingUri, print_json
 
 
-def show(run_dir: RunDir, as_json: AsJson = False) -> None:
+def show(
+    run_dir: RunDir,
+    every_lane: Annotated[bool, typer.Option("--lanes", help="Each seed's matrix.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """What a run did: stages, edits, accuracy matrix, metrics."""
     from orchestrator import session
-    from orchestrator.report import terminal
+    from orchestrator.report import results
 
     result = session.report_of(run_dir)
     if as_json:
         print_json(result)
     else:
-        terminal.print_report(result)
+        results.print_report(result, every_lane)
 
 
 def lineage(
