@@ -67,6 +67,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a stream file to its end."""
+    typer.echo(f"growstage: reading {config} ...", err=True)  # before what takes seconds to import
     from orchestrator import session
 
     checked = session.load(config, set_ or (), tracking_uri)

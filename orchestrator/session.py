@@ -122,6 +122,7 @@ def _drive(
     text: str | None = None,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
+    say(f"run folder {folder.place}")
     store = tracking_store(folder.path, tracking_uri)
     journal = folder.journal()
     begin_journal(config, folder.path, store, journal)
@@ -147,7 +148,9 @@ def _drive(
         known = acted(folder.path)
         for record, _ in read(journal.path):
             progress.add(record)
+        say("joining Ray" if address else "starting Ray")
         connection.connect_beside(tracker.connect, address)
+        say("waiting for the first worker")
         make_room(config, wait_for_nodes)
         cpus, gpus = connection.cluster_size()
         with BackgroundTracker(tracker), progress:
@@ -160,6 +163,11 @@ def _drive(
         results.print_report(report_of(folder.path))
         terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)
     return status
+
+
+def say(text: str) -> None:
+    """What is going on before there is any progress to show; results are never among it."""
+    print(f"growstage: {text} ...", file=sys.stderr, flush=True)
 
 
 def begin_journal(config: RunConfig, run_dir: Path, store: str | None, journal: Journal) -> None:
