@@ -14,7 +14,7 @@ from orchestrator.report.summary import HEADLINES
 from orchestrator.report.text import failure_text, wide
 from workers.contract import Json
 
-CELL = 17
+CELL = 20
 """Characters of a metric's column, its borders included."""
 
 
@@ -104,19 +104,21 @@ def _print_matrix(console: Console, lanes: Sequence[Json]) -> None:
     """Score on each task after each stage, mean over lanes; where tasks have no room beside each
     other, what is told of them together."""
     first, tasks = lanes[0], lanes[0]["tasks"]
+    alike = all(lane["tasks"] == tasks for lane in lanes)
     name = first["lane"] if len(lanes) == 1 else _label(lanes)
     mean = "" if len(lanes) == 1 else "mean "
     title = f"{name}: {mean}score on each task (columns) after each stage (rows)"
-    rows = [*([_first_row(lanes)] if first["initial"] else []), *_rows(lanes)]
+    stages = list(_rows(lanes, alike))
+    rows = [*([_first_row(lanes)] if first["initial"] else []), *stages]
     named = max((len(text) for text, _ in rows), default=0)
     room = console.width - named - 4
-    if sum(max(5, len(task)) + 3 for task in tasks) <= room:
+    if alike and sum(max(5, len(task)) + 3 for task in tasks) <= room:
         heads, digits = list(tasks), 3
     elif 7 * len(tasks) <= room:
         heads, digits = [str(number) for number in range(len(tasks))], 2
         title = f"{title}, tasks by number"
     else:
-        _print_ends(console, name, rows, first["learnt_after"])
+        _print_ends(console, name, stages, first["learnt_after"])
         return
     table = Table(title=title, title_justify="left")
     table.add_column("after", overflow="fold")
@@ -136,8 +138,7 @@ def _print_ends(
     table.add_column("after", overflow="fold")
     for head in ("on its task", "mean on tasks seen", "worst of them"):
         table.add_column(head, justify="right")
-    stages = rows[len(rows) - len(ends) :] if len(rows) > len(ends) else rows
-    for index, (text, scores) in enumerate(stages):
+    for index, (text, scores) in enumerate(rows):
         seen = [s for s, at in zip(scores, ends, strict=True) if at <= index and s is not None]
         own = [s for s, at in zip(scores, ends, strict=True) if at == index]
         cells = [own[0] if own else None, sum(seen) / len(seen) if seen else None]
@@ -156,11 +157,14 @@ def _first_row(lanes: Sequence[Json]) -> tuple[str, list[float | None]]:
     return name, _means([lane["initial"] for lane in lanes if lane["initial"]])
 
 
-def _rows(lanes: Sequence[Json]) -> Iterator[tuple[str, list[float | None]]]:
-    """Name and scores of each stage; of a single lane with what it grew to, and who trained it."""
+def _rows(lanes: Sequence[Json], alike: bool) -> Iterator[tuple[str, list[float | None]]]:
+    """Name and scores of each stage; of a single lane with what it grew to, and who trained it.
+
+    ``alike``: whether the lanes learn the same tasks in the same order, so that names mean all.
+    """
     stages = max((lane["stages"] for lane in lanes), key=len)
     for index, stage in enumerate(stages):
-        text = stage["task"]
+        text = stage["task"] if alike else f"stage {index}"
         if len(lanes) == 1:
             grown = (edit["text"] for edit in stage["edits"] if edit["noun"] == "growth")
             text += "".join(f" ({what})" for what in grown)

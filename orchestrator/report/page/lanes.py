@@ -20,6 +20,14 @@ LAYERS = 6
 """Layers of which experts and gate weights are shown; the page says how many more there are."""
 EXPERTS = 32
 """Experts of a layer that are shown."""
+CELLS = 2500
+"""Cells of a matrix that are shown; a larger one is in the tables beside the page."""
+COLUMNS = 40
+"""Stages of which gate weights are shown, evenly over longer streams."""
+MARKS = 40
+"""Edits of one kind that charts mark, evenly over more."""
+EDITS = 200
+"""Edits that are listed; the page says how many there are."""
 TASKS = 10
 """Tasks up to which each has a line in the chart of what is kept."""
 
@@ -28,6 +36,11 @@ def lane_view(history: RunHistory, lane: LaneHistory, anchor: str) -> Json:
     """Values of one lane's section of the page; ``anchor`` names it on the page."""
     told = history.lane_json(lane)
     marks = _marks(lane)
+    edits = [
+        {**edit, "stage_index": stage["index"], "task": stage["task"]}
+        for stage in told["stages"]
+        for edit in stage["edits"]
+    ]
     return {
         **told,
         "anchor": anchor,
@@ -38,11 +51,8 @@ def lane_view(history: RunHistory, lane: LaneHistory, anchor: str) -> Json:
         "gates": _gates(lane),
         "hidden_layers": max(0, len(lane.founders) - LAYERS),
         "routing": _routing(told),
-        "edits": [
-            {**edit, "stage_index": stage["index"], "task": stage["task"]}
-            for stage in told["stages"]
-            for edit in stage["edits"]
-        ],
+        "edits": edits[:EDITS],
+        "edits_in_all": len(edits),
         "seconds": sum(stage["seconds"] for stage in told["stages"]),
         "parameters": None if lane.shape is None else lane.shape.parameters,
         "backend": lane.backend,
@@ -50,7 +60,10 @@ def lane_view(history: RunHistory, lane: LaneHistory, anchor: str) -> Json:
 
 
 def _rows(lane: Json) -> list[Json]:
-    """Rows of the matrix, that of the first model at the front: name, scores, stage's anchor."""
+    """Rows of the matrix, that of the first model at the front: name, scores, tasks learnt; none
+    where it is too large to look at."""
+    if len(lane["matrix"]) * len(lane["tasks"]) > CELLS:
+        return []
     first = "untrained" if lane["start"] is None and not lane["merged"] else "start"
     rows = [{"name": first, "scores": lane["initial"], "learnt": []}] if lane["initial"] else []
     names = {stage["index"]: stage["task"] for stage in lane["stages"]}
@@ -62,14 +75,16 @@ def _rows(lane: Json) -> list[Json]:
 
 
 def _marks(lane: LaneHistory) -> list[Mark]:
-    return [
-        Mark(
+    """What charts mark: every edit, or some of each kind evenly over a lane with many."""
+    by_noun: dict[str, list[Mark]] = {}
+    for index, edit, _ in lane.kept():
+        mark = Mark(
             x=moment(index, edit, lane.stages[index].spec.intervals),
             noun=edit.noun,
             text=f"{edit.text()}: {edit.cause.policy} ({edit.cause.trigger})",
         )
-        for index, edit, _ in lane.kept()
-    ]
+        by_noun.setdefault(edit.noun, []).append(mark)
+    return [mark for marks in by_noun.values() for mark in marks[:: -(-len(marks) // MARKS)]]
 
 
 def _learning(lane: LaneHistory, marks: list[Mark]) -> Markup:
@@ -163,7 +178,9 @@ def _life(born: float, parent: int | None, cause: str, removed: float | None) ->
 def _gates(lane: LaneHistory) -> list[Json]:
     """Layers with the gate weight of each expert at the end of each stage: expert x stage, None =
     not there."""
-    stages = [stage.gate_weights for _, stage in sorted(lane.stages.items())]
+    numbered = [(index, stage.gate_weights) for index, stage in sorted(lane.stages.items())]
+    numbered = numbered[:: max(1, -(-len(numbered) // COLUMNS))]
+    stages = [weights for _, weights in numbered]
     layers = list(dict.fromkeys(layer for weights in stages for layer in weights))
     shown = []
     for layer in layers[:LAYERS]:
@@ -172,7 +189,7 @@ def _gates(lane: LaneHistory) -> list[Json]:
         if experts < 2:
             continue
         grid = [[c[e] if e < len(c) else None for c in columns] for e in range(experts)]
-        shown.append({"layer": layer, "grid": grid, "stages": len(stages)})
+        shown.append({"layer": layer, "grid": grid, "stages": [index for index, _ in numbered]})
     return shown
 
 
