@@ -267,14 +267,14 @@ class LiveProgress:
     """A table of the lanes under way, redrawn as events come in; 80 columns are enough for it."""
 
     def __init__(self, config: RunConfig, console: Console) -> None:
-        self.name = config.name
+        self.name, self.console = config.name, console
         self.board = Board(config)
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self._shown)
 
     def add(self, record: Record) -> None:
         self.board.add(record, self.live.is_started)
         if isinstance(record.event, EditApplied | WorkFailed) and self.live.is_started:
-            self.live.console.print(line(record), markup=False)
+            self.console.print(line(record), markup=False)
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -295,7 +295,7 @@ class LiveProgress:
 
     def _table(self, names: Sequence[str]) -> Table:
         table = Table(expand=True)
-        wide = self.live.console.width >= WIDE
+        wide = self.console.width >= WIDE
         columns = ["lane", "stage", "progress", "left", "experts", "seen"]
         for column in [*columns, *(["last interval"] if wide else [])]:
             right = column in ("left", "experts", "seen")
