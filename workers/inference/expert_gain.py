@@ -40,7 +40,7 @@ class ExpertGain(InferencePolicy):
 
         kind: str = "expert_gain"
         mode: Literal["off", "on", "scale"] = "off"
-        """``off``: chosen by no token; ``on``: by every token; ``scale``: made louder by ``gain``."""
+        """``off``: chosen by no token; ``on``: by all; ``scale``: made louder by ``gain``."""
         gain: float = 2.0
         """Factor of gate weights under mode ``scale``."""
         experts: dict[str, tuple[int, ...]] = field(default_factory=dict)
