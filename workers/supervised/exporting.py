@@ -106,6 +106,6 @@ def load_exported(folder: Path) -> Predictor:
     found = checkpoint.describe(place)
     if found.digest != digest:
         raise InputError(
-            f"{folder}: its weights hash to {found.digest}, expected {digest}; damaged"
+            f"{folder}: its weights hash to {found.digest}, expected {digest}; export it anew"
         )
     return predictor(lane, found)

@@ -101,7 +101,10 @@ class TableFile(Dataset):
         return self._encoded[part][index]
 
     def read(self, path: Path) -> np.ndarray:
-        """Inputs of another file with the same columns, float32 [N, features]."""
+        """Inputs of another file with the same columns, float32 [N, features]; of an .npy file as
+        they are."""
+        if path.suffix == ".npy":
+            return super().read(path)
         return self._encode(_read(path), path)
 
     def problems(self, path: str) -> list[Problem]:
