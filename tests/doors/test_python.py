@@ -19,6 +19,7 @@ from workers.contract import InputError
 
 CLASSES = ("ash", "elm", "fir", "oak")
 ROWS = 240
+LEARNS = {"kind": "adamw", "lr": 0.01}
 
 
 def table(rows: int = ROWS, seed: int = 0, label: bool = True) -> str:
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "dataset": {"kind": "table", "path": str(root / "trees.csv"), "label": "tree"},
         },
         "model": {"head": {"kind": "moe", "hidden": [16]}},
-        "training": {"intervals": 2, "epochs": 12, "batch": 16},
+        "training": {"intervals": 2, "epochs": 30, "batch": 16, "optimizer": LEARNS},
         "policies": {"growth": {"kind": "periodic"}},
         "lanes": [{"method": {"kind": "replay", "buffer": 60}}],
     }

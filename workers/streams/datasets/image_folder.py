@@ -68,7 +68,7 @@ class ImageFolder(Dataset):
         return len(self.names)
 
     @cached_property
-    def names(self) -> list[str]:  # type: ignore[override]
+    def names(self) -> list[str]:
         return sorted({name for _, name in self._files["train"]})
 
     @property
