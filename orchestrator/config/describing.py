@@ -156,7 +156,8 @@ def _default(item: Field[Any]) -> str:
 
     if item.default is MISSING and item.default_factory is MISSING:
         return "required"
-    value = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+    made = item.default_factory
+    value = item.default if made is MISSING else made()
     if hasattr(value, "kind"):
         return to_toml({"x": value.kind}).strip().removeprefix("x = ")
     if value is None:

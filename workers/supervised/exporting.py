@@ -69,7 +69,8 @@ def _write_own(
 ) -> None:
     """The form of our own."""
     saved = checkpoint.read(ref)
-    kept = {group: saved.tensors[group] for group in ("model", "method") if group in saved.tensors}
+    groups = {"model", "method"} & saved.tensors.keys()
+    kept = {group: saved.tensors[group] for group in groups}
     place = str((folder / WEIGHTS).resolve())
     written = checkpoint.write(place, kept, saved.state, seq=ref.seq, stage=ref.stage)
     told = {"lane": asdict(lane), "digest": written.digest, "checkpoint": ref.digest}
