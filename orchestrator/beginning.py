@@ -132,11 +132,14 @@ def code_version() -> str:
         done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        if submitted := os.environ.get(CODE_VERSION):
-            return submitted
-        from importlib.metadata import PackageNotFoundError, version
+        return os.environ.get(CODE_VERSION) or release()
 
-        try:
-            return version("growstage")
-        except PackageNotFoundError:
-            return f"unknown (python {sys.version_info.major}.{sys.version_info.minor})"
+
+def release() -> str:
+    """Version of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("growstage")
+    except PackageNotFoundError:
+        return f"unknown (python {sys.version_info.major}.{sys.version_info.minor})"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+import tomllib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from orchestrator.beginning import (
     begin,
@@ -21,9 +24,10 @@ from orchestrator.cluster.placement import check_resources, needs, unplaceable
 from orchestrator.config import file as configuration
 from orchestrator.config.merging import names_models
 from orchestrator.config.run import RunConfig
+from orchestrator.config.toml import to_toml
 from orchestrator.core.addresses import without_password
 from orchestrator.core.events import Record
-from orchestrator.core.folder import RunFolder, open_folder
+from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
 from orchestrator.driver import Driver
 from orchestrator.tracking.views import UI_PORT
@@ -48,15 +52,37 @@ def default_run_dir(config: RunConfig) -> str:
 
 def load(path: Path, overrides: Sequence[str], tracking_uri: str | None) -> RunConfig:
     """A stream file, checked; models that it names as MLflow does are looked up there."""
+    return configuration.load(path, overrides, lambda raw: _settled(raw, tracking_uri))
 
-    def settle(raw: Json) -> Json:
-        if not names_models(raw):
-            return raw
-        from orchestrator.tracking.named_models import settled
 
-        return settled(raw, tracking_uri)
+def checked(raw: Json, source: str, tracking_uri: str | None) -> RunConfig:
+    """The same of a stream file that was read already; ``source`` names it in messages."""
+    return configuration.check(_settled(raw, tracking_uri), source)
 
-    return configuration.load(path, overrides, settle)
+
+def _settled(raw: Json, tracking_uri: str | None) -> Json:
+    if not names_models(raw):
+        return raw
+    from orchestrator.tracking.named_models import settled
+
+    return settled(raw, tracking_uri)
+
+
+def as_run(path: Path, overrides: Sequence[str]) -> str:
+    """A stream file's text as it is run: with the overrides laid over it, or as it stands."""
+    text = path.read_text(encoding="utf-8")
+    if not overrides:
+        return text
+    raw = overridden(tomllib.loads(text), overrides)
+    return f"# {path} with {', '.join(overrides)}\n{to_toml(raw)}"
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str]) -> Json:
+    """A copy of a raw stream file with ``a.b=value`` settings laid over it."""
+    copy: Json = deepcopy(dict(raw))
+    for item in overrides:
+        configuration.override(copy, item)
+    return copy
 
 
 def run(
@@ -66,11 +92,12 @@ def run(
     address: str | None,
     quiet: bool,
     wait_for_nodes: float = 0.0,
+    text: str | None = None,
 ) -> str:
     """Run ``config`` in ``run_dir`` and return the run's status.
 
-    A folder that already holds this config's journal is gone on with. Raises InputError where it
-    holds another config's.
+    A folder that already holds this config's journal is gone on with. ``text``: the stream file as
+    it is run, for the folder. Raises InputError where it holds another config's.
     """
     if in_job():
         check_kept(run_dir)
@@ -78,7 +105,7 @@ def run(
     started = first_record(folder.path)
     if started is not None and acted(folder.path):
         check_same_config(folder.place, started, config)
-    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes)
+    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes, text)
 
 
 def resume(
@@ -104,18 +131,23 @@ def _drive(
     address: str | None,
     quiet: bool,
     wait_for_nodes: float,
+    text: str | None = None,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
+    say(f"run folder {folder.place}")
     store = tracking_store(folder.path, tracking_uri)
     journal = folder.journal()
     begin_journal(config, folder.path, store, journal)
+    if text is not None:
+        folder.put(STREAM_FILE, text.encode())
 
     from orchestrator.cluster import connection, on_ray
-    from orchestrator.report import terminal
+    from orchestrator.report import outputs, results, terminal
+    from orchestrator.report.progress import make_progress
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
     tracker = Tracker(folder.path, store)
-    progress = terminal.make_progress(config, quiet)
+    progress = make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
         workers = on_ray.RayExecutor(folder.checkpoints, resources)
@@ -128,7 +160,9 @@ def _drive(
         known = acted(folder.path)
         for record, _ in read(journal.path):
             progress.add(record)
+        say("joining Ray" if address else "starting Ray")
         connection.connect_beside(tracker.connect, address)
+        say("waiting for the first worker")
         make_room(config, wait_for_nodes)
         modules = own_code(folder.path, config) if known else {}
         cpus, gpus = connection.cluster_size()
@@ -139,10 +173,16 @@ def _drive(
     finally:
         connection.disconnect()
         journal.close()
+    outputs.write_results(folder)
     if not quiet:
-        terminal.print_report(report_of(folder.path))
+        results.print_report(report_of(folder.path))
         terminal.print_links(tracker.links(terminal.free_port(UI_PORT)), folder.place)
     return status
+
+
+def say(text: str) -> None:
+    """What is going on before there is any progress to show; results are never among it."""
+    print(f"growstage: {text} ...", file=sys.stderr, flush=True)
 
 
 def begin_journal(config: RunConfig, run_dir: Path, store: str | None, journal: Journal) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import plan as planning
+from orchestrator.config.toml import to_toml
 from orchestrator.tracking.background import BackgroundTracker, TrackingAway
 from tune_spaces import SPACES, search
 from tune_spaces.objective import check_validated, parse
 from tune_spaces.reservation import check_placeable
 from tune_spaces.search import Plan, resume_option
-from tune_spaces.stream_file import base_of, to_toml, with_settings
+from tune_spaces.stream_file import base_of, with_settings
 from tune_spaces.summary import Attempt, as_json, attempts, best
 from tune_spaces.trial import bundles
 from workers.contract import InputError, Json

@@ -49,6 +49,8 @@ class TrainerKind:
     """Import path of what keeps a checkpoint's experts in few bits; empty where nothing does."""
     exporting: str = ""
     """Import path of what writes its models for other programs; empty where nothing does."""
+    predicting: str = ""
+    """Import path of what gives a checkpoint's model to predict with; empty where nothing does."""
     inference: str = ""
     """Import path of what answers with its models under an inference policy; empty where nothing
     does."""
@@ -66,6 +68,7 @@ TRAINERS: dict[str, TrainerKind] = {
         memory="workers.supervised.memory:estimate",
         tracing="workers.supervised.tracing:trace_checkpoint",
         exporting="workers.supervised.exporting:export_checkpoint",
+        predicting="workers.supervised.predicting:predictor",
         compressing="workers.supervised.compressing:compress_checkpoint",
         inference="workers.supervised.inference:infer",
         signals="workers.supervised.signals:SIGNALS",
@@ -137,6 +140,20 @@ def trace(
         _load(TRAINERS[lane.trainer].tracing)(lane, checkpoint, task, text)
     )
     return found
+
+
+def predictor(lane: LaneSpec, checkpoint: CheckpointRef) -> Any:
+    """A checkpoint's model, ready to predict; see ``supervised.predicting``.
+
+    Raises InputError where models of the lane's trainer predict nothing.
+    """
+    path = TRAINERS[lane.trainer].predicting
+    if not path:
+        raise InputError(
+            f"lane {lane.lane!r}: models of trainer {lane.trainer!r} act in environments; "
+            "growstage trace plays an episode with one"
+        )
+    return _load(path)(lane, checkpoint)
 
 
 def export(lane: LaneSpec, checkpoint: CheckpointRef, folder: Path) -> None:

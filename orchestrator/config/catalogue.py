@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from functools import cache
 
 from workers.contract import InputError, Json
 from workers.tables import first_line
@@ -15,7 +16,7 @@ BEYOND = {"spaces": ("tune_spaces", "SPACES")}
 
 def tables(name: str | None = None) -> dict[str, dict[str, str]]:
     """All tables, or the one called ``name``: entry -> description."""
-    found = _tables()
+    found = entries()
     if name is not None and name not in found:
         raise InputError(f"no table {name!r}; allowed: {', '.join(found)}")
     return {
@@ -25,7 +26,9 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
     }
 
 
-def _tables() -> dict[str, Mapping[str, type]]:
+@cache
+def entries() -> dict[str, Mapping[str, type]]:
+    """All tables: name -> entry -> class."""
     from orchestrator.policies import DETECTORS, POLICIES
     from workers import models, moe, trainers
     from workers.diagnostics import DIAGNOSTICS

@@ -45,30 +45,43 @@ class ConfigError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FileKeys:
+class FileKeys:
     """Keys a file may have at its top, sections apart."""
 
     name: str
+    """Of the stream: experiments in MLflow and run folders are called by it."""
     seed: int = 0
+    """Of lanes that give no ``seeds``."""
     lanes: list[dict[str, Any]] = field(default_factory=list)
     failures: Failures = field(default_factory=Failures)
+    """How often each kind of failure is tried again, and what happens then."""
     checkpoint_every: int = 0
+    """Intervals between checkpoints inside a stage; 0 = at stage ends only."""
     share_stages: bool = True
+    """Whether first stages that several lanes have in common are trained once."""
     strict_ops: bool = False
+    """Whether a missing compiled kernel is an error."""
     workers: int = 1
+    """Workers that train a lane together."""
     start: Any = None
+    """Model of another run that lanes begin with."""
     baselines: Any = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _LaneKeys:
+class LaneKeys:
     """Keys a ``[[lanes]]`` entry may have, sections apart."""
 
     name: str | None = None
+    """Its name without the seed; the method's where absent."""
     seeds: list[int] | None = None
+    """A lane for each; the file's ``seed`` where absent."""
     workers: int | None = None
+    """Workers that train it together; the file's where absent."""
     start: Any = None
+    """Model of another run that it begins with."""
     merge: Any = None
+    """What its first model is made of."""
     baselines: Any = None
 
 
@@ -78,8 +91,8 @@ def _with_sections(name: str, base: type) -> Any:
     return make_dataclass(name, keys, bases=(base,), frozen=True, kw_only=True)
 
 
-_File = _with_sections("_File", _FileKeys)
-_Lane = _with_sections("_Lane", _LaneKeys)
+_File = _with_sections("_File", FileKeys)
+_Lane = _with_sections("_Lane", LaneKeys)
 
 
 def load(

@@ -18,6 +18,8 @@ from workers.storage import RemoteFolder, is_remote, join, local_path
 
 CHECKPOINTS = "checkpoints"
 SEGMENTS = "journal"
+STREAM_FILE = "stream.toml"
+"""The stream file as it was run."""
 MANY = 64
 """Objects from which on a journal is put together into one when it is opened."""
 
@@ -39,6 +41,18 @@ class RunFolder:
         """The journal, held for writing; raises InputError as Journal does."""
         mirror = Segments(self.place) if is_remote(self.place) else None
         return Journal(self.path / JOURNAL_FILE, mirror, patience)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file beside the journal, whole; ``name`` may have folders before it."""
+        if is_remote(self.place):
+            head, _, last = name.rpartition("/")
+            RemoteFolder(join(self.place, head) if head else self.place).write(last, data)
+            return
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
 
     def begin(self, records: Iterable[Record]) -> None:
         """Put a journal that begins with ``records`` into the empty folder, whole or not at all."""

@@ -28,6 +28,7 @@ class Recurring(Policy):
         every: int = 1
         """Stages or intervals between two edits."""
         unit: Literal["stages", "intervals"] = "stages"
+        """What ``every`` counts."""
 
         def __post_init__(self) -> None:
             if self.every < 1:

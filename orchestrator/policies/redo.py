@@ -26,6 +26,7 @@ class ReDo(Recurring):
 
         kind: str = "redo"
         unit: Literal["stages", "intervals"] = "intervals"
+        """What ``every`` counts."""
         tau: float = 0.025
         """Mean activity of a unit, as a share of its layer's, up to which it is dormant."""
 

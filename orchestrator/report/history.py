@@ -7,6 +7,7 @@ Knows no files, no MLflow and no policies.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
@@ -216,6 +217,7 @@ class RunHistory:
             "trained_by": stage.trained_by,
             "edits": [edit_json(*pair) for pair in lane.stage_edits(stage.id)],
             "training": stage.training,
+            "curve": [None if math.isnan(level) else level for level in stage.curve],
             "routing": lane.routing(index, kept),
             "validation": lane.rows[index].validation if index in lane.rows else [],
             "figures": lane.rows[index].figures if index in lane.rows else {},

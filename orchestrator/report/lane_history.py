@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.events import (
@@ -289,19 +289,22 @@ class LaneHistory:
 
     def kept(self) -> Kept:
         """What ``routing`` looks up: in time that is linear in stages and edits."""
-        indices = {s.id: index for index, s in self.stages.items() if not self.skipped(index)}
         births = {layer: [-1] * experts for layer, experts in self.founders.items()}
         masks: dict[int, RefreshMask] = {}
-        for edit, report in self.edits.values():
-            if edit.stage not in indices:
-                continue
-            index = indices[edit.stage]
+        for index, edit, report in self.kept_edits():
             for layer, parents in report.parents.items():
                 births.setdefault(layer, []).extend([index] * len(parents))
             if isinstance(edit, RefreshMask):
                 masks[index] = edit
         learnt = dict(zip(self.tasks, self.plan.ends, strict=True))
         return Kept(births, tuple(sorted(masks.items(), key=lambda known: known[0])), learnt)
+
+    def kept_edits(self) -> Iterator[tuple[int, Edit, EditReport]]:
+        """Stage index and edit, in order, without those of stages that were given up."""
+        indices = {s.id: index for index, s in self.stages.items() if not self.skipped(index)}
+        for edit, report in self.edits.values():
+            if edit.stage in indices:
+                yield indices[edit.stage], edit, report
 
     @property
     def births(self) -> Mapping[str, list[int]]:

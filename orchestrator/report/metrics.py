@@ -166,3 +166,26 @@ def summarise(
     block = [list(row[:rows]) for row in matrix[:rows]]
     scores = {name: METRICS[name](block, list(initial[:rows])) for name in names}
     return {name: round(score, DECIMALS) for name, score in scores.items() if score is not None}
+
+
+COURSE = ("acc.final", "forgetting.max", "learning_accuracy")
+"""Metrics of ``course``."""
+
+
+def course(matrix: Matrix) -> list[dict[str, float]]:
+    """Metrics of COURSE after every stage, as ``summarise`` has them, in one pass over the matrix.
+
+    Entry ``k`` is that of the leading block with ``k + 1`` rows; forgetting begins with the second.
+    """
+    found: list[dict[str, float]] = []
+    best: list[float] = []
+    learnt = 0.0
+    for k, row in enumerate(matrix):
+        best = [max(before, score) for before, score in zip(best, row, strict=False)]
+        best.append(row[k])
+        learnt += row[k]
+        here = {"acc.final": sum(row[: k + 1]) / (k + 1), "learning_accuracy": learnt / (k + 1)}
+        if k:
+            here["forgetting.max"] = sum(best[j] - row[j] for j in range(k)) / k
+        found.append(here)
+    return found

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workers.contract import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def failure_text(lane: Json) -> str:
@@ -12,6 +16,14 @@ def failure_text(lane: Json) -> str:
     failure = lane["last_failure"]
     first = failure["message"].partition("\n")[0]
     return f"failed: {failure['kind']}: {first}"
+
+
+def wide() -> Console:
+    """Where no terminal sets the width (logs, jobs, pipes), tables take the room they need."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

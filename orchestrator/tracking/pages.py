@@ -13,7 +13,7 @@ from orchestrator.report.lane_history import LaneHistory
 from orchestrator.tracking import views
 from orchestrator.tracking.lineage import TASKS_FILE
 from orchestrator.tracking.naming import task_keys
-from workers.contract import EditReport
+from workers.contract import EditReport, Json
 from workers.edits import Edit, RefreshMask
 
 NOTE = "mlflow.note.content"
@@ -45,6 +45,7 @@ def lane_page(history: RunHistory, name: str, run: str, run_dir: Path) -> Page:
     told = history.lane_json(lane)
     texts = {"edits.json": _edits(lane.edits.values())}
     tags = {NOTE: views.lane_note(told, run, FIGURES if lane.rows else (), run_dir)}
+    tags |= _grown([told])
     if lane.rows:
         keys = dict(zip(task_keys(lane.tasks), lane.tasks, strict=True))
         texts["matrix.csv"] = views.matrix_csv(told)
@@ -80,7 +81,17 @@ def run_page(history: RunHistory, run: str, experiment: str, lanes: Mapping[str,
     links = {name: f"#/experiments/{experiment}/runs/{lane}" for name, lane in lanes.items()}
     images = {"figures/methods.png": figures.methods(told)} if told["status"] == "done" else {}
     note = views.run_note(told, links, list(images), run)
-    return Page(texts={"results.csv": views.results_csv(told)}, images=images, tags={NOTE: note})
+    return Page(
+        texts={"lanes.csv": views.lanes_csv(told)},
+        images=images,
+        tags={NOTE: note} | _grown(told["lanes"]),
+    )
+
+
+def _grown(lanes: Iterable[Json]) -> dict[str, str]:
+    """The tag that says what growth was made because of, where there was some."""
+    causes = views.causes(lanes)
+    return {views.GROWN_BY: causes} if causes else {}
 
 
 def _edits(pairs: Iterable[tuple[Edit, EditReport]]) -> str:

@@ -32,6 +32,7 @@ from orchestrator.report import scores
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
+from orchestrator.report.summary import settings_digest
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.points import (
     largest,
@@ -41,8 +42,10 @@ from orchestrator.tracking.points import (
     of_scores,
     of_shape,
 )
+from orchestrator.tracking.views import COUNTED
 from orchestrator.tracking.writes import (
     CloseRun,
+    CountOnce,
     LogDataset,
     LogModel,
     LogPoints,
@@ -118,8 +121,7 @@ class Projection:
             case EvaluationDone():
                 return self._evaluation_done(lane, event)
             case LaneClosed():
-                self.dirty.run = True
-                return [CloseRun(key=self.key(lane), status="FINISHED", at=milliseconds(event.at))]
+                return self._lane_closed(lane, event)
             case WorkFailed():
                 self.dirty.lanes.add(lane.name)
                 points = (point("failures", lane.failures, lane.failures, event.at),)
@@ -176,10 +178,16 @@ class Projection:
             "lane": lane.name,
             "method": lane.method,
             "variant": lane.label,
+            "settings": self._settings(lane),
             "seed": str(lane.seed),
             "ops.backend": lane.backend,
             "mlflow.runColor": colour,
         }
+
+    def _settings(self, lane: LaneHistory) -> str:
+        """What seeds are grouped by, beside the lane's name without its seed."""
+        assert self.history.started is not None
+        return settings_digest(lane, self.history.started.run_id)
 
     def _run_started(self, event: RunStarted) -> list[Write]:
         self.dirty.run = True
@@ -195,7 +203,7 @@ class Projection:
             parent=None,
             name=event.run_id,
             at=milliseconds(event.at),
-            tags=self._tags("stream"),
+            tags=self._tags("run"),
             params=params,
         )
         return [run]
@@ -224,12 +232,20 @@ class Projection:
             parent=self.key(),
             name=f"{lane.label} · s{lane.seed} · {stream}",
             at=milliseconds(event.at),
-            tags=self._lane_tags(lane, "lane"),
+            tags={**self._lane_tags(lane, "lane"), COUNTED: "yes"},
             params={**flatten(config), "lane": lane.name, "variant": lane.label},
         )
         reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
         taken = [*self._cells(lane), *self._sums(lane, event.at)] if lane.rows else []
         return [run, *reopened, *taken]
+
+    def _lane_closed(self, lane: LaneHistory, event: LaneClosed) -> list[Write]:
+        self.dirty.run = True
+        key = self.key(lane)
+        closed = CloseRun(key=key, status="FINISHED", at=milliseconds(event.at))
+        if self.trial is not None:
+            return [closed]
+        return [closed, CountOnce(key=key, settings=self._settings(lane), seed=str(lane.seed))]
 
     def _stage_started(self, lane: LaneHistory, event: StageStarted) -> list[Write]:
         spec, data = event.stage, event.report

@@ -21,6 +21,7 @@ from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
 from orchestrator.tracking.writes import (
     CloseRun,
+    CountOnce,
     LogDataset,
     LogModel,
     LogPoints,
@@ -169,6 +170,8 @@ class Store:
             case CloseRun():
                 run = self.run(write.key)
                 self.client.set_terminated(run, status=write.status, end_time=write.at)
+            case CountOnce():
+                self._count_once(write)
             case ReopenRun():
                 self.client.update_run(self.run(write.key), status="RUNNING")
             case LogPoints():
@@ -203,6 +206,20 @@ class Store:
         for start in range(0, len(params), PARAMS):
             self.client.log_batch(run, params=params[start : start + PARAMS])
         self.ledger.created(name, run)
+
+    def _count_once(self, write: CountOnce) -> None:
+        """Of the ended lanes with these settings and this seed, mark the last as counted."""
+        query = (
+            f"tags.level = 'lane' AND tags.settings = '{write.settings}' "
+            f"AND tags.seed = '{write.seed}' AND attributes.status = 'FINISHED'"
+        )
+        experiment = self.ledger.ids["experiment"]
+        ended = self.client.search_runs([experiment], query, max_results=1000)
+        last = max(ended, key=lambda run: run.info.start_time, default=None)
+        for run in ended:
+            counted = "yes" if run is last else "no"
+            if run.data.tags.get(views.COUNTED) != counted:
+                self.client.set_tag(run.info.run_id, views.COUNTED, counted)
 
     def _experiment(self, name: str, at: int) -> str:
         """Id of the run's experiment: one per stream name, made with its saved views."""

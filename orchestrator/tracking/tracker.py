@@ -153,9 +153,9 @@ class Tracker:
                 if lane.opened
             }
             key, experiment = projection.key(), self.store.ledger.ids["experiment"]
-            self.store.show(
-                key, self._drawn.run_page(history, self.store.run(key), experiment, runs)
-            )
+            page = self._drawn.run_page(history, self.store.run(key), experiment, runs)
+            self._keep(page, "")
+            self.store.show(key, page)
         projection.dirty = Dirty()
 
     def _draw(self, now: bool, go_on: GoOn) -> None:
@@ -165,12 +165,20 @@ class Tracker:
             started = time.monotonic()
             if not go_on() or (not now and started < self._rested):
                 return
-            self.store.show(
-                self._projection.key(history.lanes[name]), self._drawn.lane_figures(history, name)
-            )
+            page = self._drawn.lane_figures(history, name)
+            self._keep(page, f"{views.file_name(name)}.")
+            self.store.show(self._projection.key(history.lanes[name]), page)
             self._stale.remove(name)
             ended = time.monotonic()
             self._rested = ended + (ended - started) / DRAWING
+
+    def _keep(self, page: pages.Page, prefix: str) -> None:
+        """Put a page's figures into the run's folder too, so that they are drawn once."""
+        for path, image in page.images.items():
+            folder, _, name = path.rpartition("/")
+            file = self.run_dir / folder / f"{prefix}{name}"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(image)
 
 
 def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:

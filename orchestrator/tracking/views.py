@@ -13,7 +13,8 @@ import json
 import re
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.report.comparisons import COMPARISONS
@@ -26,6 +27,8 @@ HEADLINES = ("acc.final", "forgetting.max", "bwt.gem", "learning_accuracy")
 """Metrics that notes and tables show first."""
 NOTED = (*HEADLINES, *COMPARISONS)
 """Metrics that notes show where a lane has them."""
+NOTED_EDITS = 4
+"""Edits of a stage that its lane's note shows."""
 VIEW_PREFIX = "mlflow.sharedViewState."
 UI_PORT = 5000
 LOCAL_UI = f"http://127.0.0.1:{UI_PORT}"
@@ -43,10 +46,34 @@ def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) ->
     head = f"{shown or 'not measured yet'} · stages learnt: {learnt} · edits: {grown}"
     why = [failure_text(lane)] if lane["status"] == "failed" else []
     images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
+    edits = [
+        f"- {stage['index']:02d} {stage['task']}, after interval {edit['after_interval']}: "
+        f"{edit['text']}: {cause(edit)}"
+        for stage in lane["stages"]
+        for edit in stage["edits"][:NOTED_EDITS]
+    ]
     body = ["Score on each task (column) after each stage (row):", _matrix_table(lane)]
+    body += ["\n".join(edits)] if edits else []
     return _fit(
         [head, *why, *images, *body, f"```\ngrowstage show {shlex.quote(str(run_dir))}\n```"]
     )
+
+
+def cause(edit: Json) -> str:
+    """What an edit was made because of: ``plateau (slope)``."""
+    return f"{edit['cause']['policy']} ({edit['cause']['trigger']})"
+
+
+def causes(lanes: Iterable[Json]) -> str:
+    """Causes of all growth of these lanes, each with its number; empty where nothing grew."""
+    found = Counter(
+        cause(edit)
+        for lane in lanes
+        for stage in lane["stages"]
+        for edit in stage["edits"]
+        if edit["noun"] == "growth"
+    )
+    return ", ".join(f"{text}: {count}" for text, count in found.most_common())
 
 
 def stage_note(stage: Json) -> str:
@@ -59,11 +86,11 @@ def stage_note(stage: Json) -> str:
 
 
 def _edit_line(edit: Json) -> str:
-    cause, sizes = edit["cause"], (edit["before"]["parameters"], edit["after"]["parameters"])
+    sizes = edit["before"]["parameters"], edit["after"]["parameters"]
     return (
         f"- after interval {edit['after_interval']}: **{edit['text']}**, "
         f"{sizes[0]} → {sizes[1]} parameters, because of "
-        f"{cause['policy']} ({cause['trigger']}); fingerprint {edit['fingerprint']}"
+        f"{cause(edit)}; fingerprint {edit['fingerprint']}"
     )
 
 
@@ -93,8 +120,8 @@ def model_note(parents: Sequence[str], experiment: str) -> str:
     return f"{'Grown out of' if len(links) == 1 else 'Made of'} {', '.join(links)}"
 
 
-def results_csv(report: Json) -> str:
-    """One row per lane (method, seed) with every metric: ``results.csv``."""
+def lanes_csv(report: Json) -> str:
+    """One row per lane (method, seed) with every metric: ``lanes.csv``."""
     names = sorted({name for lane in report["lanes"] for name in lane["metrics"]})
     head = ["method", "seed", "lane", "status", "stages", "edits", "seconds", *names]
     rows = [
@@ -161,9 +188,12 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 
 # ---------------------------------------------------------------- saved views and links
 
+GROWN_BY = "growth.causes"
+"""Tag of a lane and of a run: what growth was made because of, and how often."""
 LANE_COLUMNS = [
     "tags.`method`",
     "tags.`seed`",
+    f"tags.`{GROWN_BY}`",
     *(f"metrics.`{name}`" for name in HEADLINES),
     "metrics.`parameters`",
 ]
@@ -180,10 +210,16 @@ TRIAL_COLUMNS = [
     *(f"metrics.`{name}`" for name in HEADLINES),
     "metrics.`experts`",
 ]
+COUNTED = "counted"
+"""Tag of a lane: whether it counts in means over seeds, or a later one with its settings and seed
+does."""
 _LANES = "tags.level = 'lane'"
 _BY_VARIANT = {
     "aggregateFunction": "average",
-    "groupByKeys": [{"mode": "tag", "groupByData": "variant"}],
+    "groupByKeys": [
+        {"mode": "tag", "groupByData": "variant"},
+        {"mode": "tag", "groupByData": "settings"},
+    ],
 }
 VIEWS: dict[str, Json] = {
     "tree": {"name": "Tree", "selectedColumns": LANE_COLUMNS},
@@ -195,7 +231,7 @@ VIEWS: dict[str, Json] = {
     },
     "methods": {
         "name": "Methods (mean over seeds)",
-        "searchFilter": _LANES,
+        "searchFilter": f"{_LANES} AND tags.{COUNTED} = 'yes'",
         "orderByKey": "metrics.`acc.final`",
         "selectedColumns": LANE_COLUMNS,
         "groupBy": _BY_VARIANT,

@@ -81,4 +81,14 @@ class LogModel:
     """Digests of other runs' models that this one begins with, or is made of."""
 
 
-Write = OpenRun | CloseRun | ReopenRun | LogPoints | LogDataset | LogModel
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountOnce:
+    """A lane came to its end: of the lanes with its settings and seed, only the last one that did
+    is counted in means over seeds."""
+
+    key: str
+    settings: str
+    seed: str
+
+
+Write = OpenRun | CloseRun | ReopenRun | CountOnce | LogPoints | LogDataset | LogModel

@@ -13,7 +13,8 @@ import torch
 
 from orchestrator.core.events import EditApplied
 from orchestrator.policies import Policy, Proposal, View
-from orchestrator.report.terminal import line, print_report
+from orchestrator.report.progress import line
+from orchestrator.report.results import print_report
 from orchestrator.tracking import pages
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import LogPoints

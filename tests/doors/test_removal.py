@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.policies import Policy, Proposal, View
-from orchestrator.report.terminal import line, print_report
+from orchestrator.report.progress import line
+from orchestrator.report.results import print_report
 from orchestrator.tracking import pages
 from orchestrator.tracking.projection import Projection
 from tests.doors.lane import Outcome, run_killed, run_lane

@@ -60,6 +60,30 @@ def cpu_seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nsys.argv = ['growstage', '--help']\n"
+        "from orchestrator.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pydantic', 'rich', 'pandas', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_says_at_once_what_it_does(tiny: Path, tmp_path: Path) -> None:
+    """The first line comes before anything heavy is imported."""
+    command = [sys.executable, "-m", "orchestrator", "run", tiny, "--run-dir", tmp_path / "r"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.kill()
+    assert first == f"growstage: reading {tiny} ...\n"
+
+
 def test_plan_as_json(growstage: Call, tiny: Path) -> None:
     done = growstage("plan", tiny, "--json", "--set", "lanes.0.seeds=[0, 1]")
     assert done.code == 0, done.err
@@ -188,6 +212,29 @@ def test_cluster_away(growstage: Call, tiny: Path, tmp_path: Path) -> None:
     assert "127.0.0.1:1" in done.err
 
 
+AGAIN = """
+import sys, tomllib
+import growstage
+with open(sys.argv[1], "rb") as file:
+    config = tomllib.load(file)
+run = growstage.run(config, sys.argv[2], quiet=True)
+print(run.state, *run.metrics.index, len(run.matrix))
+"""
+"""A run from Python with a dictionary: one that is done is only looked at."""
+
+
+def check_folder(run_dir: Path, config: Path) -> None:
+    """What a run leaves in its folder for people."""
+    assert (run_dir / "stream.toml").read_text() == config.read_text()
+    names = {path.name for path in (run_dir / "figures").iterdir()}
+    assert {"methods.png", "finetune-s0.accuracy_matrix.png"} <= names
+    assert (run_dir / "results.csv").read_text().startswith("run,lane,variant,settings,")
+    assert (run_dir / "results.parquet").stat().st_size > 1000
+    page = (run_dir / "report.html").read_text()
+    assert "grown to 2 experts" in page
+    assert "classes_per_task = 5" in page
+
+
 @pytest.mark.ray
 def test_run_show_lineage_and_foreign_journals(
     growstage: Call, cluster: str, tiny: Path, tmp_path: Path
@@ -208,6 +255,13 @@ def test_run_show_lineage_and_foreign_journals(
     assert result["journal_offset_tracked"] == (run_dir / "journal.jsonl").stat().st_size
     assert growstage("show", run_dir, "--json").json == result
     assert "finetune-s0" in growstage("show", run_dir).out
+
+    check_folder(run_dir, tiny)
+    again = subprocess.run(
+        [sys.executable, "-c", AGAIN, tiny, run_dir], cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split() == ["done", "finetune-s0", "3"]
 
     for choice, said in ((), "learns from whole samples"), (("--stage", 7), "there are: 0, 1"):
         refused = growstage("trace", run_dir, *choice)

@@ -183,7 +183,7 @@ def test_pages(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None
     note = lane.data.tags["mlflow.note.content"]
     assert note.startswith("acc.final **0.790**")
     assert f"get-artifact?path=figures/accuracy_matrix.png&run_uuid={lane.info.run_id}" in note
-    results = Path(client.download_artifacts(top.info.run_id, "results.csv", str(tmp_path)))
+    results = Path(client.download_artifacts(top.info.run_id, "lanes.csv", str(tmp_path)))
     rows = list(csv.DictReader(io.StringIO(results.read_text())))
     assert [(row["method"], row["seed"], row["edits"]) for row in rows] == [
         ("replay", "0", "1"),
@@ -289,7 +289,7 @@ def test_two_runs_of_one_stream_share_an_experiment(runs: Path) -> None:
         write(runs / name, story(lanes=(("replay", 0),), run_id=f"fashion-{name}"))
         Tracker(runs / name, None).project()
     client = client_of(runs / "one")
-    runs = [run for run in all_runs(client) if run.data.tags["level"] == "stream"]
+    runs = [run for run in all_runs(client) if run.data.tags["level"] == "run"]
     assert sorted(run.info.run_name for run in runs) == ["fashion-one", "fashion-two"]
     assert len({run.info.experiment_id for run in runs}) == 1
 

@@ -15,7 +15,7 @@ from orchestrator.core.events import Evaluate, OpenLane, Record, RunInterval, St
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
-from orchestrator.report.terminal import print_report
+from orchestrator.report.results import print_report
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import LogModel, LogPoints
 from tests.fakes import FakeExecutor, tiny

@@ -15,7 +15,7 @@ from orchestrator.core.events import ApplyEdit, EditApplied, IntervalDone, RunIn
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
-from orchestrator.report.terminal import print_report
+from orchestrator.report.results import print_report
 from tests.fakes import tiny
 from tests.local import LocalExecutor
 from workers import checkpoint

@@ -26,7 +26,7 @@ from orchestrator.core.journal import Journal, read
 from orchestrator.core.state import RunState
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
-from orchestrator.report.terminal import print_report
+from orchestrator.report.results import print_report
 from tests.fakes import FakeExecutor, tiny
 
 GROWING = {"policies": {"growth": "periodic"}}

@@ -40,6 +40,7 @@ class ExpertGain(InferencePolicy):
 
         kind: str = "expert_gain"
         mode: Literal["off", "on", "scale"] = "off"
+        """``off``: chosen by no token; ``on``: by all; ``scale``: made louder by ``gain``."""
         gain: float = 2.0
         """Factor of gate weights under mode ``scale``."""
         experts: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class ExpertGain(InferencePolicy):
         on: str | None = None
         """Task or domain that experts are ranked for."""
         rank: Literal["contrast", "npmi"] = "contrast"
+        """What experts are ranked by."""
         top: int = 1
         """Ranked experts that are taken, of all layers together."""
 

@@ -43,14 +43,18 @@ class NeighbourRerouting(InferencePolicy):
 
         kind: str = "neighbour_rerouting"
         form: Literal["kernel", "gradient"] = "kernel"
+        """How gate weights follow the neighbours': as their weighted mean, or by steps down their
+        losses."""
         memory: int = 256
         """Training samples of each task that are tried; those answered rightly are remembered."""
         neighbours: int = 3
+        """Remembered samples that each one follows."""
         layers: int = 5
         """Routed layers that are rerouted, the last ones."""
         lr: float = 0.1
         """Of the form ``gradient``, in gate weights."""
         steps: int = 3
+        """Of the form ``gradient``."""
 
         def __post_init__(self) -> None:
             least = min(self.memory, self.neighbours, self.layers, self.steps)

@@ -18,6 +18,7 @@ from torch import Tensor
 from workers.contract import InputError, TaskSpec, derive_seed, digest
 from workers.streams.data import Part, TaskData, arrays_digest, of_type
 from workers.streams.datasets import DATASETS, Dataset, PartName, ThreeParts
+from workers.streams.datasets.base import read_array
 from workers.streams.sampling import held_out, strata
 from workers.supervised.objectives import OBJECTIVES, Objective
 from workers.tables import Problem, choice, construct
@@ -209,6 +210,19 @@ class Stream:
     def readable(self, inputs: Tensor) -> list[str]:
         """What each number of one input [T] stands for, in words."""
         return [f"{value:g}" for value in inputs.tolist()]
+
+    def read(self, path: Path) -> Tensor:
+        """Inputs of a file as models of this stream get them, [N, *input_shape].
+
+        Raises InputError where it holds none such.
+        """
+        values = torch.from_numpy(read_array(path, tuple(self.input_shape)))
+        return values.to(INPUT_TYPES[self.input_type])
+
+    @property
+    def names(self) -> list[str]:
+        """What each output of a model stands for, where it is a class."""
+        return [str(label) for label in range(self.outputs)]
 
     def write_reader(self, folder: Path) -> None:
         """Put what other programs need to make inputs, such as a tokenizer, beside a model."""
@@ -413,6 +427,15 @@ class DatasetStream(SampledStream):
     @property
     def outputs(self) -> int:
         return self.dataset.classes
+
+    @property
+    def names(self) -> list[str]:
+        named = self.dataset.names
+        return named if len(named) == self.outputs else super().names
+
+    def read(self, path: Path) -> Tensor:
+        found = self.dataset.as_inputs(self.dataset.read(path))
+        return found.to(INPUT_TYPES[self.input_type])
 
     def dataset_of(self, task: TaskSpec) -> ThreeParts:
         return self.dataset

@@ -88,6 +88,13 @@ class Wrapped(Stream):
     def readable(self, inputs: Tensor) -> list[str]:
         return self.inner.readable(inputs)
 
+    def read(self, path: Path) -> Tensor:
+        return self.inner.read(path)
+
+    @property
+    def names(self) -> list[str]:
+        return self.inner.names
+
     def write_reader(self, folder: Path) -> None:
         self.inner.write_reader(folder)
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.config.toml import to_toml
 from orchestrator.core.events import LanePlan
 from orchestrator.report.lane_history import LaneHistory, Row
 from orchestrator.report.metrics import METRICS
 from tests.streams import OPTIONS
 from tune_spaces import SPACES
 from tune_spaces.objective import Objective, Scores, parse, scores_of
-from tune_spaces.stream_file import base_of, to_toml, with_settings
+from tune_spaces.stream_file import base_of, with_settings
 from tune_spaces.sweep import make_plan
 from workers.contract import InputError, LaneSpec, TaskSpec
 

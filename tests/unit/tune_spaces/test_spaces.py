@@ -11,12 +11,13 @@ import pytest
 
 from orchestrator.config import file as configuration
 from orchestrator.config.plan import plan
+from orchestrator.config.toml import to_toml
 from tests.commands import ROOT
 from tests.streams import OPTIONS
 from tune_spaces import SPACES
 from tune_spaces.search import Plan, load, save
 from tune_spaces.space import Choice, Domain, Integer
-from tune_spaces.stream_file import single_lane, to_toml, trial_config, with_settings
+from tune_spaces.stream_file import single_lane, trial_config, with_settings
 from tune_spaces.sweep import make_plan
 from workers.contract import InputError
 from workers.models import MODELS

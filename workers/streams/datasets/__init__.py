@@ -5,6 +5,7 @@ from workers.streams.datasets.digits import Digits
 from workers.streams.datasets.image_folder import ImageFolder
 from workers.streams.datasets.keel import Keel
 from workers.streams.datasets.mnist import FashionMnist, Mnist
+from workers.streams.datasets.table import TableFile
 
 DATASETS: dict[str, type] = {
     "digits": Digits,
@@ -12,6 +13,7 @@ DATASETS: dict[str, type] = {
     "fashion_mnist": FashionMnist,
     "image_folder": ImageFolder,
     "keel": Keel,
+    "table": TableFile,
 }
 """Data sets by name."""
 
@@ -24,5 +26,6 @@ __all__ = [
     "Keel",
     "Mnist",
     "PartName",
+    "TableFile",
     "ThreeParts",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workers.contract import InputError
 from workers.streams.sampling import held_out
 from workers.tables import Problem
 
@@ -52,6 +54,11 @@ class Dataset:
         """Number of classes; labels are 0 to classes - 1."""
         raise NotImplementedError
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes, in order of their labels."""
+        return [str(label) for label in range(self.classes)]
+
     def labels(self, part: PartName) -> np.ndarray:
         """Labels of a part, int64 [N]."""
         raise NotImplementedError
@@ -60,9 +67,37 @@ class Dataset:
         """Inputs ``index`` (int64 [n]) of a part: numbers [n, *shape], from 0 to ``top``."""
         raise NotImplementedError
 
+    def read(self, path: Path) -> np.ndarray:
+        """Inputs of another file [N, *shape], from 0 to ``top``: here those of an .npy file.
+
+        Raises InputError where it holds none such.
+        """
+        return read_array(path, self.shape)
+
     def problems(self, path: str) -> list[Problem]:
         """What keeps the data set from being read; ``path`` is its place in the config."""
         return []
+
+
+def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples [N, *shape] of an .npy file; InputError where it holds none such."""
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: cannot be read as an array ({error}); write it with numpy.save"
+        ) from error
+    if (
+        not isinstance(found, np.ndarray)
+        or found.shape[1:] != shape
+        or found.dtype.kind not in "iuf"
+    ):
+        what = getattr(found, "shape", "several arrays")
+        raise InputError(
+            f"{path}: holds {what}; numbers of shape [samples, {', '.join(map(str, shape))}] are "
+            "needed"
+        )
+    return found
 
 
 class ThreeParts(Dataset):
@@ -98,13 +133,24 @@ class ThreeParts(Dataset):
         labels = self.dataset.labels(source)
         return labels if kept is None else labels[kept]
 
+    @property
+    def names(self) -> list[str]:
+        return self.dataset.names
+
+    def read(self, path: Path) -> np.ndarray:
+        return self.dataset.read(path)
+
     def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
         source, kept = self._place(part)
         return self.dataset.inputs(source, index if kept is None else kept[index])
 
     def scaled(self, part: PartName, index: np.ndarray) -> Tensor:
         """Inputs ``index`` of a part, float32 [n, *shape], with 1.0 for the data set's ``top``."""
-        x = torch.from_numpy(self.inputs(part, index)).to(torch.float32)
+        return self.as_inputs(self.inputs(part, index))
+
+    def as_inputs(self, values: np.ndarray) -> Tensor:
+        """Stored inputs as models get them, float32 [n, *shape]."""
+        x = torch.from_numpy(values).to(torch.float32)
         return x if self.dataset.top is None else x.div_(self.dataset.top)
 
     def problems(self, path: str) -> list[Problem]:

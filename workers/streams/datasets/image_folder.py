@@ -65,14 +65,18 @@ class ImageFolder(Dataset):
 
     @property
     def classes(self) -> int:
-        return len(self._names)
+        return len(self.names)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return sorted({name for _, name in self._files["train"]})
 
     @property
     def own_validation(self) -> bool:  # type: ignore[override]
         return "validation" in self._files
 
     def labels(self, part: PartName) -> np.ndarray:
-        number = {name: label for label, name in enumerate(self._names)}
+        number = {name: label for label, name in enumerate(self.names)}
         return np.array([number[name] for _, name in self._files[part]], dtype=np.int64)
 
     def inputs(self, part: PartName, index: np.ndarray) -> np.ndarray:
@@ -82,6 +86,15 @@ class ImageFolder(Dataset):
             there[i] = True
         images: np.ndarray = store[index]
         return images
+
+    def read(self, path: Path) -> np.ndarray:
+        """Pixels of one image, or of all images below a folder sorted by path."""
+        if path.suffix == ".npy":
+            return super().read(path)
+        files = _images(path) if path.is_dir() else [path]
+        if not files:
+            raise InputError(f"{path}: has no images; give an image or a folder of some")
+        return np.stack([self._decode(file) for file in files])
 
     def problems(self, path: str) -> list[Problem]:
         config, found = self.config, []
@@ -106,10 +119,6 @@ class ImageFolder(Dataset):
     @property
     def _root(self) -> Path:
         return Path(self.config.path).expanduser().absolute()
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return sorted({name for _, name in self._files["train"]})
 
     @cached_property
     def _files(self) -> dict[PartName, Listing]:
