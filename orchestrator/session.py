@@ -102,7 +102,7 @@ def _drive(
     from orchestrator.report import terminal
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
-    tracker = Tracker(folder.path, store)
+    tracker = Tracker(folder.path, store, until=lambda: journal.offset)
     progress = terminal.make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
