@@ -146,7 +146,7 @@ def _drive(
     from orchestrator.report.progress import make_progress
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
 
-    tracker = Tracker(folder.path, store)
+    tracker = Tracker(folder.path, store, until=lambda: journal.offset)
     progress = make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:

@@ -71,9 +71,11 @@ class AppendOnly:
         return self._disk.lock(self._file)
 
     def cut(self, size: int) -> None:
-        """Leave the first ``size`` bytes."""
+        """Leave the first ``size`` bytes, and make them durable: a writer that was killed may not
+        have come to that."""
         if size < self.size:
             self._disk.truncate(self._file, size)
+        self._disk.sync(self._file)
 
     def append(self, data: bytes) -> None:
         """Durable on return. Raises OSError; then nothing of it is left, unless that fails too."""

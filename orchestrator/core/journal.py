@@ -61,7 +61,12 @@ class Journal:
         self._mirror = mirror
         self._lock(time.monotonic() + patience)
         end, last = last_line(path)
-        self._file.cut(end)
+        try:
+            self._file.cut(end)
+        except OSError as error:
+            self._file.close()
+            raise self._unwritable(error) from error
+        self._durable = end
         self._after = mark(last) if last else ""
 
     def _lock(self, deadline: float) -> None:
@@ -77,7 +82,7 @@ class Journal:
     @property
     def offset(self) -> int:
         """Length of the journal in bytes: everything before it is durable."""
-        return self._file.size
+        return self._durable
 
     def append(self, *records: Record) -> None:
         """Append and fsync: returns when the records are durable.
@@ -90,12 +95,15 @@ class Journal:
         try:
             self._file.append(data)
         except OSError as error:
-            raise RunError(
-                f"run folder {self.path.parent}: the journal cannot be written "
-                f"({error.strerror}); what it holds is safe: mend that, then go on with "
-                "`growstage resume`"
-            ) from error
+            raise self._unwritable(error) from error
         self._after = after
+        self._durable += len(data)
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"run folder {self.path.parent}: the journal cannot be written ({error.strerror}); what "
+            "it holds is safe: mend that, then go on with `growstage resume`"
+        )
 
     def close(self) -> None:
         self._file.close()

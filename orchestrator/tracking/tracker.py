@@ -5,10 +5,11 @@ Knows no Ray and no policies; the journal stays the truth.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,19 @@ class Tracker:
     """Projects one run's journal into one MLflow store."""
 
     def __init__(
-        self, run_dir: Path, uri: str | None, store: Store | None = None, drawn: Any = pages
+        self,
+        run_dir: Path,
+        uri: str | None,
+        store: Store | None = None,
+        drawn: Any = pages,
+        until: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """``store``: of this address; ``drawn``: what draws pages, as ``tracking.pages`` does."""
+        """``store``: of this address; ``drawn``: what draws pages, as ``tracking.pages`` does;
+        ``until``: bytes of the journal that are durable, while a driver writes it: what may still
+        be lost is not shown."""
         self.run_dir = run_dir.resolve()
         self.store = store or Store(self.run_dir, uri or default_uri(self.run_dir))
-        self._drawn = drawn
+        self._drawn, self._until = drawn, until
         self._rested = 0.0
         """Moment (monotonic) from which on figures may be drawn again."""
         self._start_over()
@@ -109,7 +117,9 @@ class Tracker:
         if not self._folded and ledger.offset and mark_at(path, ledger.offset) != ledger.mark:
             to_stderr(f"{ledger.path} was written for another journal; all is written again")
             ledger.rewind()  # identical rows are stored once
-        chunk = list(islice(read(path, self._folded, self._mark), RECORDS))
+        durable = self._until()
+        records = read(path, self._folded, self._mark)
+        chunk = list(islice(takewhile(lambda known: known[1] <= durable, records), RECORDS))
         if not chunk:
             self._draw(False, go_on)
             return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def _drive(seen: Seen, world: World) -> str:
     folder, config = seen.folder, seen.config
     journal = Journal(folder / JOURNAL_FILE, disk=world.disk)
     begin_journal(config, folder, URI, journal)
-    tracker = _tracker(seen, world)
+    tracker = _tracker(seen, world, lambda: journal.offset)
     resources = {lane.name: lane.resources for lane in config.lanes}
     workers = Watched(folder / "checkpoints", resources, seen.cluster, clock=world)
     workers.seen, workers.world = seen, world
@@ -159,9 +160,9 @@ def _check_state(seen: Seen, driver: Driver) -> None:
     must(folded == driver.state, "the journal folds to another state than the driver's")
 
 
-def _tracker(seen: Seen, world: World) -> Tracker:
+def _tracker(seen: Seen, world: World, until: Callable[[], float] = lambda: math.inf) -> Tracker:
     store = Store(seen.folder, URI, connect=seen.server.connect, disk=world.disk)
-    return Tracker(seen.folder, URI, store, drawn=pages)
+    return Tracker(seen.folder, URI, store, drawn=pages, until=until)
 
 
 @contextmanager

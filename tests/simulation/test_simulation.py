@@ -16,9 +16,12 @@ from tests.simulation.laws import check
 from tests.simulation.runs import RUNS
 from tests.simulation.trainer import in_place
 
-BATCH, BATCHES = 50, 8
+BATCH, BATCHES = 40, 8
 
-BROKE: dict[int, str] = {}
+BROKE: dict[int, str] = {
+    5: "the name of a journal whose maker was killed was never made durable",
+    4039: "MLflow showed a record that was not durable, and then lost",
+}
 """Seeds of histories that broke a law before it was mended -> what was wrong."""
 
 
