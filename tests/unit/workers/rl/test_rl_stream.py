@@ -118,3 +118,14 @@ def test_achievements_that_the_start_already_gives_cannot_be_the_task():
         tasks=[{"name": "a", "start_floor": 2, "achievements": ["enter_dungeon"]}],
     )
     assert "already has" in problems["stream.tasks.0.achievements"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"engine": "fast"}, "got 'fast'"),
+        ({"engine": "native", "environment": "Craftax-Classic-Pixels-v1"}, "there is no native"),
+    ],
+)
+def test_an_engine_that_cannot_play_is_refused(settings, says):
+    assert says in found(**settings)["stream.engine"]

@@ -95,15 +95,15 @@ class CraftaxBatch(BatchedEnvironment):
     def _renew(self, indices: NDArray[np.integer]) -> None:
         """A new world in these environments, under the counts that are next."""
 
-    def _next_step(self) -> np.uint32:
-        """The count of this step."""
+    def _next_step(self) -> int:
+        """The count of this step, of 32 bits."""
         self._steps += 1
-        return np.uint32(2 * (self._steps - 1) % 2**32)
+        return 2 * (self._steps - 1) % 2**32
 
-    def _next_worlds(self, number: int) -> np.uint32:
+    def _next_worlds(self, number: int) -> int:
         """The count of the first of so many worlds; that of each next is two more."""
         self._worlds += number
-        return np.uint32((2 * (self._worlds - number) + 1) % 2**32)
+        return (2 * (self._worlds - number) + 1) % 2**32
 
     def outcome(self, index: int) -> dict[str, float]:
         """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""

@@ -104,9 +104,15 @@ class CraftaxEnvironment(Environment):
 
     @classmethod
     def engine(cls, form: str, wanted: str = "auto") -> str:
-        """``native`` or ``jax``: what plays this form of it here; builds the library if need be."""
-        if wanted != "auto" or form not in cls.native_forms:
-            return "jax" if wanted == "auto" else wanted
+        """``native`` or ``jax``: what plays this form of it here; builds the library if need be.
+
+        Names that reset in every step are there to compare with Craftax, so ``auto`` leaves them
+        to it.
+        """
+        if wanted != "auto":
+            return wanted
+        if form not in cls.native_forms or cls.auto_reset:
+            return "jax"
         from workers.rl.environments.craftax.native.library import load
 
         return "native" if load().functions is not None else "jax"

@@ -229,7 +229,7 @@ class CraftaxEngine(CraftaxBatch):
                 self._state,
                 self._observations,
                 self._key,
-                self._next_worlds(1),
+                np.uint32(self._next_worlds(1)),
                 np.int32(index),
                 self._task,
             )
@@ -238,7 +238,11 @@ class CraftaxEngine(CraftaxBatch):
         """Advance all environments: observations (on the device), rewards, terminated; none is
         ever truncated."""
         self._observations, self._state, rewards, done, self._unlocked = self._programs.step(
-            self._state, self._key, self._next_step(), np.asarray(actions, np.int32), self._task
+            self._state,
+            self._key,
+            np.uint32(self._next_step()),
+            np.asarray(actions, np.int32),
+            self._task,
         )
         return self._observations, np.asarray(rewards), np.asarray(done), self._never
 

@@ -41,9 +41,15 @@ class NativeEngine(CraftaxBatch):
         self._drawn = np.zeros(num_envs, np.int32)
         self._rewards = np.zeros(num_envs, np.float32)
         self._done = np.zeros(num_envs, np.bool_)
-        observed = self._observations.ctypes.data
-        self._forms = (None, observed) if is_compact else (observed, None)
         super().__init__(facts, num_envs)
+        # Where the arrays lie is asked once, which takes as long as a step of several games.
+        at = [array.ctypes.data for array in (self.states, self._arguments, self._drawn)]
+        self._states_at, self._arguments_at, self._drawn_at = at
+        observed = self._observations.ctypes.data
+        forms = (None, observed) if is_compact else (observed, None)
+        results = (self._rewards, self._done, self._unlocked)
+        self._results_at = (*(array.ctypes.data for array in results), *forms)
+        self._forms = forms
 
     def set_task(self, task: EnvironmentTask) -> None:
         """Play this task from the next reset on."""
@@ -53,15 +59,21 @@ class NativeEngine(CraftaxBatch):
             value = arguments[name]
             self._arguments[name] = tuple(value.values()) if name == "params" else value
 
+    def seed(self, seed: int) -> None:
+        """Fix all randomness from the next reset on (keys are counted from the seed)."""
+        super().seed(seed)
+        self._key_at = self._key.ctypes.data
+
     def _renew(self, indices: NDArray[np.integer]) -> None:
         chosen = np.ascontiguousarray(indices, np.int32)
+        first = self._next_worlds(len(chosen))
         self._functions.renew(
-            self.states.ctypes.data,
+            self._states_at,
             chosen.ctypes.data,
             len(chosen),
-            self._key.ctypes.data,
-            int(self._next_worlds(len(chosen))),
-            self._arguments.ctypes.data,
+            self._key_at,
+            first,
+            self._arguments_at,
             *self._forms,
         )
 
@@ -72,17 +84,14 @@ class NativeEngine(CraftaxBatch):
         """
         self._drawn[:] = actions
         wrong = self._functions.step(
-            self.states.ctypes.data,
+            self._states_at,
             self.num_envs,
-            self._key.ctypes.data,
-            int(self._next_step()),
-            self._drawn.ctypes.data,
-            self._arguments.ctypes.data,
+            self._key_at,
+            self._next_step(),
+            self._drawn_at,
+            self._arguments_at,
             self.facts.auto_reset,
-            self._rewards.ctypes.data,
-            self._done.ctypes.data,
-            self._unlocked.ctypes.data,
-            *self._forms,
+            *self._results_at,
         )
         if wrong >= 0:
             raise ValueError(

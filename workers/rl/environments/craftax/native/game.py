@@ -63,7 +63,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @cache
 def _functions(game: Game) -> Functions:
-    loaded, found = library.require(), {}
+    loaded = library.require()
+    found: dict[str, Any] = {}
     for what, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, f"craftax_{game.name}_{what}")
         function.restype, function.argtypes = result, arguments
