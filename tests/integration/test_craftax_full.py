@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.craftax_full_states import scrambled
+from tests.craftax_full_states import purposeful, scrambled
 from workers.rl import ENVIRONMENTS
 from workers.rl.environments.base import EnvironmentTask
 from workers.rl.environments.craftax.engine import CraftaxEngine, shared_environment
@@ -57,10 +57,9 @@ def compare_fields(expected: Any, actual: Any, path: str) -> None:
 
 
 def play(engines: Any, steps: int, rng: np.random.Generator) -> None:
-    """Steps with random actions, half of them moves and blows; ended games begin anew."""
+    """Steps with random actions, many of them to some purpose; ended games begin anew."""
     for _ in range(steps):
-        actions = rng.integers(0, FACTS.actions, ENVS)
-        actions = np.where(rng.random(ENVS) < 0.5, rng.integers(1, 6, ENVS), actions)
+        actions = purposeful(engines[1].states, rng)
         expected, actual = (engine.step(actions) for engine in engines)
         for what, one, other in zip(
             ("observations", "rewards", "terminated", "truncated"), expected, actual, strict=True
