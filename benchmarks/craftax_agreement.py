@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.craftax_full_states import scrambled  # noqa: E402
+from tests.craftax_full_states import purposeful, scrambled  # noqa: E402
 from tests.craftax_states import scrambled_classic  # noqa: E402
 from workers.rl import ENVIRONMENTS  # noqa: E402
 from workers.rl.environments.base import EnvironmentTask  # noqa: E402
@@ -98,6 +98,8 @@ def compare(args: Any) -> dict[str, Any]:
             native.states[:] = scrambled(native.states, rng)
             jax._state = from_native(native.states, jax._state)
         actions = rng.integers(0, facts.actions, args.envs)
+        if count % 2 and len(facts.floors) > 1:
+            actions = purposeful(native.states, rng)
         (_, *mine, _), (_, *theirs, _) = (engine.step(actions) for engine in engines)
         found.steps += args.envs
         for name, a, b in zip(("reward", "terminated"), mine, theirs, strict=True):

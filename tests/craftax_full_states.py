@@ -16,6 +16,29 @@ MELEE, PASSIVE = (0, 2, 1, 3, 4, 5, 6, 7, 0), (0, 2, 1, 2, 2, 1, 1, 1, 0)
 WAYS = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])
 _STOCKS = ("wood", "stone", "coal", "iron", "diamond", "sapling", "arrows", "torches", "ruby",
            "sapphire")  # fmt: skip
+_CRAFTING = (*range(11, 17), *range(20, 24), 25, 38)
+PURPOSES = {
+    2: (5, 8, 10, 28), 3: (5, 7), 5: (5,), 7: (7, 8, 9, 28), 10: (5,), 11: _CRAFTING, 12: _CRAFTING,
+    16: (5,), 21: (5,), 22: (5,), 23: (5,), 24: (5,), 28: (5,), 30: (36, 37, 42), 31: (36, 37, 42),
+    32: (5,),
+}  # fmt: skip
+"""What is worth doing before a block."""
+
+
+def purposeful(states: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Actions [N]: any, a move or a blow, or what the block before the player is there for."""
+    actions = rng.integers(0, 43, len(states))
+    actions = np.where(rng.random(len(states)) < 0.4, rng.integers(1, 6, len(states)), actions)
+    for index, state in enumerate(states):
+        worth = PURPOSES.get(int(state["map"][(state["player_level"], *_front(state))]))
+        if worth and rng.random() < 0.6:
+            actions[index] = rng.choice(worth)
+    return actions
+
+
+def _front(state: Any) -> NDArray[Any]:
+    way = WAYS[max(int(state["player_direction"]) - 1, 0)]
+    return np.clip(state["player_position"] + way, 0, SIDE - 1)
 
 
 def scrambled(states: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -153,6 +176,23 @@ def _surroundings(state: Any, rng: np.random.Generator) -> None:
         place = _near(state, 1, rng)
         if rng.random() < 0.45 and (place != state["player_position"]).any():
             state["map"][(floor, *place)] = block
+    if rng.random() < 0.5:
+        front = _front(state)
+        state["map"][(floor, *front)] = rng.choice(list(PURPOSES))
+        state["item_map"][(floor, *front)] = 0
+        if rng.random() < 0.7:
+            _clear(state)
     for _ in range(3):
         if rng.random() < 0.3:
             state["item_map"][(floor, *_near(state, 2, rng))] = rng.integers(0, 4)
+
+
+def _clear(state: Any) -> None:
+    """No creature is about, and the boss can be hurt."""
+    floor = state["player_level"]
+    for group in ("melee_mobs", "passive_mobs", "ranged_mobs"):
+        state[group]["mask"][floor] = False
+    state["mob_map"][floor] = False
+    state["boss_timesteps_to_spawn_this_round"] = min(
+        0, state["boss_timesteps_to_spawn_this_round"]
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.craftax_full_states import scrambled
+from tests.craftax_full_states import purposeful, scrambled
 from workers.rl import ENVIRONMENTS
 from workers.rl.environments.base import EnvironmentTask
 from workers.rl.environments.craftax.engine import CraftaxEngine, shared_environment
@@ -20,13 +20,25 @@ pytestmark = [
     pytest.mark.craftax,
     pytest.mark.skipif(library.load().functions is None, reason=library.load().why),
 ]
-FACTS, ENVS = ENVIRONMENTS["Craftax-Symbolic-v1"], 16
+ENVS = 16
+
+
+class Full(ENVIRONMENTS["Craftax-Symbolic-v1"]):
+    """Played in C++ whatever plays it by default."""
+
+    native_forms = ("compact", "dense")
+
+
+class AutoReset(Full):
+    """The same, beginning anew inside the step."""
+
+    auto_reset = True
 
 
 @pytest.fixture(scope="module")
 def engines():
     """The same games under JAX and in C++."""
-    return CraftaxEngine(FACTS, ENVS, "compact"), NativeEngine(FACTS, ENVS, "compact")
+    return CraftaxEngine(Full, ENVS, "compact"), NativeEngine(Full, ENVS, "compact")
 
 
 def begin(engines: Any, task: EnvironmentTask, seed: int) -> None:
@@ -57,10 +69,9 @@ def compare_fields(expected: Any, actual: Any, path: str) -> None:
 
 
 def play(engines: Any, steps: int, rng: np.random.Generator) -> None:
-    """Steps with random actions, half of them moves and blows; ended games begin anew."""
+    """Steps with random actions, many of them to some purpose; ended games begin anew."""
     for _ in range(steps):
-        actions = rng.integers(0, FACTS.actions, ENVS)
-        actions = np.where(rng.random(ENVS) < 0.5, rng.integers(1, 6, ENVS), actions)
+        actions = purposeful(engines[1].states, rng)
         expected, actual = (engine.step(actions) for engine in engines)
         for what, one, other in zip(
             ("observations", "rewards", "terminated", "truncated"), expected, actual, strict=True
@@ -111,19 +122,18 @@ def test_steps_from_states_that_play_seldom_reaches_are_the_same(engines, round_
 
 
 def test_both_forms_show_the_same():
-    compact, dense = (NativeEngine(FACTS, ENVS, form) for form in ("compact", "dense"))
+    compact, dense = (NativeEngine(Full, ENVS, form) for form in ("compact", "dense"))
     rng = np.random.default_rng(2)
     dense.reset()
     for _ in range(20):
         compact.states[:] = dense.states[:] = scrambled(dense.states, rng)
-        actions = rng.integers(0, FACTS.actions, ENVS)
+        actions = rng.integers(0, Full.actions, ENVS)
         short, long = compact.step(actions)[0], dense.step(actions)[0]
-        compare("observation", FACTS.layout.dense(short), long)
+        compare("observation", Full.layout.dense(short), long)
 
 
 def test_auto_reset_begins_the_new_episode_at_once():
-    facts = ENVIRONMENTS["Craftax-Symbolic-AutoReset-v1"]
-    engine = NativeEngine(facts, ENVS, "compact")
+    engine = NativeEngine(AutoReset, ENVS, "compact")
     engine.set_task(EnvironmentTask(start_floor=3, params={"max_timesteps": 3}))
     engine.reset()
     for count in range(1, 7):
@@ -139,8 +149,8 @@ def test_the_dense_observation_is_craftaxs_own(engines):
 
     begin(engines, EnvironmentTask(), seed=1)
     states = scrambled(engines[1].states, np.random.default_rng(1))
-    own = jax.jit(jax.vmap(shared_environment(FACTS.name).get_obs))
+    own = jax.jit(jax.vmap(shared_environment(Full.name).get_obs))
     expected = np.asarray(own(from_native(states, engines[0]._state)))
-    actual = np.zeros((ENVS, *FACTS.observation_shape), np.float32)
+    actual = np.zeros((ENVS, *Full.observation_shape), np.float32)
     FULL.functions().observe(states.ctypes.data, ENVS, actual.ctypes.data, None)
     compare("observation", expected, actual)
