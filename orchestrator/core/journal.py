@@ -101,8 +101,8 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(
-            f"run folder {self.path.parent}: the journal cannot be written ({error.strerror}); what "
-            "it holds is safe: mend that, then go on with `growstage resume`"
+            f"run folder {self.path.parent}: the journal cannot be written ({error.strerror}); "
+            "what it holds is safe: mend that, then go on with `growstage resume`"
         )
 
     def close(self) -> None:
