@@ -28,8 +28,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t for so many seeds."""
 OF_LAYERS = {
     "experts_per_token": "mean k",
     "routing_patterns": "patterns",
@@ -75,14 +73,10 @@ Row = dict[str, dict[int, float]]
 
 def told(values: Iterable[float], digits: int = 3) -> str:
     """Mean and half width of the 95 % interval."""
-    found = list(values)
-    if not found:
-        return "-"
-    mean = statistics.mean(found)
-    if len(found) not in T95:
-        return f"{mean:.{digits}f}"
-    half = T95[len(found)] * statistics.stdev(found) / len(found) ** 0.5
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    from orchestrator.report.statistics import estimate
+
+    found = estimate(values)
+    return "-" if found is None else found.text(digits)
 
 
 def steps_to(scores: list[tuple[int, float]], share: float = 0.95) -> float:

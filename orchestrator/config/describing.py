@@ -157,7 +157,7 @@ def _default(item: Field[Any]) -> str:
     if item.default is MISSING and item.default_factory is MISSING:
         return "required"
     made = item.default_factory
-    value = item.default if made is MISSING else made()
+    value: Any = item.default if made is MISSING else made()
     if hasattr(value, "kind"):
         return to_toml({"x": value.kind}).strip().removeprefix("x = ")
     if value is None:

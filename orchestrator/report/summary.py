@@ -1,7 +1,8 @@
 """Lanes of one or several runs as variants x metrics over seeds. Knows no files and no tracker.
 
 A variant is a set of lanes with equal settings, told apart by their seed alone. A seed that was run
-again counts once: its latest lane that came to its end.
+again counts once: its latest lane that came to its end. Where none did, lanes count as far as they
+are.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Variant:
     method: str
     baselines: set[str] = field(default_factory=set)
     """What it is of other lanes: ``joint``, ``scratch``, ..."""
+    ended: bool = False
+    """Whether its lanes came to their end; those that did not are left out beside some that did."""
     lanes: dict[int, str] = field(default_factory=dict)
     """Seed -> ``run_id lane`` whose values count."""
     values: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -97,8 +100,11 @@ def variants(histories: Iterable[RunHistory]) -> list[Variant]:
                 continue
             key = lane.label, settings_digest(lane, history.started.run_id)
             variant = found.setdefault(key, Variant(lane.label, key[1], lane.method))
-            if lane.seed in variant.lanes and history.lane_status(lane) != "done":
+            done = history.lane_status(lane) == "done"
+            if variant.ended and not done:
                 continue
+            if done and not variant.ended:
+                variant.ended, variant.lanes, variant.values = True, {}, {}
             variant.baselines |= serving.get(lane.name, set())
             variant.lanes[lane.seed] = f"{history.started.run_id} {lane.name}"
             _replace(variant, lane.seed, scores.of_lane(history.lanes, lane) | costs(lane))

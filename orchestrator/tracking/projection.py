@@ -173,12 +173,14 @@ class Projection:
         colours = lane_colours([(one.label, one.name) for one in self.history.lanes.values()])
         trial = self.trial
         colour = colours[lane.name] if trial is None else trial_colour(trial.trial, trial.attempt)
+        settings = self._settings(lane)
         return {
             **self._tags(level),
             "lane": lane.name,
             "method": lane.method,
             "variant": lane.label,
-            "settings": self._settings(lane),
+            "settings": settings,
+            "group": f"{lane.label} {settings[:8]}",
             "seed": str(lane.seed),
             "ops.backend": lane.backend,
             "mlflow.runColor": colour,

@@ -214,12 +214,9 @@ COUNTED = "counted"
 """Tag of a lane: whether it counts in means over seeds, or a later one with its settings and seed
 does."""
 _LANES = "tags.level = 'lane'"
-_BY_VARIANT = {
+_BY_GROUP = {
     "aggregateFunction": "average",
-    "groupByKeys": [
-        {"mode": "tag", "groupByData": "variant"},
-        {"mode": "tag", "groupByData": "settings"},
-    ],
+    "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
 }
 VIEWS: dict[str, Json] = {
     "tree": {"name": "Tree", "selectedColumns": LANE_COLUMNS},
@@ -234,7 +231,7 @@ VIEWS: dict[str, Json] = {
         "searchFilter": f"{_LANES} AND tags.{COUNTED} = 'yes'",
         "orderByKey": "metrics.`acc.final`",
         "selectedColumns": LANE_COLUMNS,
-        "groupBy": _BY_VARIANT,
+        "groupBy": _BY_GROUP,
     },
     "trials": {
         "name": "Trials",

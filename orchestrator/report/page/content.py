@@ -63,6 +63,7 @@ def _variant_row(one: Variant, names: Sequence[str], leading: dict[str, Variant 
         "name": one.name,
         "method": one.method,
         "seeds": len(one.lanes),
+        "under_way": not one.ended,
         "bound": sorted(one.baselines),
         "best": [name for name, top in leading.items() if top is one],
         "equal": equal,
@@ -146,7 +147,8 @@ def _lineage(history: RunHistory, anchors: dict[str, str]) -> Markup:
         indices = [-1, *sorted(i for i, s in lane.stages.items() if s.trained_by is None)]
         for index in indices:
             text = first if index < 0 else lane.stages[index].spec.task.name[:10]
-            tone = "done" if index < 0 else history.stage_status(lane, index)
+            begun = "waiting" if lane.initial is None else "done"
+            tone = begun if index < 0 else history.stage_status(lane, index)
             told = f"{name}: {first}" if index < 0 else _stage_told(history, name, index)
             place[name, index] = len(nodes)
             nodes.append(

@@ -103,3 +103,11 @@ def test_csv_and_parquet_hold_the_same_rows() -> None:
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert tuple(read[0]) == Value._fields
     assert [float(row["value"]) for row in read] == [row.value for row in rows]
+
+
+def test_lanes_under_way_count_where_none_has_ended() -> None:
+    cut = told(story(SEEDS)[:-25])
+    assert not all(one.ended for one in variants([cut]))
+    ended = variants([told(story(SEEDS, run_id="whole"), at=-5.0), cut])
+    assert all(one.ended for one in ended)
+    assert {lane.split()[0] for one in ended for lane in one.lanes.values()} == {"whole"}
