@@ -40,8 +40,8 @@ MARK = re.compile(r"<!-- door: (\S+) ([\w ]+) -->\n```python\n(.*?)```", re.DOTA
 DOORS = [(path, names.split(), code) for path, names, code in MARK.findall(GUIDE)]
 TABLES = {path.removeprefix("test_").removesuffix("_door.py") for path, _, _ in DOORS}
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-ROOMS = ("benchmarks", "configs", "docs", "kernels", "ops", "orchestrator", "tests", "tune_spaces",
-         "workers")  # fmt: skip
+ROOMS = ("benchmarks", "configs", "docs", "examples", "growstage", "kernels", "ops", "orchestrator",
+         "tests", "tune_spaces", "workers")  # fmt: skip
 PATH = re.compile(rf"`((?:{'|'.join(ROOMS)})/[\w./-]*)`")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[\w-]+)?\)")
 

@@ -40,12 +40,13 @@ class Keel(Dataset):
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Config(Dataset.Config):
-        """Which table."""
+        """The table is its only setting."""
 
         kind: str = "keel"
         table: Literal[
             "letter", "optdigits", "penbased", "satimage", "segment", "texture", "vowel"
         ] = "letter"
+        """Which of them."""
 
     config: Keel.Config
     top = None
