@@ -15,6 +15,7 @@ from tests.simulation.chance import must
 from tests.simulation.world import World
 from workers.contract import InputError
 
+CONDITION = re.compile(r"(?:tags|attributes)\.(`?[\w.]+`?) = '([^']*)'")
 TAG = re.compile(r"tags\.`([^`]+)` = '([^']*)'")
 PARAM = re.compile(r"params\.(\w+) = '([^']*)'")
 
@@ -133,19 +134,27 @@ class Client:
 
     # ------------------------------------------------------------ runs
 
-    def search_runs(self, experiments: list[str], query: str) -> list[Any]:
-        tag, value = _asked(TAG, query)
+    def search_runs(self, experiments: list[str], query: str, max_results: int = 1000) -> list[Any]:
+        wanted = [_asked(CONDITION, part) for part in query.split(" AND ")]
+
+        def has(run: Any, name: str) -> Any:
+            return run.status if name == "status" else run.tags.get(name.strip("`"))
 
         def find() -> list[Any]:
-            return [run for run in self.server.runs.values() if run.tags.get(tag) == value]
+            held = self.server.runs.values()
+            fitting = [run for run in held if all(has(run, n) == value for n, value in wanted)]
+            return fitting[:max_results]
 
         return list(self.server.request(find))
+
+    def set_tag(self, run: str, tag: str, value: str) -> None:
+        self.server.request(lambda: self._run(run).tags.update({tag: value}))
 
     def create_run(self, experiment: str, start_time: int, tags: Any, run_name: str) -> Any:
         def make() -> Any:
             run = self.server.new_id("r")
             self.server.runs[run] = SimpleNamespace(
-                info=SimpleNamespace(run_id=run),
+                info=SimpleNamespace(run_id=run, start_time=start_time),
                 name=run_name,
                 status="RUNNING",
                 tags=dict(tags),
@@ -156,6 +165,7 @@ class Client:
                 inputs=[],
                 outputs=[],
             )
+            self.server.runs[run].data = self.server.runs[run]  # where MLflow keeps the tags
             return self.server.runs[run]
 
         return self.server.request(make)

