@@ -247,7 +247,10 @@ class Projection:
         closed = CloseRun(key=key, status="FINISHED", at=milliseconds(event.at))
         if self.trial is not None:
             return [closed]
-        return [closed, CountOnce(key=key, settings=self._settings(lane), seed=str(lane.seed))]
+        counted = CountOnce(
+            key=key, variant=lane.label, settings=self._settings(lane), seed=str(lane.seed)
+        )
+        return [closed, counted]
 
     def _stage_started(self, lane: LaneHistory, event: StageStarted) -> list[Write]:
         spec, data = event.stage, event.report

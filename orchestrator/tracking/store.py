@@ -208,13 +208,14 @@ class Store:
         self.ledger.created(name, run)
 
     def _count_once(self, write: CountOnce) -> None:
-        """Of the ended lanes with these settings and this seed, mark the last as counted."""
+        """Of the ended lanes of this name, settings and seed, mark the last as counted."""
         query = (
             f"tags.level = 'lane' AND tags.settings = '{write.settings}' "
             f"AND tags.seed = '{write.seed}' AND attributes.status = 'FINISHED'"
         )
         experiment = self.ledger.ids["experiment"]
-        ended = self.client.search_runs([experiment], query, max_results=1000)
+        found = self.client.search_runs([experiment], query, max_results=1000)
+        ended = [run for run in found if run.data.tags["variant"] == write.variant]
         last = max(ended, key=lambda run: run.info.start_time, default=None)
         for run in ended:
             counted = "yes" if run is last else "no"

@@ -83,10 +83,12 @@ class LogModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountOnce:
-    """A lane came to its end: of the lanes with its settings and seed, only the last one that did
-    is counted in means over seeds."""
+    """A lane came to its end: of the lanes with its name, settings and seed, only the last one that
+    did is counted in means over seeds."""
 
     key: str
+    variant: str
+    """Its name without the seed."""
     settings: str
     seed: str
 
