@@ -15,9 +15,9 @@ namespace {
 
 constexpr int kBlock = 8;  // games whose random numbers are drawn together
 
-void observe(const State& state, int64_t index, float* dense, int16_t* compact) {
-  if (dense != nullptr) observe_dense(state, dense + index * kDense);
-  if (compact != nullptr) observe_compact(state, compact + index * kCompact);
+void observe(const State& state, bool is_new, int64_t index, float* dense, int16_t* compact) {
+  if (dense != nullptr) observe_dense(state, is_new, dense + index * kDense);
+  if (compact != nullptr) observe_compact(state, is_new, compact + index * kCompact);
 }
 
 // A new world with the agent on the task's floor: at its up ladder, floors above entered and
@@ -57,7 +57,7 @@ CRAFTAX_API void craftax_full_renew(State* states, const int32_t* indices, int64
   for (int64_t i = 0; i < count; ++i) {
     State& state = states[indices[i]];
     begin(state, child(*key, first + 2 * static_cast<uint32_t>(i)), *task);
-    observe(state, indices[i], dense, compact);
+    observe(state, true, indices[i], dense, compact);
   }
 }
 
@@ -93,7 +93,7 @@ CRAFTAX_API int64_t craftax_full_step(State* states, int64_t count, const Key* k
       done[game] = is_over(state, task->params);
       std::copy_n(state.achievements, kAchievements, unlocked + game * kAchievements);
       if (renews && done[game]) begin(state, child(keys[i], 1u), *task);
-      observe(state, game, dense, compact);
+      observe(state, false, game, dense, compact);
     }
   }
   return -1;
@@ -102,5 +102,5 @@ CRAFTAX_API int64_t craftax_full_step(State* states, int64_t count, const Key* k
 // What the games look like now, without a step.
 CRAFTAX_API void craftax_full_observe(const State* states, int64_t count, float* dense,
                                       int16_t* compact) {
-  for (int64_t i = 0; i < count; ++i) observe(states[i], i, dense, compact);
+  for (int64_t i = 0; i < count; ++i) observe(states[i], false, i, dense, compact);
 }

@@ -58,7 +58,7 @@ struct Sights {
 float root(int32_t stock) { return std::sqrt(static_cast<float>(stock)) * 0.1f; }
 float share(int32_t value, float whole) { return static_cast<float>(value) * (1.0f / whole); }
 
-void scalars(const State& state, float* out) {
+void scalars(const State& state, bool is_new, float* out) {
   const Inventory& own = state.inventory;
   for (const int32_t stock : {own.wood, own.stone, own.coal, own.iron, own.diamond, own.sapphire,
                               own.ruby, own.sapling, own.torches, own.arrows})
@@ -70,10 +70,13 @@ void scalars(const State& state, float* out) {
   *out++ = static_cast<float>(state.bow_enchantment);
   *out++ = static_cast<float>(own.bow);
   for (const int32_t potion : own.potions) *out++ = root(potion);
-  *out++ = state.player_health * 0.1f;
-  for (const int32_t value : {state.player_food, state.player_drink, state.player_energy,
-                              state.player_mana, state.player_xp, state.player_dexterity,
-                              state.player_strength, state.player_intelligence})
+  for (const float vital : {state.player_health, static_cast<float>(state.player_food),
+                            static_cast<float>(state.player_drink),
+                            static_cast<float>(state.player_energy),
+                            static_cast<float>(state.player_mana)})
+    *out++ = is_new ? vital / 10.0f : vital * 0.1f;
+  for (const int32_t value : {state.player_xp, state.player_dexterity, state.player_strength,
+                              state.player_intelligence})
     *out++ = share(value, 10);
   for (int way = 1; way <= 4; ++way) *out++ = state.player_direction == way;
   for (const int32_t piece : own.armour) *out++ = share(piece, 2);
@@ -100,7 +103,7 @@ int view_start(int32_t player, int extent) {
 
 }  // namespace
 
-void observe_dense(const State& state, float* numbers) {
+void observe_dense(const State& state, bool is_new, float* numbers) {
   std::memset(numbers, 0, sizeof(float) * kOnes);
   const int floor = state.player_level;
   const Position corner = {view_start(state.player_position.row, kRows),
@@ -121,10 +124,10 @@ void observe_dense(const State& state, float* numbers) {
     if (sight.tile < 0 || !lit[sight.tile]) continue;
     numbers[sight.tile * kChannels + kMobChannel + sight.channel] = sight.visible;
   }
-  scalars(state, numbers + kOnes);
+  scalars(state, is_new, numbers + kOnes);
 }
 
-void observe_compact(const State& state, int16_t* codes) {
+void observe_compact(const State& state, bool is_new, int16_t* codes) {
   const int floor = state.player_level;
   const Position corner = state.player_position - Position{kRows / 2, kColumns / 2};
   const int first = std::max(0, -corner.column), last = std::min(kColumns, kSide - corner.column);
@@ -156,7 +159,7 @@ void observe_compact(const State& state, int16_t* codes) {
         seen ? static_cast<int16_t>(sight.tile * kChannels + kMobChannel + sight.channel) : kUnused;
   }
   float numbers[kScalars];
-  scalars(state, numbers);
+  scalars(state, is_new, numbers);
   std::memcpy(codes, picture, sizeof picture);
   std::memcpy(codes + kSlots, numbers, sizeof numbers);
 }
