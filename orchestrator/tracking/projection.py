@@ -123,9 +123,11 @@ class Projection:
             case LaneClosed():
                 return self._lane_closed(lane, event)
             case WorkFailed():
+                if not lane.opened:
+                    return []  # a lane that did not even open has no run yet
                 self.dirty.lanes.add(lane.name)
                 points = (point("failures", lane.failures, lane.failures, event.at),)
-                return [LogPoints(key=self.key(lane), points=points)] if lane.opened else []
+                return [LogPoints(key=self.key(lane), points=points)]
         raise AssertionError(f"unknown event {event!r}")
 
     def key(self, lane: LaneHistory | None = None, index: int | None = None) -> str:

@@ -69,7 +69,7 @@ def check(config: Any, stream: Any, saved: Checkpoint, training: Any = None) -> 
     check_reader(stream, saved)
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     there = {name: tuple(value.shape) for name, value in saved.tensors["model"].items()}
-    wrong = [name for name in {**there, **own} if own.get(name) != there.get(name)]
+    wrong = [name for name in {**own, **there} if own.get(name) != there.get(name)]
     if wrong:
         name, more = wrong[0], len(wrong) - 1
         raise _another(
