@@ -20,6 +20,8 @@ BATCH, BATCHES = 40, 4
 
 BROKE: dict[int, str] = {
     5: "the name of a journal whose maker was killed was never made durable",
+    74: "a lane whose worker failed before it opened had no run to show, and MLflow stood still",
+    264: "the same, beside a store that timed out",
     4039: "MLflow showed a record that was not durable, and then lost",
 }
 """Seeds of histories that broke a law before it was mended -> what was wrong."""
