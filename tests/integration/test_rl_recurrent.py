@@ -95,6 +95,7 @@ def test_a_rerun_of_a_recurrent_lane_gives_the_same_bits(tmp_path):
     assert prints[0] == prints[1]
 
 
+@pytest.mark.slow
 def test_two_learners_share_the_environments_and_stay_equal(trainer):
     spec = lane(TOY, APART, num_learners=2, num_env_runners=1)
     trainer.open(spec, None)
