@@ -75,6 +75,7 @@ def test_wrong_input(args: tuple[str, ...], words: str) -> None:
     assert "Traceback" not in sweep.err
 
 
+@pytest.mark.slow
 def test_asha_killed_and_resumed(base: Path, cluster: str, runs: Path) -> None:
     folder = runs / "sweep"
     env = {"RAY_ADDRESS": cluster}
