@@ -8,6 +8,7 @@ import tomllib
 import uuid
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from orchestrator.config.merging import names_models
 from orchestrator.config.run import RunConfig
 from orchestrator.config.toml import to_toml
 from orchestrator.core.addresses import without_password
+from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.events import Record
 from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
@@ -185,7 +187,13 @@ def say(text: str) -> None:
     print(f"growstage: {text} ...", file=sys.stderr, flush=True)
 
 
-def begin_journal(config: RunConfig, run_dir: Path, store: str | None, journal: Journal) -> None:
+def begin_journal(
+    config: RunConfig,
+    run_dir: Path,
+    store: str | None,
+    journal: Journal,
+    clock: Clock = CLOCK,
+) -> None:
     """Write down what the run is and was started with, before anything acts.
 
     A run that was begun and killed before anything acted is begun anew with what it is given now.
@@ -197,7 +205,7 @@ def begin_journal(config: RunConfig, run_dir: Path, store: str | None, journal: 
     )
     if not same and not acted(run_dir):
         started = begin(config, f"{config.name}-{uuid.uuid4().hex[:8]}", store)
-        journal.append(Record(event=started))
+        journal.append(Record(event=replace(started, at=clock.now())))
 
 
 def make_room(config: RunConfig, seconds: float) -> None:

@@ -18,6 +18,7 @@ from workers.rl.environments.craftax.native.game import from_native, to_native
 
 pytestmark = [
     pytest.mark.craftax,
+    pytest.mark.slow,  # compiles Craftax, for an engine that plays nowhere by default yet
     pytest.mark.skipif(library.load().functions is None, reason=library.load().why),
 ]
 ENVS = 16

@@ -128,7 +128,7 @@ def _session(seen: Seen, world: World) -> str:
 def _drive(seen: Seen, world: World) -> str:
     folder, config = seen.folder, seen.config
     journal = Journal(folder / JOURNAL_FILE, disk=world.disk)
-    begin_journal(config, folder, URI, journal)
+    begin_journal(config, folder, URI, journal, world)
     tracker = _tracker(seen, world, lambda: journal.offset)
     resources = {lane.name: lane.resources for lane in config.lanes}
     workers = Watched(folder / "checkpoints", resources, seen.cluster, clock=world)

