@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.__main__ import plan
+from orchestrator.commands.files import plan
 from orchestrator.core.journal import JOURNAL_FILE
 from orchestrator.session import load
 from orchestrator.tracking.tracker import Tracker, default_uri

@@ -51,7 +51,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     def first_run(env: Mapping[str, str]) -> None:
         words = ("run", "first.toml", "--run-dir", folder / "runs" / "first")
         run = Command("orchestrator", *words, cwd=folder, env=env)
-        run.until(lambda: (Path(env["HOME"]) / ".ray" / "auth_token").exists())
+        token = Path(env["HOME"]) / ".ray" / "auth_token"
+        run.until(lambda: token.exists() and token.stat().st_size > 0)  # made first, then written
         run.kill()
 
     with running_head(first_run) as found:
