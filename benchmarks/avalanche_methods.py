@@ -6,8 +6,9 @@ Runs in an environment of its own that has avalanche-lib 0.6.0 (benchmarks/READM
 named without its seed, ``"class der++"``; none = all that Avalanche has a method for, each with its
 seeds; task-incremental ones are left out, there a task has a head of its own. Prints accuracy,
 forgetting and learning accuracy of the test parts, mean and 95 % interval, as ``study.py`` does for
-ours. What Avalanche does otherwise stands beside each method below. Batches come in our order but
-where a strategy makes its own training set (joint, replay, gdumb, icarl): those shuffle.
+ours; a row as soon as its last seed is there. What Avalanche does otherwise stands beside each
+method below. Batches come in our order but where a strategy makes its own training set (joint,
+replay, gdumb, icarl): those shuffle.
 ``--samples``: training samples of a task at most, to try it out.
 """
 
@@ -245,6 +246,18 @@ def accuracy(model: nn.Module, test: Any) -> float:
     return right / len(test)
 
 
+def wanted(configs: Any) -> dict[str, list[Any]]:
+    """Lanes that Avalanche has a strategy for: name without the seed -> configs of its seeds."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for config in configs:
+        if (
+            config.sections["method"].kind in STRATEGIES
+            and not config.sections["stream"].task_known
+        ):
+            found[config.name.removesuffix(f"-s{config.seed}")].append(config)
+    return found
+
+
 def main() -> None:
     from study import told
 
@@ -255,26 +268,24 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=None)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    configs = load(ROOT / "configs" / "methods.toml").lanes
-    known = {config.name.removesuffix(f"-s{config.seed}") for config in configs}
-    if unknown := set(given.lanes) - known:
-        parser.error(f"no lanes {sorted(unknown)}; there are: {', '.join(sorted(known))}")
-    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for config in configs:
-        name = config.name.removesuffix(f"-s{config.seed}")
-        stream, kind = config.sections["stream"], config.sections["method"].kind
-        if (given.lanes and name not in given.lanes) or kind not in STRATEGIES or stream.task_known:
-            continue
-        began, scores = time.perf_counter(), trained(config, given.samples)
-        for column, metric in COLUMNS.items():
-            rows[name][column].append(scores[metric])
-        print(f"{config.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    lanes = wanted(load(ROOT / "configs" / "methods.toml").lanes)
+    if unknown := set(given.lanes) - lanes.keys():
+        parser.error(f"no lanes {sorted(unknown)}; there are: {', '.join(sorted(lanes))}")
+    if not given.json:
+        print(f"| lane | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}", flush=True)
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in given.lanes or lanes:
+        row: dict[str, list[float]] = defaultdict(list)
+        for config in lanes[name]:
+            began, scores = time.perf_counter(), trained(config, given.samples)
+            for column, metric in COLUMNS.items():
+                row[column].append(scores[metric])
+            print(f"{config.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        rows[name] = row
+        if not given.json:
+            print(f"| {name} | {' | '.join(told(row[c], 4) for c in COLUMNS)} |", flush=True)
     if given.json:
         print(json.dumps(rows))
-        return
-    print(f"| lane | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    for name, row in rows.items():
-        print(f"| {name} | {' | '.join(told(row[column], 4) for column in COLUMNS)} |")
 
 
 if __name__ == "__main__":
