@@ -103,7 +103,7 @@ PLASTICITY_ENTRIES: tuple[Any, ...] = (
     "weight_distance",
     "gradient_norms",
 )
-"""What loss of plasticity is looked at by, costly ranks and gradients included."""
+"""What loss of plasticity is looked at by, gradients on the probe included."""
 CHEAP, ALL, PLASTICITY = "cheap", "all", "plasticity"
 """Entries of a list of diagnostics that stand for every cheap one, for every one, and for
 ``PLASTICITY_ENTRIES``."""

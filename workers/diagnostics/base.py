@@ -95,6 +95,9 @@ class Probe:
     gradients: Mapping[str, Tensor | None] | None = None
     """Gradient of the mean loss on ``inputs`` by parameter, None for frozen ones; only where a
     diagnostic with ``needs_gradients`` was asked for."""
+    spectra: dict[str, Tensor] = field(default_factory=dict, init=False)
+    """Layer -> singular values of its features, largest first: kept by the first diagnostic that
+    takes them, for the others."""
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MATRIX_SIDE = 512
 """Rows and columns of a feature matrix whose singular values are taken; more are thinned out."""
+NOISE = 1e-7
+"""Share of the largest singular value below which one counts as zero."""
 
 
 class OfFeatures(Diagnostic):
@@ -30,6 +32,24 @@ class OfFeatures(Diagnostic):
 
     def of(self, features: Tensor) -> float:
         """The value of one layer; features as in ``Probe.activations``."""
+        raise NotImplementedError
+
+
+class OfSpectrum(Diagnostic):
+    """Base of diagnostics that look at the singular values of one layer's features at a time;
+    layers whose features are not finite have none."""
+
+    scope: ClassVar[Scope] = "layer"
+
+    def figures(self, probe: Probe) -> Figures:
+        if not probe.spectra:
+            for layer, features in probe.activations.items():
+                if features.isfinite().all():
+                    probe.spectra[layer] = _singular_values(features)
+        return {layer: self.of(values) for layer, values in probe.spectra.items()}
+
+    def of(self, values: Tensor) -> float:
+        """The value of one layer; its singular values, largest first, float64 [min(M, F)]."""
         raise NotImplementedError
 
 
@@ -71,7 +91,7 @@ class ZeroActivationRatio(OfFeatures):
         return float((features == 0).double().mean())
 
 
-class EffectiveRank(OfFeatures):
+class EffectiveRank(OfSpectrum):
     """Exponential of the entropy of the normalised singular values, ``exp(-sum_i p_i ln p_i)``.
 
     ``p_i = s_i / sum s`` of the features [M, F]; 0 where all are zero.
@@ -79,15 +99,13 @@ class EffectiveRank(OfFeatures):
 
     unit = "dimensions, 1..min(M, F)"
     source = "Roy and Vetterli 2007, The effective rank"
-    cheap = False
 
-    def of(self, features: Tensor) -> float:
-        values = _singular_values(features)
+    def of(self, values: Tensor) -> float:
         share = values[values > 0] / values.sum()
         return float((-(share * share.log()).sum()).exp()) if len(share) else 0.0
 
 
-class SRank(OfFeatures):
+class SRank(OfSpectrum):
     """Least number of singular values that hold ``1 - delta`` of their sum; 0 for zeros."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +122,10 @@ class SRank(OfFeatures):
 
     unit = "dimensions, 1..min(M, F)"
     source = "Kumar et al. 2021 (arXiv 2010.14498)"
-    cheap = False
 
     config: Config
 
-    def of(self, features: Tensor) -> float:
-        values = _singular_values(features)
+    def of(self, values: Tensor) -> float:
         if not values.any():
             return 0.0
         reached = (values.cumsum(0) / values.sum()) >= 1 - self.config.delta
@@ -121,7 +137,6 @@ class ParticipationRatio(OfFeatures):
 
     unit = "dimensions, 1..F"
     source = "Gao and Ganguli 2015; DynaMoE (arXiv 2603.01697), equation 30"
-    cheap = False
 
     def of(self, features: Tensor) -> float:
         features_MF = _matrix(features)
@@ -212,10 +227,15 @@ def _evenly(size: int) -> list[int]:
 
 
 def _singular_values(features: Tensor) -> Tensor:
+    """Largest first: roots of the eigenvalues of the smaller Gram matrix, in half the time of a
+    decomposition, and exact down to ``NOISE``."""
     import torch
 
-    values: Tensor = torch.linalg.svdvals(_matrix(features))
-    return values
+    features_MF = _matrix(features)
+    tall = len(features_MF) >= features_MF.shape[1]
+    gram = features_MF.T @ features_MF if tall else features_MF @ features_MF.T
+    values: Tensor = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+    return torch.where(values > NOISE * values[0], values, 0.0)
 
 
 def _scaled_norms(tensors: Mapping[str, Tensor]) -> Figures:

@@ -170,17 +170,19 @@ def tasks_probe(model: nn.Module, x: Tensor, y: Tensor, domain: str) -> Probe:
 
 
 def test_a_list_names_settings_names_and_groups() -> None:
-    entries = ["cheap", "srank", {"kind": "dormant_ratio", "tau": 0.1, "name": "strict"}]
+    entries = ["cheap", "k_curve", {"kind": "dormant_ratio", "tau": 0.1, "name": "strict"}]
     found, problems = chosen(entries, "d")
     assert problems == []
     cheap = [name for name, cls in DIAGNOSTICS.items() if cls.cheap]
-    assert list(found) == [*cheap, "srank", "strict"]
+    assert list(found) == [*cheap, "k_curve", "strict"]
+    ranks = {"effective_rank", "srank", "participation_ratio"}
+    assert ranks < set(cheap), "measured unasked"
     assert found["strict"].config.tau == 0.1
     assert list(chosen(["all"], "d")[0]) == list(DIAGNOSTICS)
     plasticity = chosen(["plasticity"], "d")[0]
     assert plasticity["dormant_ratio"].config.tau == 0.025
     assert plasticity["dormant_ratio_0.1"].config.tau == 0.1
-    assert {"srank", "effective_rank", "participation_ratio", "gradient_norms"} < set(plasticity)
+    assert {*ranks, "gradient_norms"} < set(plasticity)
 
 
 @pytest.mark.parametrize(

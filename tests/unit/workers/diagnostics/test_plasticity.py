@@ -63,6 +63,21 @@ def test_ranks_of_uneven_and_empty_features() -> None:
     assert (of("effective_rank", torch.zeros(4, 3)), of("srank", torch.zeros(4, 3))) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+def test_ranks_are_those_of_a_singular_value_decomposition(shape: tuple[int, int]) -> None:
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(3)).relu()
+    share = torch.linalg.svdvals(features.double())
+    share = share / share.sum()
+    entropy = float(-(share * share.log()).sum())
+    assert of("effective_rank", features) == pytest.approx(math.exp(entropy), rel=1e-9)
+    assert of("srank", features) == int((share.cumsum(0) < 0.99).sum()) + 1
+
+
+def test_features_that_are_not_finite_have_no_rank() -> None:
+    seen = probe(activations={"lost": torch.tensor([[math.inf, 1.0]]), "kept": torch.eye(3)})
+    assert figures("effective_rank", seen) == pytest.approx({"kept": 3.0})
+
+
 def test_participation_ratio() -> None:
     corners = torch.tensor([[a, b, 0.0] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
     assert of("participation_ratio", corners) == pytest.approx(2)
