@@ -49,6 +49,7 @@ from workers.diagnostics.routing import (
 )
 from workers.diagnostics.sensitivity import Curvature, GateGradientVariance
 from workers.diagnostics.super_experts import SuperExperts
+from workers.diagnostics.use_clusters import UseClusters
 from workers.parsing import choose
 from workers.tables import Problem
 
@@ -89,6 +90,7 @@ DIAGNOSTICS: dict[str, type] = {
     "curvature": Curvature,
     "rdc_index": RdcIndex,
     "superposition": Superposition,
+    "use_clusters": UseClusters,
 }
 """Diagnostics by name."""
 
