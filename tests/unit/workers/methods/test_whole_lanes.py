@@ -20,9 +20,10 @@ MEMORY = {"buffer": 40, "batch": 9}
 GROWING = [
     {"kind": "er_ace", **MEMORY, "storage": "class_balanced"},
     {"kind": "der++", **MEMORY, "storage": "task_balanced"},
+    {"kind": "der", **MEMORY},
     {"kind": "icarl", "buffer": 40},
 ]
-METHODS = [*GROWING, {"kind": "gdumb", "buffer": 40}, {"kind": "scratch"}]
+FROM_SCRATCH = [{"kind": "gdumb", "buffer": 40}, {"kind": "scratch"}]
 
 
 def named(method: dict[str, Any]) -> str:
@@ -44,7 +45,7 @@ def test_killed_and_grown_they_end_with_the_same_bits(
     assert run_killed(tmp_path / "killed", config).essence == straight.essence
 
 
-@pytest.mark.parametrize("method", METHODS[3:], ids=named)
+@pytest.mark.parametrize("method", FROM_SCRATCH, ids=named)
 def test_stages_from_scratch_are_taken_up_half_way(tmp_path: Path, method: dict[str, Any]) -> None:
     training = {"intervals": 2, "epochs": 4, "batch": 20}
     config = tiny(stream=STREAM, training=training, lanes=[{"method": method}])
@@ -67,7 +68,7 @@ def test_stages_from_scratch_are_taken_up_half_way(tmp_path: Path, method: dict[
     assert digests(True) == digests(False)
 
 
-@pytest.mark.parametrize("method", METHODS[:4], ids=named)
+@pytest.mark.parametrize("method", [*GROWING, *FROM_SCRATCH], ids=named)
 def test_two_workers_learn_what_one_learns(tmp_path: Path, method: dict[str, Any]) -> None:
     """Up to rounding, of a plain gradient step; both hold the same bits, or the run stops."""
     settings: dict[str, Any] = {
