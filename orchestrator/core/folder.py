@@ -86,17 +86,29 @@ class Segments:
         self.folder.write(name, data)
 
     def pull(self) -> bytes:
-        """The whole journal; a segment that others were put together into counts once."""
-        names = self.folder.names()
+        """The whole journal; a segment that others were put together into counts once, and what a
+        killed driver left of a record ends where the next segment begins."""
+        names = self._names()
         whole = b""
         for name in names:
-            if int(name.partition(".")[0]) >= len(whole):
-                whole += self.folder.read(name)
+            whole = whole[: _offset(name)] + self.folder.read(name)
         if len(names) >= MANY:
-            self.folder.write(_name(0), whole)
+            self.folder.replace(_name(0), whole)
             for name in names[1:]:
                 self.folder.remove(name)
         return whole
+
+    def cut(self, end: int) -> None:
+        """Drop what lies behind byte ``end``: a torn tail, whose place the next record takes."""
+        for name in reversed(self._names()):
+            kept = end - _offset(name)
+            if kept > 0:
+                self.folder.replace(name, self.folder.read(name)[:kept])
+                return
+            self.folder.remove(name)
+
+    def _names(self) -> list[str]:
+        return [name for name in self.folder.names() if not name.startswith(".")]
 
 
 def open_folder(place: str | os.PathLike[str]) -> RunFolder:
@@ -119,3 +131,7 @@ def _cache() -> Path:
 
 def _name(offset: int) -> str:
     return f"{offset:015d}.jsonl"
+
+
+def _offset(name: str) -> int:
+    return int(name.partition(".")[0])

@@ -33,6 +33,8 @@ class Mirror(Protocol):
 
     def put(self, offset: int, data: bytes) -> None: ...
 
+    def cut(self, end: int) -> None: ...
+
 
 class Journal:
     """Writer of one run's journal. Only one process may hold it at a time."""
@@ -61,11 +63,14 @@ class Journal:
         self._mirror = mirror
         self._lock(time.monotonic() + patience)
         end, last = last_line(path)
+        torn = path.stat().st_size > end
         try:
             self._file.cut(end)
         except OSError as error:
             self._file.close()
             raise self._unwritable(error) from error
+        if mirror is not None and torn:
+            mirror.cut(end)
         self._durable = end
         self._after = mark(last) if last else ""
 

@@ -15,7 +15,9 @@ from typing import Protocol
 from workers.contract import RunError
 
 LONGEST_PAUSE_S = 15.0
-"""Between two tries to reach a store that is away."""
+"""Between two projections, and between two tries to reach a store that is away."""
+SHARE = 0.2
+"""Of the time that may go into projecting beside a run: its workers need the processors."""
 SAID_AFTER_S = 5.0
 """From which on a last flush that goes on is told."""
 LAST_WRITE_S = 5.0
@@ -51,8 +53,8 @@ class BackgroundTracker:
         every: float = 1.0,
         patience: float = 30.0,
     ) -> None:
-        """``every``: seconds between projections; ``patience``: seconds for which the last one may
-        write nothing before it is given up."""
+        """``every``: seconds between projections at least, more where they take long (``SHARE``);
+        ``patience``: seconds for which the last one may write nothing before it is given up."""
         self._tracker = tracker
         self._say = say or to_stderr
         self._every, self._pause, self._patience = every, every, patience
@@ -113,7 +115,7 @@ class BackgroundTracker:
         return not self._given_up
 
     def _project(self) -> None:
-        self._current = False
+        self._current, began = False, time.monotonic()
         try:
             self._tracker.project(self._goes_on)
         except TrackingAway as error:
@@ -126,7 +128,8 @@ class BackgroundTracker:
         if self._away:
             self._say("MLflow answers again and has caught up")
         self._current, self._away = not self._given_up, False
-        self._pause = self._every
+        rest = (time.monotonic() - began) * (1 - SHARE) / SHARE
+        self._pause = min(max(self._every, rest), max(self._every, LONGEST_PAUSE_S))
 
 
 def to_stderr(text: str) -> None:

@@ -74,6 +74,26 @@ def test_a_last_flush_that_goes_on_is_waited_for() -> None:
     assert told == []
 
 
+def test_it_leaves_the_processors_to_the_workers() -> None:
+    """Projecting without pause, it took half of one of two processors from the training."""
+
+    class Counted:
+        calls = 0
+
+        def project(self, go_on: GoOn = always) -> int:
+            self.calls += 1
+            time.sleep(0.2)
+            return 0
+
+    counted = Counted()
+    background = BackgroundTracker(counted, every=0.01, patience=5.0).__enter__()
+    time.sleep(2.5)
+    beside = counted.calls
+    assert background.finish()
+    assert 1 <= beside <= 3, "a second from one to the next"
+    assert counted.calls == beside + 1
+
+
 def test_what_is_given_up_stops_after_its_write() -> None:
     """A thread that drew on while the process ended took it down (exit code 134)."""
     told: list[str] = []

@@ -111,6 +111,31 @@ def test_many_objects_are_put_together_and_a_crash_at_it_loses_nothing(place: st
     assert segments.pull() == whole
 
 
+@pytest.mark.parametrize("kept", [10, -10], ids=["nothing whole", "one record whole"])
+def test_an_object_that_a_kill_left_half_written_is_cut(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """As storage that writes piece by piece leaves it; the records behind it are found again."""
+    records = list(story())[:4]
+    journal = open_folder(place).journal()
+    journal.append(records[0])
+    torn_at = journal.offset
+    journal.append(records[1], records[2])
+    journal.close()
+    folder = Segments(place).folder
+    name = folder.names()[-1]
+    assert int(name.partition(".")[0]) == torn_at
+    folder.write(name, folder.read(name)[:kept])
+
+    moved(monkeypatch, tmp_path)
+    journal = open_folder(place).journal()
+    journal.append(records[3])
+    journal.close()
+    moved(monkeypatch, tmp_path)
+    found = [record for record, _ in read(open_folder(place).path / JOURNAL_FILE)]
+    assert found == [*records[: 1 if kept > 0 else 2], records[3]]
+
+
 def test_a_history_is_put_down_whole(place: str) -> None:
     records = list(story())[:4]
     folder = open_folder(place)
