@@ -32,6 +32,7 @@ OF_LAYERS = {
     "experts_per_token": "mean k",
     "routing_patterns": "patterns",
     "marginal_entropy": "usage entropy",
+    "conditional_entropy": "conditional entropy",
     "load_cv": "load CV",
     "gate_gradient_variance": "gate gradient variance",
     "dormant_ratio": "dormant",
