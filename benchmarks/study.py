@@ -97,13 +97,15 @@ def trained(levels: list[float]) -> dict[str, float]:
 
 
 def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dict[str, float]:
-    """Column -> value of one lane that was trained to its end."""
+    """Column -> value of one lane that was trained to its end; ``parameters``: when opened."""
     stage = lane["stages"][-1]
+    edits = [edit for stage in lane["stages"] for edit in stage["edits"]]
+    size = edits[-1]["after"]["parameters"] if edits else parameters
     figures = {**stage["model_figures"], **stage["figures"].get(stage["task"], {})}
     found = {
         "score": lane["matrix"][-1][stage["index"]],
         "steps to 95 %": steps_to(scores),
-        "kparameters": parameters / 1000,
+        "kparameters": size / 1000,
     }
     over = lane["trainability"]
     found |= {column: over[name] for name, column in OF_STREAM.items() if name in over}
