@@ -128,6 +128,7 @@ def test_the_study_of_domains_in_small(
         assert sum(last[task]["bits_per_byte"] for task in learnt) < before, name
 
 
+@pytest.mark.slow
 def test_a_growing_model_killed_and_resumed(texts: Path, cluster: str, runs: Path) -> None:
     """The driver is killed twice, the worker once: same bits, every edit once."""
     env = {ENVIRONMENT: str(runs / "data"), "RAY_ADDRESS": cluster}

@@ -68,6 +68,7 @@ def trained(run_dir: Path, lane: str) -> list[Event]:
     ]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_as_the_merged_lane_opens_changes_no_bit_and_no_parent(
     cluster: str, runs: Path, tmp_path: Path, growstage: Callable[..., Any]
 ) -> None:
