@@ -3,7 +3,8 @@
     python benchmarks/study.py RUN [--against WORD] [--of COLUMN] [--columns A,B] [--json]
 
 A lane is a group and a variant, ``"mnist descending"``; rows are lanes without their seed. Values
-are those of the last stage: ``score`` on its test part, ``steps to 95 %`` (first interval whose
+are those of the last stage: ``score`` on its test part (on the last task's where stages are slices
+of a stream), ``steps to 95 %`` (first interval whose
 training score is 95 % of the last interval's), parameters, and diagnostics as mean over layers
 (``active_flops``: the sum). Of a stream of several tasks also metrics of the whole matrix, the
 kilobytes of the method's state, the score in training at the end of the last stage, its mean over
@@ -102,8 +103,9 @@ def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dic
     edits = [edit for stage in lane["stages"] for edit in stage["edits"]]
     size = edits[-1]["after"]["parameters"] if edits else parameters
     figures = {**stage["model_figures"], **stage["figures"].get(stage["task"], {})}
+    row = lane["matrix"][-1]
     found = {
-        "score": lane["matrix"][-1][stage["index"]],
+        "score": row[min(stage["index"], len(row) - 1)],
         "steps to 95 %": steps_to(scores),
         "kparameters": size / 1000,
     }
