@@ -32,7 +32,6 @@ from orchestrator.core.events import Record
 from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
 from orchestrator.driver import Driver
-from orchestrator.tracking.views import UI_PORT
 from workers.contract import InputError, Json
 
 Place = str | Path
@@ -147,6 +146,7 @@ def _drive(
     from orchestrator.report import outputs, results, terminal
     from orchestrator.report.progress import make_progress
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
+    from orchestrator.tracking.views import UI_PORT
 
     tracker = Tracker(folder.path, store, until=lambda: journal.offset)
     progress = make_progress(config, quiet)

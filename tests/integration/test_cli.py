@@ -60,20 +60,6 @@ def cpu_seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_help_imports_nothing_heavy() -> None:
-    script = (
-        "import sys\nsys.argv = ['growstage', '--help']\n"
-        "from orchestrator.__main__ import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'pydantic', 'rich', 'pandas', 'numpy'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_a_run_says_at_once_what_it_does(tiny: Path, tmp_path: Path) -> None:
     """The first line comes before anything heavy is imported."""
     command = [sys.executable, "-m", "orchestrator", "run", tiny, "--run-dir", tmp_path / "r"]

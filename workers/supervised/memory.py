@@ -24,6 +24,7 @@ from workers.models.estimate import grown
 from workers.moe.domains.specialise import roles_of
 from workers.moe.stepping import telling
 from workers.supervised.building import build_optimizer
+from workers.supervised.no_compiler import no_compiler
 from workers.supervised.precision import lower
 from workers.supervised.recomputation import recompute_blocks
 from workers.supervised.stage import SCORE_SAMPLES
@@ -33,6 +34,7 @@ FLOAT32 = 4
 """Bytes of a float32."""
 
 
+@no_compiler()
 def estimate(
     stream: Any,
     config: Any,
