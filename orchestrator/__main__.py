@@ -155,7 +155,7 @@ def _finish(status: str, run_dir: str, as_json: bool) -> None:
     if as_json:
         print_json(session.report_of(run_dir))
     if status == "interrupted":
-        from orchestrator.driver import resume_command
+        from orchestrator.core.hints import resume_command
 
         print(
             f"interrupted; the state is saved. Go on with:\n  {resume_command(run_dir)}",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -160,20 +155,3 @@ def _signals_noted() -> Iterator[list[str]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def resume_command(run_dir: Path | str) -> str:
-    """What to type here to go on with an interrupted run, whose modules may be on the path only."""
-    path = os.environ.get("PYTHONPATH")
-    spoken = f"PYTHONPATH={shlex.quote(path)} " if path else ""
-    return f"{spoken}{own_command()} resume {shlex.quote(str(run_dir))}"
-
-
-def own_command() -> str:
-    """How this program is called here: by its name, or as it was called where that is not found."""
-    if shutil.which("growstage"):
-        return "growstage"
-    called = Path(sys.argv[0])
-    if called.name == "growstage":
-        return shlex.quote(str(called))
-    return f"{shlex.quote(sys.executable)} -m orchestrator"

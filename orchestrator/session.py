@@ -30,6 +30,7 @@ from orchestrator.core.addresses import without_password
 from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.events import Record
 from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
+from orchestrator.core.hints import command
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
 from orchestrator.driver import Driver
 from workers.contract import InputError, Json
@@ -157,7 +158,9 @@ def _drive(
         if driver.state.status == "done":
             tracker.connect()
             tracker.project()  # what a tracking server that was away at the end has missed
-            print(f"{folder.place}: this run is done; nothing to go on with", file=sys.stderr)
+            again = command("run", f"{folder.place}/{STREAM_FILE}", "--run-dir", "ANOTHER_FOLDER")
+            done = f"{folder.place}: this run is done; nothing to go on with"
+            print(f"{done}. To repeat it:\n  {again}", file=sys.stderr)
             return "done"
         known = acted(folder.path)
         for record, _ in read(journal.path):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.core.folder import RunFolder
+from orchestrator.core.hints import command
 from orchestrator.report.page import render
 from orchestrator.report.runs import open_run, open_runs
 from orchestrator.report.tables import as_csv, as_parquet, values
@@ -20,27 +21,32 @@ FIGURES = "figures"
 def write_results(folder: RunFolder) -> None:
     """Put ``results.csv``, ``results.parquet`` and ``report.html`` into a run's folder.
 
-    Says so on stderr where the folder takes no more files: what the journal holds is not lost.
+    Says so on stderr where one cannot be made or the folder takes no more files: what the journal
+    holds is not lost, and a run that ended does not fail by what is drawn of it.
     """
-    run = open_run(folder.place)
-    rows = list(values([run.history]))
-    files = {
-        "results.csv": as_csv(rows).encode(),
-        "results.parquet": as_parquet(rows),
-        "report.html": render([run]).encode(),
-    }
+    makers = {"the tables": _tables, "the page": _page}
+    for what, maker in makers.items():
+        try:
+            for name, data in maker(folder).items():
+                folder.put(name, data)
+        except Exception as error:  # whatever drawing comes upon: all of it can be made anew
+            told = str(error) if isinstance(error, InputError | OSError) else repr(error)
+            anew = command("report", folder.place)
+            print(f"{what} of this run could not be written: {told}; anew: {anew}", file=sys.stderr)
+
+
+def _tables(folder: RunFolder) -> dict[str, bytes]:
+    rows = list(values([open_run(folder.place).history]))
+    return {"results.csv": as_csv(rows).encode(), "results.parquet": as_parquet(rows)}
+
+
+def _page(folder: RunFolder) -> dict[str, bytes]:
+    """The page, and the figures beside it where the folder is elsewhere."""
+    files = {"report.html": render([open_run(folder.place)]).encode()}
     if is_remote(folder.place):
         for path in sorted((folder.path / FIGURES).glob("*.png")):
             files[f"{FIGURES}/{path.name}"] = path.read_bytes()
-    try:
-        for name, data in files.items():
-            folder.put(name, data)
-    except (InputError, OSError) as error:
-        print(
-            f"results were not written ({error}); growstage report {folder.place} makes the page "
-            "anew",
-            file=sys.stderr,
-        )
+    return files
 
 
 def write_page(places: Iterable[str | Path], out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shlex
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 
 from orchestrator.core.events import RunStarted
 from orchestrator.core.folder import open_folder
+from orchestrator.core.hints import resume_command
 from orchestrator.core.journal import JOURNAL_FILE, first_record, last_line, read
 from orchestrator.report.history import RunHistory
 from workers.contract import InputError
@@ -45,7 +45,7 @@ class RunRow:
     @property
     def advice(self) -> str:
         """What to do about a run that goes on no more; empty where nothing is left."""
-        again = f"growstage resume {shlex.quote(self.place)}"
+        again = resume_command(self.place)
         if self.state == "killed":
             return f"no driver alive; resume with: {again}"
         return f"resume with: {again}" if self.state in ("interrupted", "failed") else ""

@@ -269,6 +269,7 @@ def test_run_show_lineage_and_foreign_journals(
     again = growstage("resume", run_dir)
     assert again.code == 0
     assert "nothing to go on with" in again.err
+    assert f" run {run_dir}/stream.toml --run-dir " in again.err
 
     checkpoint = Path(lane["stages"][0]["checkpoint"]["uri"])
     lines = (run_dir / "journal.jsonl").read_bytes().splitlines(keepends=True)

@@ -132,3 +132,16 @@ def test_steps_are_round() -> None:
     assert steps(0.0, 1.0, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert steps(1.0, 5.0, 8, whole=True) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert steps(2.0, 2.0, 5) == [2.0]
+
+
+def test_a_page_that_cannot_be_made_is_one_line(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it is; the tables are written all the same."""
+    (run.path / STREAM_FILE).write_bytes(b"name = '\xff'\n")
+    write_results(open_folder(run.place))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "the page of this run could not be written: UnicodeDecodeError" in said[0]
+    assert said[0].endswith(f" report {run.place}")
+    assert (run.path / "results.csv").is_file()
