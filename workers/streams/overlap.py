@@ -11,7 +11,7 @@ import numpy as np
 from workers.contract import TaskSpec
 from workers.streams.base import DatasetStream, at_least_one, unique
 from workers.streams.datasets import PartName
-from workers.streams.split import class_range
+from workers.streams.split import class_name
 from workers.tables import Problem
 
 
@@ -46,7 +46,7 @@ class Overlap(DatasetStream):
 
     def tasks(self) -> tuple[TaskSpec, ...]:
         groups = [self._classes(index) for index in range(self.config.tasks)]
-        names = unique(class_range(group) for group in groups)
+        names = unique(class_name(group, self.dataset.names) for group in groups)
         return tuple(
             TaskSpec(index=index, name=name, domain=self.dataset.label, settings={"classes": group})
             for index, (name, group) in enumerate(zip(names, groups, strict=True))

@@ -122,7 +122,15 @@ class SupervisedTraining:
 
         def problems(self, lane: LaneSettings) -> list[Problem]:
             """Every worker takes the same part of a batch, in equal parts; models need blocks."""
-            return [*self._uneven(lane), *self._blockless(lane), *self._reordered(lane)]
+            found = [*self._uneven(lane), *self._blockless(lane), *self._reordered(lane)]
+            return [*found, *self._too_short()]
+
+        def _too_short(self) -> list[Problem]:
+            """Fewer steps than intervals; of epochs it is known once the data are."""
+            if self.steps is None or self.steps >= self.intervals:
+                return []
+            what = f"{self.steps} gradient steps cannot be split into {self.intervals} intervals"
+            return [Problem("steps", what, "lower training.intervals or take more steps")]
 
         def _reordered(self, lane: LaneSettings) -> list[Problem]:
             """Batches of one domain each would change the order in which samples come."""

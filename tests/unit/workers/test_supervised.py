@@ -124,10 +124,14 @@ def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_intervals_than_steps_is_refused() -> None:
-    config = tiny(training={"steps": 2, "intervals": 3})
+    """Before anything starts where the file gives steps, else once the data are known."""
+    said = "2 gradient steps cannot be split into 3 intervals"
+    with pytest.raises(InputError, match=f"training.steps: {said}"):
+        tiny(training={"steps": 2, "intervals": 3})
+    config = tiny(training={"epochs": 0.1, "batch": 10**9, "intervals": 3})
     trainer = SupervisedTrainer()
     trainer.open(config.lanes[0].spec(), None)
-    with pytest.raises(InputError, match="2 gradient steps cannot be split into 3 intervals"):
+    with pytest.raises(InputError, match="1 gradient steps cannot be split into 3 intervals"):
         trainer.start(stages(config)[0])
 
 

@@ -155,9 +155,41 @@ def test_streams_run_on_a_folder(cifar_like):
     stream = STREAMS["split"](config, 0)
     assert stream.problems() == []
     first, second = (stream.data(task) for task in stream.tasks())
-    assert first.source == "planes: class 0"
+    assert first.source == "planes: airplane"
     assert first.train.x.shape == (3, 3, 6, 6)
     assert float(second.train.x[2, 0, 0, 0]) == pytest.approx(102 / 255)
+
+
+def chosen(path: Path, classes: list[list[str | int]], **settings):
+    dataset = {"kind": "image_folder", "path": str(path)}
+    given = {"kind": "split", "dataset": dataset, "classes": classes, **settings}
+    _, config, problems = choose(STREAMS, given, "stream")
+    assert not problems
+    return STREAMS["split"](config, 0)
+
+
+def test_classes_chosen_by_hand(tmp_path):
+    """By name or number; tasks are called by them, and the rest is left out."""
+    for label, name in enumerate(("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")):
+        for i in range(2):
+            picture(tmp_path / name / f"{i}.png", 30 * label + i)
+    stream = chosen(tmp_path, [["dog", "bee"], [0], ["cat", 4, "fox", "gnu", "hen"]])
+    assert stream.problems() == []
+    assert [task.name for task in stream.tasks()] == ["bee, dog", "ant", "classes 2,4-7"]
+    data = [stream.data(task) for task in stream.tasks()]
+    assert [sorted(set(part.test.y.tolist())) for part in data] == [[1, 3], [0], [2, 4, 5, 6, 7]]
+    assert stream.outputs == 8
+    assert [task.name for task in chosen(tmp_path, [["hen"]]).tasks()] == ["hen"]
+    wrong = chosen(tmp_path, [["dog", "cow", 8], [], [3]], order="random")
+    told = [str(problem) for problem in wrong.problems()]
+    assert [said.partition(";")[0].partition(": ")[2] for said in told] == [
+        f"{tmp_path.name} has no class 'cow'",
+        f"{tmp_path.name} has no class 8",
+        "a task without classes",
+        "class 'dog' is in more than one place",
+        "got 'random' with classes chosen by hand",
+    ]
+    assert told[0].endswith("has ant, bee, cat, dog, eel, fox, gnu, hen")
 
 
 def test_rotating_pictures_that_are_not_square_is_refused(tmp_path):
