@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from orchestrator.commands import asking
 from orchestrator.commands.options import AsJson, Config, Set, TrackingUri, print_json
 from workers.contract import InputError
 
@@ -80,22 +82,40 @@ def schema(
 def init(
     file: Annotated[Path, typer.Argument(help="Stream file to write.")] = Path("stream.toml"),
     template: Annotated[
-        str, typer.Option(help="What to begin with: digits, images, table or craftax.")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="What to begin with: digits, images, table or craftax; asked where it is missing.",
+            show_default=False,
+        ),
+    ] = None,
     path: Annotated[
         str | None, typer.Option(help="Your data: a folder of images, or a table.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of a table with the label.")] = None,
+    grow: Annotated[
+        bool | None, typer.Option(help="Add experts at each stage.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How often each lane is learnt.", min=1, show_default=False)
+    ] = None,
 ) -> None:
-    """Write a stream file with every key explained, and the schema that editors check it by."""
+    """Write a stream file with every key explained, and the schema that editors check it by.
+
+    Asks what is missing where it stands at a terminal and no template is given.
+    """
+    from orchestrator import session
     from orchestrator.config import templates
     from orchestrator.config.schema import schema as made
 
     if file.exists():
         raise InputError(f"{file}: is there already; give another name")
-    text = templates.render(template, file.stem, {"path": path, "label": label})
+    given, wishes = {"path": path, "label": label}, templates.Wishes(grow=grow, seeds=seeds)
+    if template is None and sys.stdin.isatty():
+        template, given, wishes = asking.ask(given, wishes)
+    text = templates.render(template or "digits", file.stem, given, wishes)
     write(file, text)
     write(file.parent / templates.SCHEMA_FILE, json.dumps(made(), indent=1) + "\n")
+    session.load(file, (), None)  # so that what does not fit together is told at once
     typer.echo(f"{file}: growstage plan {file} shows what it comes to")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from orchestrator.config.describing import Key, entry
 from orchestrator.config.toml import assigned
 from workers.contract import InputError, Json
+from workers.parsing import choose
+from workers.streams import DATASETS
 
 SCHEMA_FILE = "growstage.schema.json"
 """The schema that a file names for editors, beside it."""
@@ -88,14 +90,27 @@ TABLES = {"stream": "streams", "model": "models", "training": "trainings"}
 """Section -> table of what it can be."""
 
 
-def render(template: str, name: str, given: Mapping[str, str | None]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What is asked of every template; None = as the template has it."""
+
+    grow: bool | None = None
+    """Whether experts are added to the model at each stage."""
+    seeds: int | None = None
+    """How often each lane is learnt, each time from another seed."""
+
+
+def render(
+    template: str, name: str, given: Mapping[str, str | None], wishes: Wishes | None = None
+) -> str:
     """The text of a stream file called ``name``; ``given``: what the template needs.
 
-    Raises InputError where there is no such template, or it needs more.
+    Raises InputError where there is no such template, or it needs more, or the data set that it
+    names cannot be read.
     """
     if template not in TEMPLATES:
         raise InputError(f"--template: no {template!r}; allowed: {', '.join(TEMPLATES)}")
-    chosen = TEMPLATES[template]
+    chosen, wishes = TEMPLATES[template], wishes or Wishes()
     missing = [f"--{key}" for key in chosen.needs if not given.get(key)]
     if missing:
         raise InputError(f"template {template!r} ({chosen.text}) needs {' and '.join(missing)}")
@@ -113,13 +128,29 @@ def render(template: str, name: str, given: Mapping[str, str | None]) -> str:
         settings = dict(chosen.raw[section])
         if section == "stream" and dataset:
             settings["dataset"] = {**settings["dataset"], **dataset}
+            settings |= _by_hand(settings["dataset"])
         lines += [f"[{section}]", *_section(section, settings), ""]
-    for policy, settings in chosen.raw["policies"].items():
+    policies = {} if wishes.grow is False else chosen.raw["policies"]
+    for policy, settings in policies.items():
         known = entry(f"policies.{settings['kind']}").keys
         lines += [f"[policies.{policy}]", *_keys(settings, known), ""]
     for lane in chosen.raw["lanes"]:
-        lines += ["[[lanes]]", *(assigned(key, value) for key, value in lane.items()), ""]
+        seeds = {} if wishes.seeds is None else {"seeds": list(range(wishes.seeds))}
+        lines += ["[[lanes]]", *(assigned(*item) for item in (lane | seeds).items()), ""]
     return "\n".join(lines)
+
+
+def _by_hand(dataset: Json) -> Json:
+    """Tasks of two classes by their names, where the data set has an odd number of them."""
+    cls, config, problems = choose(DATASETS, dataset, "dataset")
+    found = cls(config)
+    problems = problems or found.problems("dataset")
+    if problems:
+        raise InputError("; ".join(map(str, problems)))
+    names = list(found.names)
+    if len(names) % 2 == 0:
+        return {}
+    return {"classes": [names[start : start + 2] for start in range(0, len(names), 2)]}
 
 
 def _section(section: str, settings: Json) -> list[str]:

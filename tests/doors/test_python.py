@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +23,7 @@ from typer.testing import CliRunner
 
 import growstage
 from orchestrator.__main__ import app
+from tests.commands import ROOT
 from tests.doors.lane import run_lane
 from workers.contract import InputError
 
@@ -65,9 +75,9 @@ def test_tables_of_a_run(run: growstage.Run) -> None:
     assert list(run.lanes) == ["replay-s0"]
     matrix = run.lanes["replay-s0"].matrix
     assert list(matrix.index) == [-1, 0, 1]
-    assert list(matrix.columns) == ["classes 0,1", "classes 2,3"]
+    assert list(matrix.columns) == ["ash, elm", "fir, oak"]
     assert matrix.loc[1].mean() == pytest.approx(run.metrics.loc["replay-s0", "acc.final"])
-    assert run.matrix.loc[("replay-s0", 0), "classes 0,1"] > 0.9
+    assert run.matrix.loc[("replay-s0", 0), "ash, elm"] > 0.9
     (edit,) = run.edits[run.edits["stage"] == 1].to_dict("records")
     assert (edit["policy"], edit["kind"]) == ("periodic", "grow")
     assert edit["parameters_after"] > edit["parameters_before"]
@@ -123,7 +133,7 @@ def test_an_exported_model_needs_no_run(run: growstage.Run, folder: Path) -> Non
     target = folder / "model"
     app(["export", str(folder / "run"), "replay-s0", "1", str(target)], standalone_mode=False)
     names = {path.name for path in target.iterdir()}
-    assert names == {"growstage.json", "README.md", "weights"}
+    assert names == {"growstage.json", "README.md", "MLmodel", "weights"}
     x = torch.randn(5, 4)
     with torch.no_grad():
         assert torch.equal(growstage.load_model(target)(x), run.model("replay-s0", 1)(x))
@@ -136,6 +146,70 @@ def test_an_exported_model_needs_no_run(run: growstage.Run, folder: Path) -> Non
         growstage.load_model(target)
     with pytest.raises(InputError, match="is no model"):
         growstage.load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Path:
+    target = folder / "served"
+    app(["export", str(folder / "run"), "replay-s0", "1", str(target)], standalone_mode=False)
+    return target
+
+
+SAMPLES = [[-1.0, 0.5, 1.0, 0.0], [1.5, 0.5, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+def test_mlflow_loads_an_exported_model(run: growstage.Run, exported: Path) -> None:
+    from mlflow import pyfunc
+
+    model = pyfunc.load_model(str(exported))
+    said = model.predict(np.array(SAMPLES, np.float32))
+    with torch.no_grad():
+        shares = run.model("replay-s0", 1).cpu()(torch.tensor(SAMPLES)).softmax(1)
+    assert list(said["prediction"]) == [CLASSES[place] for place in shares.argmax(1)]
+    assert said[[f"p({name})" for name in CLASSES]].to_numpy() == pytest.approx(shares.numpy())
+    with pytest.raises(Exception, match="shape"):
+        model.predict(np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.slow
+def test_mlflow_serves_an_exported_model(exported: Path, unused_port: int) -> None:
+    """As the folder's README says; answers over HTTP."""
+    command = ["-m", "mlflow", "models", "serve", "-m", str(exported), "--env-manager", "local"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    asked = json.dumps({"inputs": SAMPLES}).encode()
+    address = f"http://127.0.0.1:{unused_port}"
+    with subprocess.Popen(
+        [sys.executable, *command, "--port", str(unused_port)], env=env, start_new_session=True
+    ) as server:
+        try:
+            wait_for(lambda: urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200)
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{address}/invocations", asked, headers)
+            told = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+    assert [row["prediction"] in CLASSES for row in told] == [True] * 3
+    assert sum(told[0][f"p({name})"] for name in CLASSES) == pytest.approx(1.0, abs=1e-4)
+
+
+def wait_for(answers: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Until it answers; what it raises meanwhile is that nobody is there yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if answers():
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+        return port
 
 
 def test_the_report_is_written_where_it_is_asked_for(run: growstage.Run, folder: Path) -> None:

@@ -7,6 +7,7 @@ it is built from beside it; it loads without executing code and without the run 
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import uuid
 from dataclasses import asdict
@@ -26,6 +27,16 @@ MODEL_FILE = "growstage.json"
 """What the model of an exported folder is built from, and the digest of its weights."""
 WEIGHTS = "weights"
 """The checkpoint inside an exported folder."""
+LOADER = "growstage.serving"
+"""Module that MLflow opens the folder with."""
+MLMODEL = """flavors:
+  python_function:
+    loader_module: {loader}
+    python_version: {python}
+model_uuid: {uuid}
+signature:
+  inputs: '[{{"type": "tensor", "tensor-spec": {{"dtype": "{dtype}", "shape": {shape}}}}}]'
+"""
 README = """# {lane}
 
 A model trained by growstage: {kind}, {parameters:,} parameters, inputs {shape}, {outputs} outputs.
@@ -33,6 +44,12 @@ A model trained by growstage: {kind}, {parameters:,} parameters, inputs {shape},
     import growstage
     model = growstage.load_model("{folder}")   # a torch module in evaluation mode
     outputs = model(inputs)                    # [B, {inputs}] -> [B, {outputs}]
+
+MLflow serves it where growstage is installed, with nothing else to say:
+
+    mlflow models serve -m {folder} --env-manager local --port 5001
+    curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
+        -d '{{"inputs": [ ... ]}}'
 
 The weights are `weights/model.safetensors` (`safetensors.torch.load_file` reads them by name);
 `growstage.json` holds the settings and the shape that the model is built from. What it was trained
@@ -86,6 +103,14 @@ def _write_own(
         folder=name,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+    served = MLMODEL.format(
+        loader=LOADER,
+        python=platform.python_version(),
+        uuid=uuid.uuid4().hex,
+        dtype="int64" if stream.input_type == "integer" else "float32",
+        shape=json.dumps([-1, *shape]),
+    )
+    (folder / "MLmodel").write_text(served, encoding="utf-8")
 
 
 def load_exported(folder: Path) -> Predictor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tomllib
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from orchestrator.config import catalogue
 from orchestrator.config.describing import entry
 from orchestrator.config.file import check
 from orchestrator.config.schema import schema
-from orchestrator.config.templates import SCHEMA_FILE, TEMPLATES, render
+from orchestrator.config.templates import SCHEMA_FILE, TEMPLATES, Wishes, render
 from tests.commands import ROOT
 from workers.contract import InputError
 from workers.methods import METHODS
@@ -144,3 +146,35 @@ def test_init_writes_file_and_schema_once(tmp_path: Path) -> None:
         render("table", "x", {})
     with pytest.raises(InputError, match="allowed: digits"):
         render("nothing", "x", {})
+
+
+def test_an_odd_number_of_classes_is_cut_by_hand(tmp_path: Path) -> None:
+    table = tmp_path / "trees.csv"
+    table.write_text("a,b\n" + "".join(f"{n},{('ash', 'elm', 'fir')[n % 3]}\n" for n in range(30)))
+    given = {"path": str(table), "label": "b"}
+    raw = tomllib.loads(render("table", "mine", given, Wishes(grow=False, seeds=2)))
+    assert raw["stream"]["classes"] == [["ash", "elm"], ["fir"]]
+    assert "policies" not in raw
+    assert [lane["seeds"] for lane in raw["lanes"]] == [[0, 1], [0, 1]]
+    config = check(raw, "mine")
+    assert [task.name for task in config.lanes[0].tasks()] == ["ash, elm", "fir"]
+    with pytest.raises(InputError, match=r"dataset\.path"):
+        render("table", "mine", given | {"path": str(tmp_path / "none.csv")})
+
+
+def test_init_asks_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing, again where an answer is none; nothing where a template is given."""
+    master, slave = os.openpty()
+    with os.fdopen(slave) as terminal, os.fdopen(master, "wb", buffering=0) as keys:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        keys.write(b"birds\ndigits\nn\n0\n4\n")
+        app(["init", str(tmp_path / "asked.toml")], standalone_mode=False)
+        raw = tomllib.loads((tmp_path / "asked.toml").read_text())
+        assert raw["stream"]["dataset"] == "digits"
+        assert "policies" not in raw
+        assert raw["lanes"][0]["seeds"] == [0, 1, 2, 3]
+        given = ["--template", "digits", "--seeds", "1"]
+        app(["init", str(tmp_path / "told.toml"), *given], standalone_mode=False)
+    raw = tomllib.loads((tmp_path / "told.toml").read_text())
+    assert raw["policies"]["growth"]["kind"] == "periodic"
+    assert raw["lanes"][0]["seeds"] == [0]
