@@ -47,8 +47,12 @@ def main_(
         typer.Option(help="What is maximised, e.g. 'acc.final - 0.5*forgetting.max' or 'return'."),
     ] = None,
     grace: Annotated[
-        int, typer.Option(min=1, help="Stages every trial learns before it may be stopped.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stages every trial learns before it may be stopped; default: 2, or till all grew.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search, not of the streams.")] = 0,
     sweep_dir: Annotated[
         Path | None, typer.Option(help="Folder of the sweep; default: runs/NAME-TIME.")

@@ -95,6 +95,17 @@ def print_summary(
     )
     for key, share in shares.items():
         console.print(f"importance of {key}: {share:.2f}", markup=False)
+    if summary["gain"] is not None:
+        gained, stages = summary["gain"]["objective"], summary["gain"]["stages"]
+        same = summary["best"]["run"] == summary["base"]["run"]
+        told = "no trial was better than it" if same else f"the best gains {gained:+.4f} on it"
+        console.print(
+            f"base setting (trial 0): objective {summary['base']['objective']:.4f} after stage "
+            f"{summary['base']['stages']}; {told}"
+            + ("" if same or stages == summary["best"]["stages"] else f" after stage {stages}"),
+            markup=False,
+            soft_wrap=True,
+        )
     if summary["best"] is not None:
         file = shlex.quote(str(folder / "best.toml"))
         console.print(f"best: growstage run {file}", markup=False, soft_wrap=True)

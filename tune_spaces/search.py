@@ -12,13 +12,14 @@ import random
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.config.plan import first_growth
 from orchestrator.config.run import RunConfig
 from tune_spaces import SPACES
-from tune_spaces.space import Choice, Domain, Integer, LogUniform
+from tune_spaces.space import Choice, Domain, Integer, LogUniform, ends, holds
 from tune_spaces.store import StageStore
 from tune_spaces.stream_file import trial_config
 from tune_spaces.trial import Sweep, bundles, run_trial
@@ -58,7 +59,35 @@ class Plan:
 
     def probe(self) -> RunConfig:
         """A config of the space: checks that space and base fit; raises ConfigError."""
-        return trial_config(self.raw, {key: first(d) for key, d in self.parameters().items()})
+        return trial_config(self.raw, self.firsts())
+
+    def firsts(self) -> Json:
+        """The first value of each parameter."""
+        return {key: ends(domain)[0] for key, domain in self.parameters().items()}
+
+    def base(self) -> Json | None:
+        """The parameters as the stream file has them, with which trial 0 is run; None where it has
+        one otherwise than the space allows."""
+        plain: Any = trial_config(self.raw, {}).lanes[0].plain()
+        found = {key: reduce(_inside, key.split("."), plain) for key in self.parameters()}
+        allowed = all(holds(domain, found[key]) for key, domain in self.parameters().items())
+        return found if allowed else None
+
+    def growth_takes(self) -> int:
+        """Stages until every trial has grown where that is foreseen, one parameter varied at a
+        time; earlier scores say nothing of how it grows."""
+        varied = [
+            {**self.firsts(), key: value}
+            for key, domain in self.parameters().items()
+            for value in ends(domain)
+        ]
+        lanes = [trial_config(self.raw, settings).lanes[0] for settings in varied]
+        grown = [stage for stage in map(first_growth, lanes) if stage is not None]
+        return max(grown, default=0) + 1
+
+
+def _inside(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, dict) else None
 
 
 def save(plan: Plan, folder: Path) -> None:
@@ -166,14 +195,17 @@ def _param_space(plan: Plan) -> dict[str, Any]:
 
 
 def _searcher(plan: Plan) -> Any:
+    base = plan.base()
+    points = None if base is None else [base]
     if plan.search == "random":
         from ray.tune.search import BasicVariantGenerator
 
-        return BasicVariantGenerator(random_state=plan.seed)
+        return BasicVariantGenerator(points_to_evaluate=points, random_state=plan.seed)
     from ray.tune.search.optuna import OptunaSearch
 
     space = {key: _tune_domain(domain) for key, domain in plan.parameters().items()}
-    return OptunaSearch(space, metric="objective", mode="max", seed=plan.seed)
+    how = {"metric": "objective", "mode": "max", "seed": plan.seed}
+    return OptunaSearch(space, points_to_evaluate=points, **how)
 
 
 def _scheduler(plan: Plan, stages: int) -> Any:
@@ -197,11 +229,6 @@ def _scheduler(plan: Plan, stages: int) -> Any:
             )
         case "none":
             return FIFOScheduler()
-
-
-def first(domain: Domain) -> Any:
-    """The first value of a domain."""
-    return domain.values[0] if isinstance(domain, Choice) else domain.low
 
 
 def _tune_domain(domain: Domain) -> Any:

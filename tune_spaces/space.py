@@ -36,6 +36,22 @@ class LogUniform:
 Domain = Choice | Integer | LogUniform
 
 
+def holds(domain: Domain, value: Any) -> bool:
+    """Whether a value lies in a domain."""
+    match domain:
+        case Choice(values):
+            return value in values
+        case Integer(low, high):
+            return isinstance(value, int) and low <= value <= high
+        case LogUniform(low, high):
+            return isinstance(value, int | float) and low <= value <= high
+
+
+def ends(domain: Domain) -> tuple[Any, ...]:
+    """All values of a choice, the first and the last of numbers."""
+    return domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
+
+
 class Space:
     """Base: a stream file, the lane of it that is a trial, and what varies."""
 

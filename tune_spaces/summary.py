@@ -65,9 +65,26 @@ def best(found: Iterable[Attempt]) -> Attempt | None:
     return max(scored, key=lambda x: (len(x.values), x.values[-1]), default=None)
 
 
-def as_json(sweep: str, folder: Path, found: list[Attempt]) -> Json:
-    """The contract of ``--json``."""
+def base_of(found: Iterable[Attempt], settings: Json | None) -> Attempt | None:
+    """The trial with the base's own settings; None where there is none that has learnt a stage."""
+    same = (one for one in found if one.parent is None and one.settings == settings)
+    return next((one for one in same if one.values), None)
+
+
+def gain(winner: Attempt | None, base: Attempt | None) -> tuple[float, int] | None:
+    """(objective of the best less that of the base, after so many stages): the last ones that both
+    have learnt. None where one is missing."""
+    if winner is None or base is None:
+        return None
+    stages = min(len(winner.values), len(base.values))
+    return winner.values[stages - 1] - base.values[stages - 1], stages
+
+
+def as_json(sweep: str, folder: Path, found: list[Attempt], settings: Json | None = None) -> Json:
+    """The contract of ``--json``; ``settings``: the base's own."""
     winner, trials = best(found), latest(found)
+    base = base_of(found, settings)
+    gained = gain(winner, base)
     planned = sum(attempt.planned for attempt in trials)
     reached = sum(len(attempt.values) for attempt in trials)
     return {
@@ -83,6 +100,8 @@ def as_json(sweep: str, folder: Path, found: list[Attempt]) -> Json:
             "inherited": sum(attempt.inherited for attempt in found),
         },
         "best": None if winner is None else _trial(winner),
+        "base": None if base is None else _trial(base),
+        "gain": None if gained is None else {"objective": gained[0], "stages": gained[1]},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,23 @@ from workers.contract import InputError, Json
 from workers.storage import is_remote
 from workers.tables import Problem, lookup
 
+GRACE = 2
+"""Stages that a trial learns at least, where nothing else is asked for."""
+
 
 def make_plan(
-    space: str, base: Path | None, lane: str | None, *, objective: str | None, **options: Any
+    space: str,
+    base: Path | None,
+    lane: str | None,
+    *,
+    objective: str | None,
+    grace: int | None,
+    **options: Any,
 ) -> Plan:
-    """A checked plan; raises InputError where space, base and objective do not fit."""
+    """A checked plan; raises InputError where space, base and objective do not fit.
+
+    ``grace``: None = two stages, or as many as every trial needs to have grown.
+    """
     found = lookup(SPACES, space, "space")
     if isinstance(found, Problem):
         raise InputError(str(found))
@@ -39,11 +52,18 @@ def make_plan(
         space=space,
         raw=raw,
         objective=wanted,
+        grace=grace or GRACE,
         **options,
     )
     config = plan.probe()
     check_validated(config.lanes[0])
     planning.plan(config)  # a model that cannot be built is told before any trial
+    takes = plan.growth_takes()
+    if grace is None:
+        return replace(plan, grace=max(GRACE, takes))
+    if grace < takes and plan.scheduler != "none":
+        told = f"--grace {grace}: some trials grow in stage {takes} only, and may be stopped before"
+        print(f"{told} they grew; --grace {takes} compares what they came to", file=sys.stderr)
     return plan
 
 
@@ -91,7 +111,7 @@ def run(
     finally:
         connection.disconnect()
     found = attempts(folder, objective, stages)
-    summary = as_json(plan.id, folder, found) | {"status": status}
+    summary = as_json(plan.id, folder, found, plan.base()) | {"status": status}
     _show(plan, folder, tracker, found, summary, console)
     return status, summary
 

@@ -97,6 +97,18 @@ def as_json(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> Json:
     }
 
 
+def first_growth(lane: LaneConfig) -> int | None:
+    """Index of the first stage in which a policy adds experts; None where none does, or it depends
+    on what is measured."""
+    foreseen, stages = _Foreseen(lane), len(lane.tasks())
+    grown = (
+        stage.index
+        for stage in planned_stages(lane.plan())
+        if foreseen.stage(stage, stages)[1] not in (None, lane.experts)
+    )
+    return next(grown, None)
+
+
 @dataclass(slots=True)
 class _Known:
     """What was estimated, by all it depends on; lanes differ in less, seeds above all."""

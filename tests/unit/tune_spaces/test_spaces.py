@@ -13,7 +13,7 @@ from orchestrator.config import file as configuration
 from orchestrator.config.plan import plan
 from orchestrator.config.toml import to_toml
 from tests.commands import ROOT
-from tests.streams import OPTIONS
+from tests.streams import OPTIONS, split_digits
 from tune_spaces import SPACES
 from tune_spaces.search import Plan, load, save
 from tune_spaces.space import Choice, Domain, Integer
@@ -66,6 +66,31 @@ def test_growth_trials_build_the_same_model_and_differ_only_from_the_first_growt
     ]
     assert len({config.lanes[0].spec().built_from for config in every}) == 1
     assert len({config.digest for config in every}) == 4
+
+
+def test_the_base_itself_is_the_first_trial(tmp_path: Path) -> None:
+    """Where the space allows what it says; keys that the file leaves out have their defaults."""
+    base = tmp_path / "base.toml"
+    base.write_text(f"{split_digits('base')}[policies.growth]\nkind = 'periodic'\nevery = 3\n")
+    space = make_plan("growth", base, None, **OPTIONS)
+    settings = space.base()
+    assert settings is not None
+    assert (settings[f"{GROWTH}.every"], settings[f"{GROWTH}.add"]) == (3, 1)
+    assert trial_config(space.raw, settings).digest == trial_config(space.raw, {}).digest
+    base.write_text(f"{split_digits('base')}[policies.growth]\nkind = 'periodic'\nadd = 5\n")
+    assert make_plan("growth", base, None, **OPTIONS).base() is None
+
+
+def test_no_trial_is_stopped_before_it_grew(capsys: pytest.CaptureFixture[str]) -> None:
+    """Growth every third stage: stage 4 is the first that a grown model learns."""
+    assert made("growth").growth_takes() == 4
+    assert "some trials grow in stage 4 only" in capsys.readouterr().err
+    chosen = make_plan("growth", None, None, **OPTIONS | {"grace": None})
+    assert chosen.grace == 4
+    assert capsys.readouterr().err == ""
+    assert make_plan("masks", None, None, **OPTIONS | {"grace": None}).grace == 2
+    make_plan("growth", None, None, **OPTIONS | {"scheduler": "none"})
+    assert capsys.readouterr().err == ""
 
 
 def test_a_lane_must_be_named_where_there_are_several(tmp_path: Path) -> None:

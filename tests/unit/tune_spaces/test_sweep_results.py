@@ -17,9 +17,9 @@ from tune_spaces.figures import (
     importance_bars,
     parallel_coordinates,
 )
-from tune_spaces.search import _scheduler, first, within
-from tune_spaces.space import Choice, LogUniform
-from tune_spaces.summary import Attempt, as_json, best, latest
+from tune_spaces.search import _scheduler, within
+from tune_spaces.space import Choice, LogUniform, ends
+from tune_spaces.summary import Attempt, as_json, base_of, best, gain, latest
 from tune_spaces.sweep import make_plan
 
 SPACE = {"policies.growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
@@ -76,6 +76,18 @@ def test_stages_are_counted_by_how_they_came_about() -> None:
     assert [item.run for item in latest(FOUND)] == ["s/a/0", "s/b/0", "s/c/1", "s/d/0"]
 
 
+def test_the_gain_over_the_base_is_taken_where_both_have_come_to() -> None:
+    """Trial b has the base's settings, and was stopped after two stages."""
+    settings = {"policies.growth.add": 2, "training.lr": 1e-3}
+    told = as_json("s", Path("s"), FOUND, settings)
+    assert told["base"]["run"] == "s/b/0"
+    assert told["gain"] == {"objective": pytest.approx(0.7 - 0.9), "stages": 2}
+    assert base_of(FOUND, {"policies.growth.add": 4, "training.lr": 1e-3}) is FOUND[4]
+    assert base_of(FOUND, None) is None
+    assert gain(FOUND[0], None) is None
+    assert as_json("s", Path("s"), FOUND)["gain"] is None
+
+
 def test_trials_are_compared_after_the_same_stage() -> None:
     assert common_stage(FOUND) == 3
     assert common_stage(FOUND[:2]) == 2
@@ -108,7 +120,7 @@ def test_numbers_that_pbt_moved_past_their_ends_are_brought_back() -> None:
 def test_pbt_stays_within_the_space() -> None:
     scheduler = _scheduler(make_plan("ppo", None, None, **OPTIONS | {"scheduler": "pbt"}), stages=3)
     domains = SPACES["ppo"].parameters
-    at = SimpleNamespace(config={key: first(domain) for key, domain in domains.items()})
+    at = SimpleNamespace(config={key: ends(domain)[0] for key, domain in domains.items()})
     for _ in range(40):
         new, _ = scheduler._get_new_config(None, at)
         for key in ("training.lr", "training.entropy"):
