@@ -50,7 +50,7 @@ def main_(
         int | None,
         typer.Option(
             min=1,
-            help="Stages every trial learns before it may be stopped; default: 2, or till all grew.",
+            help="Stages a trial learns before it may be stopped; default: 2, or until all grew.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the search, not of the streams.")] = 0,

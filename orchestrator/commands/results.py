@@ -87,4 +87,23 @@ def runs(
         comparing.show_runs(folder, rows)
 
 
-COMMANDS = (show, report, compare, runs, lineage)
+def openlineage(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, an event a line; default: standard output.")
+    ] = None,
+) -> None:
+    """A run as OpenLineage events for data catalogues: run, stages, data, models."""
+    from orchestrator.commands.files import write
+    from orchestrator.report.openlineage import as_lines
+    from orchestrator.report.runs import open_run
+
+    text = as_lines(open_run(run_dir))
+    if out is None:
+        print(text, end="")
+    else:
+        write(out, text)
+        typer.echo(f"{len(text.splitlines())} events in {out}")
+
+
+COMMANDS = (show, report, compare, runs, lineage, openlineage)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import shlex
@@ -20,10 +22,11 @@ import pytest
 from PIL import Image
 
 from orchestrator.config.plan import plan
-from orchestrator.session import load
+from orchestrator.session import checked, load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/stream.toml"))
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
 WHOLE = os.environ.get("GROWSTAGE_TUTORIAL") == "1"
@@ -87,6 +90,21 @@ def test_every_example_plans(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(path)
     monkeypatch.syspath_prepend(str(path))
     assert plan(load(path / "stream.toml", (), None))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_config_of_every_notebook_plans(path: Path) -> None:
+    """Cells compile, hold no outputs, and the dictionary that is run is a stream file's."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    assert not any(cell["outputs"] for cell in cells)
+    (config,) = (
+        ast.literal_eval(node.value)
+        for source in sources
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "config"
+    )
+    assert plan(checked(config, path.name, None))
 
 
 @pytest.mark.ray
