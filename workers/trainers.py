@@ -6,7 +6,7 @@ The tables of streams, models and trainings that belong to several rooms are put
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,11 +133,18 @@ def trainings() -> Mapping[str, type]:
 
 
 def trace(
-    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None
+    lane: LaneSpec,
+    checkpoint: CheckpointRef,
+    task: TaskSpec,
+    text: str | None,
+    watch: Callable[[int, int, Callable[[], Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Gate weights of a checkpoint's routers, token by token or step by step; see the trainers'."""
+    """Gate weights of a checkpoint's routers, token by token or step by step; see the trainers'.
+
+    ``watch`` is told of every step of an episode: (step, most steps, what draws it).
+    """
     found: dict[str, Any] = asdict(
-        _load(TRAINERS[lane.trainer].tracing)(lane, checkpoint, task, text)
+        _load(TRAINERS[lane.trainer].tracing)(lane, checkpoint, task, text, watch)
     )
     return found
 

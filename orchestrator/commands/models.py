@@ -32,14 +32,22 @@ def trace(
         str | None, typer.Option(help="Text to read; default: the first held out of the task.")
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to draw.")] = Path("trace.png"),
+    replay: Annotated[
+        Path | None, typer.Option(help="GIF file: the episode with its gates beside it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a model's routers do in one episode or text: a figure, and the numbers as JSON."""
-    from orchestrator.report import traces
+    from orchestrator.report import replays, traces
 
-    traces.check_writable(out)
-    traced = traces.trace(run_dir, lane, stage, task, text)
+    for path in (out, replay):
+        if path is not None:
+            traces.check_writable(path)
+    reel = None if replay is None else replays.Reel()
+    traced = traces.trace(run_dir, lane, stage, task, text, replays.watching(reel))
     traces.save(traced, out)
+    if replay is not None and reel is not None:
+        replays.save(reel, traced, replay)
     if as_json:
         print_json({**traced, "figure": str(out)})
         return
@@ -47,7 +55,8 @@ def trace(
     steps = (
         f"{len(next(iter(traced['gates'].values())))} {'tokens' if 'tokens' in traced else 'steps'}"
     )
-    print(f"{where}: {steps}, drawn in {out}")
+    drawn = f"{out} and {replay}" if replay is not None else str(out)
+    print(f"{where}: {steps}, drawn in {drawn}")
 
 
 def evaluate(

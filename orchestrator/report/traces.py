@@ -5,25 +5,36 @@ Knows no Ray and no MLflow; the model answers in this process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from orchestrator.report import checkpoints, figures
 from workers import trainers
 from workers.contract import InputError, Json
 
+Watch = Callable[[int, int, Callable[[], Any]], None]
+"""Told (step, most steps, what draws the environment: uint8 [H, W, 3], or None)."""
+
 
 def trace(
-    run_dir: str | Path, lane: str | None, stage: int | None, task: str | None, text: str | None
+    run_dir: str | Path,
+    lane: str | None,
+    stage: int | None,
+    task: str | None,
+    text: str | None,
+    watch: Watch | None = None,
 ) -> Json:
     """One episode or passage of ``task`` (default: that of the stage): gates layer ->
     [T][experts], beside the floors or tokens [T].
 
-    Raises InputError where the run has no such lane, stage, task or router.
+    ``watch`` is told of every step of an episode. Raises InputError where the run has no such lane,
+    stage, task or router.
     """
     found = checkpoints.find(run_dir, lane, stage)
     tasks = {one.name: one for one in (*found.lane.tasks(), *found.lane.scored_tasks())}
     chosen = checkpoints.named(tasks, task or found.task.name, "task")
-    seen = trainers.trace(found.lane.spec(), found.checkpoint, chosen, text)
+    seen = trainers.trace(found.lane.spec(), found.checkpoint, chosen, text, watch)
     return {"lane": found.lane.name, "stage": found.stage, "task": chosen.name, **seen}
 
 

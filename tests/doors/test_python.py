@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import growstage
 from orchestrator.__main__ import app
 from tests.commands import ROOT
 from tests.doors.lane import run_lane
+from tests.heads import free_port
 from workers.contract import InputError
 
 CLASSES = ("ash", "elm", "fir", "oak")
@@ -172,14 +172,15 @@ def test_mlflow_loads_an_exported_model(run: growstage.Run, exported: Path) -> N
 
 
 @pytest.mark.slow
-def test_mlflow_serves_an_exported_model(exported: Path, unused_port: int) -> None:
+def test_mlflow_serves_an_exported_model(exported: Path) -> None:
     """As the folder's README says; answers over HTTP."""
     command = ["-m", "mlflow", "models", "serve", "-m", str(exported), "--env-manager", "local"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     asked = json.dumps({"inputs": SAMPLES}).encode()
-    address = f"http://127.0.0.1:{unused_port}"
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(
-        [sys.executable, *command, "--port", str(unused_port)], env=env, start_new_session=True
+        [sys.executable, *command, "--port", str(port)], env=env, start_new_session=True
     ) as server:
         try:
             wait_for(lambda: urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200)
@@ -202,14 +203,6 @@ def wait_for(answers: Callable[[], bool], seconds: float = 120.0) -> None:
         except OSError:
             assert time.monotonic() < deadline
         time.sleep(0.5)
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        port: int = asked.getsockname()[1]
-        return port
 
 
 def test_the_report_is_written_where_it_is_asked_for(run: growstage.Run, folder: Path) -> None:

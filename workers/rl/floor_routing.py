@@ -7,8 +7,9 @@ move to another expert. Knows no algorithm and draws nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,10 @@ class FloorGates:
         return figures
 
 
+Watch = Callable[[int, int, Callable[[], Any]], None]
+"""Told (step, most steps, what draws the environment as it is: uint8 [H, W, 3] or None)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """One episode: floor [T] and gate weights [T][experts] of each layer, step by step."""
@@ -74,19 +79,28 @@ class Trace:
 
 
 @torch.inference_mode()
-def trace(model: ActingModel, engine: BatchedEnvironment, *, max_steps: int, seed: int) -> Trace:
+def trace(
+    model: ActingModel,
+    engine: BatchedEnvironment,
+    *,
+    max_steps: int,
+    seed: int,
+    watch: Watch | None = None,
+) -> Trace:
     """Floor and gate weights at each step of one episode, that of environment 0 of ``engine``.
 
     ``engine`` [N environments] is reset first; actions are drawn by ``seed``. Ends with the episode
-    or after ``max_steps`` steps.
+    or after ``max_steps`` steps. ``watch`` is told of every step before it is taken.
     """
     generator = torch.Generator().manual_seed(seed)
     observations, floors = engine.reset(), []
     state = model.initial_state(engine.num_envs)
     gates: dict[str, list[list[float]]] = defaultdict(list)
     with observe(model) as take:
-        for _ in range(max_steps):
+        for step in range(max_steps):
             floors.append(int(engine.floors()[0]))
+            if watch is not None:
+                watch(step, max_steps, engine.picture)
             logits, state = model.step(as_tensor(observations).to(state.device), state)
             for layer, routed in take().items():
                 gates[layer].append(by_sample(routed, engine.num_envs)[0].tolist())

@@ -9,13 +9,18 @@ from workers.parsing import checked
 from workers.rl import TRAININGS
 from workers.rl.building import build_stream
 from workers.rl.evaluator import load_model
-from workers.rl.floor_routing import Trace, trace
+from workers.rl.floor_routing import Trace, Watch, trace
 
 
 def trace_checkpoint(
-    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None = None
+    lane: LaneSpec,
+    checkpoint: CheckpointRef,
+    task: TaskSpec,
+    text: str | None = None,
+    watch: Watch | None = None,
 ) -> Trace:
     """One episode of ``task`` as the agent of ``checkpoint`` plays it; the same one every time.
+    ``watch`` is told of every step.
 
     Raises InputError where the agent has no router to follow, or is given a text.
     """
@@ -28,7 +33,7 @@ def trace_checkpoint(
     engine = stream.environment(task, 1)
     engine.seed(derive_seed(lane.seed, "trace", task.name))
     seed = derive_seed(lane.seed, "trace actions", task.name)
-    found = trace(model, engine, max_steps=training.eval_max_steps, seed=seed)
+    found = trace(model, engine, max_steps=training.eval_max_steps, seed=seed, watch=watch)
     if not found.gates:
         raise InputError(
             f"lane {lane.lane!r}: this agent has no router to follow; take a lane and stage whose "

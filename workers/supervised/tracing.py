@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,11 +23,16 @@ class Passage:
 
 @torch.inference_mode()
 def trace_checkpoint(
-    lane: LaneSpec, checkpoint: CheckpointRef, task: TaskSpec, text: str | None = None
+    lane: LaneSpec,
+    checkpoint: CheckpointRef,
+    task: TaskSpec,
+    text: str | None = None,
+    watch: Any = None,
 ) -> Passage:
     """``text``, or the first test window of the task, through the model of a checkpoint.
 
-    Of a longer text the first window is taken. Raises InputError where the lane learns no tokens,
+    Of a longer text the first window is taken; it is read at once, and ``watch`` is told nothing.
+    Raises InputError where the lane learns no tokens,
     or its model routes none.
     """
     torch.set_num_threads(lane.threads)

@@ -79,6 +79,10 @@ class BatchedEnvironment(ABC):
         there is but one."""
         return np.zeros(self.num_envs, np.int64)
 
+    def picture(self) -> NDArray[np.uint8] | None:
+        """Environment 0 as a person would see it now, [H, W, 3]; None where it cannot be drawn."""
+        return None
+
     def outcome(self, index: int) -> dict[str, float]:
         """Figures of the episode that just ended there, before ``renew``; the same names always."""
         return {}

@@ -184,6 +184,13 @@ class GymnasiumBatch(BatchedEnvironment):
         self._ended = self._ended & ~chosen
         return self._read(seen)
 
+    def picture(self) -> NDArray[np.uint8] | None:
+        """What the environment renders, where it was made with render_mode = "rgb_array"."""
+        if self.vector.render_mode != "rgb_array":
+            return None
+        seen = self.vector.render()
+        return None if seen is None else np.asarray(seen[0], np.uint8)
+
     def close(self) -> None:
         """Close the environments."""
         self.vector.close()

@@ -18,6 +18,7 @@ from workers.rl.environments.base import (
     Observations,
 )
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
+from workers.rl.environments.craftax.drawing import picture
 
 
 class TaskArguments(NamedTuple):
@@ -104,6 +105,16 @@ class CraftaxBatch(BatchedEnvironment):
         """The count of the first of so many worlds; that of each next is two more."""
         self._worlds += number
         return (2 * (self._worlds - number) + 1) % 2**32
+
+    def picture(self) -> NDArray[np.uint8] | None:
+        """What the agent of environment 0 sees: its pixels, or drawn from its numbers."""
+        seen = np.asarray(self._observations[0])
+        if seen.ndim == 3:
+            return seen if seen.dtype == np.uint8 else (seen * 255).astype(np.uint8)
+        if self.observation_type is np.int16:
+            assert self.facts.layout is not None
+            seen = self.facts.layout.dense(seen[None])[0]
+        return picture(seen)
 
     def outcome(self, index: int) -> dict[str, float]:
         """Achievements earned in the episode, by name, by tier and in all; its deepest floor."""
