@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config import file as configuration
 from orchestrator.config.run import LaneConfig
 from orchestrator.core.folder import open_folder
+from orchestrator.core.hints import command
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
@@ -40,7 +41,12 @@ def find(run_dir: str | Path, lane: str | None, stage: int | None) -> Found:
     for record, _ in read(folder.path / JOURNAL_FILE):
         history.add(record)
     done = {found.name: found for found in history.lanes.values() if _saved(found)}
-    name = next(iter(done), None) if lane is None else lane
+    if not done:
+        raise InputError(
+            f"{run_dir}: no stage of this run is finished (it is {history.status}), so there is no "
+            f"model yet; `{command('show', run_dir)}` tells where it stands"
+        )
+    name = next(iter(done)) if lane is None else lane
     chosen = named(done, name, "lane with a finished stage")
     saved = _saved(chosen)
     index = max(saved) if stage is None else stage

@@ -57,7 +57,7 @@ def _stage(
     assert history.started is not None
     task = stage.spec.task
     job = _job(f"{history.started.name}.{lane.name}.{task.name}", "STAGE")
-    edits = [edit.text for edit, _ in lane.stage_edits(stage.id)]
+    edits = [edit.text() for edit, _ in lane.stage_edits(stage.id)]
     tags = {
         "stage": stage.id,
         "task": task.name,
