@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +14,7 @@ from typer.testing import CliRunner
 
 import growstage
 from orchestrator.__main__ import app
-from tests.commands import ROOT
 from tests.doors.lane import run_lane
-from tests.heads import free_port
 from workers.contract import InputError
 
 CLASSES = ("ash", "elm", "fir", "oak")
@@ -169,40 +159,6 @@ def test_mlflow_loads_an_exported_model(run: growstage.Run, exported: Path) -> N
     assert said[[f"p({name})" for name in CLASSES]].to_numpy() == pytest.approx(shares.numpy())
     with pytest.raises(Exception, match="shape"):
         model.predict(np.zeros((1, 3), np.float32))
-
-
-@pytest.mark.slow
-def test_mlflow_serves_an_exported_model(exported: Path) -> None:
-    """As the folder's README says; answers over HTTP."""
-    command = ["-m", "mlflow", "models", "serve", "-m", str(exported), "--env-manager", "local"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    asked = json.dumps({"inputs": SAMPLES}).encode()
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [sys.executable, *command, "--port", str(port)], env=env, start_new_session=True
-    ) as server:
-        try:
-            wait_for(lambda: urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200)
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{address}/invocations", asked, headers)
-            told = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-    assert [row["prediction"] in CLASSES for row in told] == [True] * 3
-    assert sum(told[0][f"p({name})"] for name in CLASSES) == pytest.approx(1.0, abs=1e-4)
-
-
-def wait_for(answers: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Until it answers; what it raises meanwhile is that nobody is there yet."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if answers():
-                return
-        except OSError:
-            assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def test_the_report_is_written_where_it_is_asked_for(run: growstage.Run, folder: Path) -> None:
