@@ -68,10 +68,13 @@ class Plan:
     def base(self) -> Json | None:
         """The parameters as the stream file has them, with which trial 0 is run; None where it has
         one otherwise than the space allows."""
-        plain: Any = trial_config(self.raw, {}).lanes[0].plain()
-        found = {key: reduce(_inside, key.split("."), plain) for key in self.parameters()}
-        allowed = all(holds(domain, found[key]) for key, domain in self.parameters().items())
-        return found if allowed else None
+        whole = trial_config(self.raw, {})
+        plain: Any = whole.lanes[0].plain()
+        found = {key: _named(reduce(_inside, key.split("."), plain)) for key in self.parameters()}
+        if not all(holds(domain, found[key]) for key, domain in self.parameters().items()):
+            return None
+        # an entry with settings of its own is another than the one that a space calls by its name
+        return found if trial_config(self.raw, found).digest == whole.digest else None
 
     def growth_takes(self) -> int:
         """Stages until every trial has grown where that is foreseen, one parameter varied at a
@@ -88,6 +91,11 @@ class Plan:
 
 def _inside(node: Any, name: str) -> Any:
     return node.get(name) if isinstance(node, dict) else None
+
+
+def _named(value: Any) -> Any:
+    """An entry of a table by its name, as spaces have them."""
+    return value["kind"] if isinstance(value, dict) and "kind" in value else value
 
 
 def save(plan: Plan, folder: Path) -> None:
@@ -142,7 +150,7 @@ def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
     sweep = Sweep(id=plan.id, folder=str(folder), raw=plan.raw, objective=plan.objective)
     function = partial(run_trial, sweep=sweep, store=store)
     trainable = tune.with_resources(
-        _named(function), tune.PlacementGroupFactory(bundles(plan.probe()))
+        _one_argument(function), tune.PlacementGroupFactory(bundles(plan.probe()))
     )
     place = str(folder / TUNE)
     if tune.Tuner.can_restore(place):
@@ -174,7 +182,7 @@ def run(plan: Plan, folder: Path, callbacks: list[Any]) -> bool:
     return not tuner.fit().errors
 
 
-def _named(function: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
+def _one_argument(function: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
     """Tune wants a plain function of one argument, the same name after a restore."""
 
     def trial(config: dict[str, Any]) -> None:
