@@ -212,8 +212,9 @@ def _searcher(plan: Plan) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     space = {key: _tune_domain(domain) for key, domain in plan.parameters().items()}
-    how = {"metric": "objective", "mode": "max", "seed": plan.seed}
-    return OptunaSearch(space, points_to_evaluate=points, **how)
+    return OptunaSearch(
+        space, metric="objective", mode="max", points_to_evaluate=points, seed=plan.seed
+    )
 
 
 def _scheduler(plan: Plan, stages: int) -> Any:
