@@ -108,7 +108,7 @@ def load(
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         override(raw, item)
@@ -120,8 +120,11 @@ def restore(plain: Json) -> RunConfig:
 
     Raises InputError where this version of the code cannot read it.
     """
+    given = plain.get("lanes") if isinstance(plain, dict) else None
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise InputError("the journal's config holds no list of lanes; it was changed by hand")
     lanes, problems = [], []
-    for number, entry in enumerate(plain["lanes"]):
+    for number, entry in enumerate(given):
         path = f"lanes.{number}"
         sections, found = choose_sections({}, entry, path)
         policies, more = choose_policies({}, entry, path)
@@ -149,6 +152,8 @@ def override(raw: dict[str, Any], item: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise InputError(f"--set {dotted}: too many brackets inside each other") from error
     node: Any = raw
     *parents, last = dotted.split(".")
     try:
