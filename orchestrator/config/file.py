@@ -26,8 +26,9 @@ from orchestrator.config.sections import (
     merge,
 )
 from orchestrator.config.start import ABSENT, Starts
+from orchestrator.evaluations import EVALUATIONS, All
 from workers.contract import InputError, Json
-from workers.parsing import parse
+from workers.parsing import choose, parse
 from workers.tables import Problem
 
 
@@ -129,10 +130,12 @@ def restore(plain: Json) -> RunConfig:
         sections, found = choose_sections({}, entry, path)
         policies, more = choose_policies({}, entry, path)
         rest = {key: value for key, value in entry.items() if key not in SECTIONS}
-        values = {**rest, "sections": sections, "policies": policies}
-        lane, last = parse(LaneConfig, values, path)
+        scoring = entry.get("evaluation", All.Config().kind)
+        _, evaluation, wrong = choose(EVALUATIONS, scoring, f"{path}.evaluation")
+        own = {"sections": sections, "policies": policies, "evaluation": evaluation}
+        lane, last = parse(LaneConfig, {**rest, **own}, path)
         lanes.append(lane)
-        problems += [*found, *more, *last]
+        problems += [*found, *more, *wrong, *last]
     config, found = parse(RunConfig, {**plain, "lanes": ()}, "")
     if problems or found:
         raise ConfigError("the journal's config (another version wrote it)", problems + found)
@@ -224,7 +227,10 @@ def _lanes(
     policies, more = choose_policies(file, lane, path)
     merged = merge(top.resources, own.resources, None)
     resources, last = parse(Resources, merged, f"{path}.resources")
-    problems += [*found, *more, *last]
+    where = "evaluation" if lane["evaluation"] is None else f"{path}.evaluation"
+    scoring = merge(top.evaluation, own.evaluation, All.Config().kind)
+    _, evaluation, wrong = choose(EVALUATIONS, scoring, where)
+    problems += [*found, *more, *last, *wrong]
     seeds = own.seeds if own.seeds is not None else [top.seed]
     if not problems and (not seeds or len(set(seeds)) != len(seeds)):
         problems = [Problem(f"{path}.seeds", f"got {seeds}", "give different numbers")]
@@ -238,6 +244,7 @@ def _lanes(
         sections=sections,
         policies=policies,
         resources=resources,
+        evaluation=evaluation,
         strict_ops=top.strict_ops,
         workers=own.workers if own.workers is not None else top.workers,
     )
