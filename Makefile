@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= cpu
-FAST := tests/unit tests/scenarios tests/simulation tests/test_configs.py
+FAST := tests/unit tests/scenarios tests/simulation tests/fuzz tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -66,7 +66,10 @@ bench: setup ## what the orchestration costs
 bench-ops: setup ## what the kernels cost
 	$(BIN)/python benchmarks/bench_ops.py
 
-chaos: setup ## more and longer kills
+chaos: setup ## faults on real runs (N, SEED, KINDS)
+	$(BIN)/python -m tests.chaos $(or $(N),46) $(or $(SEED),0) $(KINDS)
+
+test-chaos: setup ## more and longer kills in the tests
 	GROWSTAGE_CHAOS=10 $(BIN)/python -m pytest -s tests/integration/test_kill.py tests/integration/test_tune_pbt.py tests/integration/test_cluster_nodes.py tests/integration/test_tracking.py tests/integration/test_ops_build.py
 
 simulate: setup ## histories of a simulated world (N, SEED)
@@ -74,6 +77,9 @@ simulate: setup ## histories of a simulated world (N, SEED)
 
 mutants: setup ## planted bugs, each to be found by a test (ROOMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ROOMS)
+
+fuzz: setup ## hostile input for everything that reads (N, SEED, TARGETS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(or $(N),2000) $(or $(SEED),0) $(TARGETS)
 
 pixels: setup ## Craftax from pixels, long
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from ops import caches
+
 LIBRARY = "libgrowstage_ops.so"
 ARCHITECTURES = ("80", "90", "100")
 TIMEOUT = 300.0
@@ -177,9 +179,16 @@ def _serves_devices(architectures: list[str]) -> bool:
 
 
 def built(tools: Toolchain) -> Path | None:
-    """The library of an earlier build, if there is one."""
+    """The library of an earlier build, if there is one.
+
+    Raises BuildError where others than its user could have put it there.
+    """
     path = cache_folder() / tools.key() / tools.project.library
-    return path if path.exists() else None
+    if not path.exists():
+        return None
+    if why := caches.untrusted(path):
+        raise BuildError(why)
+    return path
 
 
 def failure(tools: Toolchain) -> str | None:
@@ -191,10 +200,13 @@ def failure(tools: Toolchain) -> str | None:
 def build(tools: Toolchain, *, again: bool) -> Path:
     """Build, or wait for and take what another process is building. Returns the library.
 
-    Where an earlier build failed, raises BuildError with its reason, unless ``again``.
+    Where an earlier build failed, raises BuildError with its reason, unless ``again``; so it does
+    where others could write into the cache folder.
     """
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = caches.made(cache_folder())
+    if why := caches.untrusted(folder):
+        raise BuildError(why)
+    caches.sweep(folder)
     with _locked(folder / f"{tools.key()}.lock"):
         ready = built(tools)
         if ready:

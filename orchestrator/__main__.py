@@ -167,7 +167,8 @@ def _finish(status: str, run_dir: str, as_json: bool) -> None:
 
 
 class _Stop:
-    """Takes the first ^C as a wish to stop; those after it would only break what ends in order."""
+    """Takes the first ^C or SIGTERM as a wish to stop; those after it would only break what ends in
+    order."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -185,6 +186,7 @@ def main() -> None:
     stop = _Stop()
     with suppress(ValueError):  # in another thread than the main one nobody presses ^C
         signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
     try:
         app()
     except SystemExit:

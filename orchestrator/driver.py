@@ -23,7 +23,7 @@ from orchestrator.core.events import (
     RunInterrupted,
     as_journalled,
 )
-from orchestrator.core.journal import Journal, read
+from orchestrator.core.journal import Journal, consistent, read
 from orchestrator.core.state import RunState
 from orchestrator.policies import View
 from workers.contract import InputError, Json
@@ -94,7 +94,8 @@ class Driver:
         self.executor = executor
         self.listeners = listeners
         records = (record for record, _ in read(journal.path))
-        self.state: RunState = fold(records)[0]
+        with consistent(journal.path):
+            self.state: RunState = fold(records)[0]
 
     def handle(self, event: Event) -> None:
         """Decide, write the event down durably, then perform what was decided."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import tomllib
@@ -31,7 +32,7 @@ from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.events import Record
 from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.hints import command
-from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, first_record, read
+from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, consistent, first_record, read
 from orchestrator.driver import Driver
 from workers.contract import InputError, Json
 
@@ -144,6 +145,7 @@ def _drive(
         folder.put(STREAM_FILE, text.encode())
 
     from orchestrator.cluster import connection, on_ray
+    from orchestrator.cluster.executor import PATIENCE_S
     from orchestrator.report import outputs, results, terminal
     from orchestrator.report.progress import make_progress
     from orchestrator.tracking.tracker import BackgroundTracker, Tracker
@@ -153,7 +155,8 @@ def _drive(
     progress = make_progress(config, quiet)
     resources = {lane.name: lane.resources for lane in config.lanes}
     try:
-        workers = on_ray.RayExecutor(folder.checkpoints, resources)
+        patience = PATIENCE_S if connection.named(address) is None else math.inf
+        workers = on_ray.RayExecutor(folder.checkpoints, resources, patience=patience)
         driver = Driver(config, journal, workers, (progress.add,))
         if driver.state.status == "done":
             tracker.connect()
@@ -234,8 +237,11 @@ def report_of(run_dir: Place) -> Json:
     from orchestrator.tracking.tracker import tracked_offset
 
     path = open_folder(run_dir).path
+    if first_record(path) is None:
+        raise InputError(f"{path}: no record of a run there yet; give the folder of a run")
     records = (record for record, _ in read(path / JOURNAL_FILE))
-    return report(records, tracked_offset(path))
+    with consistent(path / JOURNAL_FILE):
+        return report(records, tracked_offset(path))
 
 
 def print_lineage(name: str, tracking_uri: str | None, as_json: bool) -> None:

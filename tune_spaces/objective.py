@@ -62,12 +62,18 @@ class Objective:
 
 
 def check_validated(lane: LaneConfig) -> None:
-    """Refuse a lane whose tasks have no validation part, before anything is trained."""
+    """Refuse a lane whose tasks have no validation part, or whose models are not scored after each
+    stage, before anything is trained."""
     training = lookup(trainings(), lane.sections["training"].kind, "training.kind")
     if not lane.validates():
         raise InputError(
             f"stream {lane.sections['stream'].kind!r}: its tasks have no validation part, which a "
             f"search chooses by; set {training.validation_setting} above 0"  # type: ignore[union-attr]
+        )
+    if lane.evaluation.kind != "all":
+        raise InputError(
+            f"evaluation {lane.evaluation.kind!r} leaves models without scores, which a search "
+            "reports after each stage; set evaluation to all"
         )
 
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +31,10 @@ STATE = "state.json"
 PACKED = "packed"
 """Group of tensors kept in few bits, and what tells their shapes."""
 PARTS = ("codes", "scale", "least")
+KEYS: dict[str, Any] = {"seq": int, "stage": (str, type(None)), "groups": list, "state": dict}
+"""What a state must hold."""
+FOREIGN = (KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+"""What reading raises where files of another program have the right names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +232,7 @@ def _listed(state: bytes) -> set[str]:
     """Files of the groups that a state lists; none where it is damaged, which its digest tells."""
     try:
         return {f"{group}.safetensors" for group in json.loads(state)["groups"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
@@ -245,12 +250,18 @@ def _local(folder: Path) -> tuple[set[str], Callable[[str], bytes]]:
 def _body(folder: str, files: Mapping[str, bytes]) -> Json:
     try:
         body = json.loads(files[STATE])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder}: state.json is not JSON ({error})") from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {folder}: not a checkpoint of format {FORMAT}; it comes from another "
             "program or version"
+        )
+    wrong = [key for key, kinds in KEYS.items() if not isinstance(body.get(key, ...), kinds)]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {folder}: {STATE} says no {wrong[0]}, or one of another kind; the folder "
+            "is damaged or foreign: restore it from a copy, or start a new run"
         )
     return body
 
@@ -259,17 +270,25 @@ def _decode(folder: str, files: Mapping[str, bytes]) -> Checkpoint:
     body = _body(folder, files)
     try:
         tensors = {group: load_tensors(files[f"{group}.safetensors"]) for group in body["groups"]}
-    except (KeyError, SafetensorError) as error:
+        if PACKED in body:
+            tensors["model"] |= _unpacked(body[PACKED], tensors.pop(PACKED))
+    except (SafetensorError, *FOREIGN) as error:
         raise CheckpointError(f"checkpoint {folder}: tensors cannot be read ({error})") from error
-    if PACKED in body:
-        parts = tensors.pop(PACKED)
-        for name, told in body[PACKED].items():
-            codes_B, scale_G, least_G = (parts[f"{name}/{what}"] for what in PARTS)
-            dtype = getattr(torch, told["dtype"].removeprefix("torch."))
-            shape = tuple(told["shape"])
-            one = Packed(shape, told["bits"], codes_B, scale_G, least_G, dtype)
-            tensors["model"][name] = one.unpacked()
     return Checkpoint(tensors, body["state"])
+
+
+def _unpacked(told: Json, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors kept in few bits, as they are read back; raises one of FOREIGN where ``told`` and
+    ``parts`` do not fit each other."""
+    found = {}
+    for name, one in told.items():
+        codes_B, scale_G, least_G = (parts[f"{name}/{what}"] for what in PARTS)
+        dtype = getattr(torch, one["dtype"].removeprefix("torch."))
+        if not isinstance(dtype, torch.dtype) or one["bits"] not in range(1, 33):
+            raise ValueError(f"{name}: {one['bits']!r} bits, of type {one['dtype']!r}")
+        shape = tuple(one["shape"])
+        found[name] = Packed(shape, one["bits"], codes_B, scale_G, least_G, dtype).unpacked()
+    return found
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

@@ -1,10 +1,14 @@
-"""What this process has of the machine: its device and its memory."""
+"""What this process has of the machine: its device, its memory, folders of its user alone."""
 
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import torch
+
+from ops import caches
+from workers.contract import InputError
 
 
 def pick_device() -> torch.device:
@@ -15,3 +19,13 @@ def pick_device() -> torch.device:
 def resident_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def own_cache(folder: Path) -> Path:
+    """A folder to keep what is run later, made where it is missing.
+
+    Raises InputError where others than its user could write there.
+    """
+    if why := caches.untrusted(caches.made(folder)):
+        raise InputError(why)
+    return folder

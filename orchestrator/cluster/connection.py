@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,17 @@ def own_address() -> str:
     return str(ray.util.get_node_ip_address())
 
 
+def named(address: str | None) -> str | None:
+    """The cluster to join: ``address``, else the environment's; None = a Ray of the run's own."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
 def connect(address: str | None) -> tuple[float, float]:
     """Join the cluster at ``address`` (or the one a job runs in), or start a local Ray.
 
     Returns its CPUs and GPUs. Raises InputError where the cluster does not answer.
     """
-    given = address
-    address = given or os.environ.get("RAY_ADDRESS") or None
+    given, address = address, named(address)
     paths = os.pathsep.join(dict.fromkeys([str(ROOT), os.getcwd(), *_user_path()]))
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
@@ -47,7 +53,7 @@ def connect(address: str | None) -> tuple[float, float]:
         "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
     }
     if address is None:
-        _start(options | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"})
+        start(options | {"include_dashboard": False, "_node_ip_address": "127.0.0.1"})
         return cluster_size()
     source = "--address" if given else "RAY_ADDRESS"
     _check_listening(address, source)
@@ -55,7 +61,8 @@ def connect(address: str | None) -> tuple[float, float]:
     if in_job():
         del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
-        ray.init(**options)
+        with stoppable():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _away(address, source, error) from error
     return cluster_size()
@@ -72,14 +79,15 @@ def connect_beside(work: Callable[[], None], address: str | None) -> None:
     done.result()
 
 
-def _start(options: Mapping[str, Any]) -> None:
+def start(options: Mapping[str, Any]) -> None:
     """Start a local Ray; once more where the machine was too busy for its processes to answer.
 
     Raises RunError where they do not come up a second time either.
     """
     for attempt in range(STARTS):
         try:
-            ray.init(**options)
+            with stoppable():
+                ray.init(**options)
             return
         except Exception as error:
             # Ray raises a bare Exception where its processes are not up within 30 seconds.
@@ -92,6 +100,37 @@ def _start(options: Mapping[str, Any]) -> None:
                     "machine's memory and cores, or give a running cluster with --address"
                 ) from error
             print(f"a local Ray did not come up ({error}); trying once more", file=sys.stderr)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A SIGTERM that comes inside the block, while Ray starts, stops as ^C does.
+
+    Ray's own handler raises SystemExit wherever its code happens to be, which may swallow it: what
+    came is read from the pipe that the interpreter writes signals to. A handler of ours is put
+    back afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    known = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(known)
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
+        came = b""
+        with suppress(BlockingIOError):
+            came = os.read(reading, 4096)
+        os.close(reading)
+        os.close(writing)
+        if signal.SIGTERM in came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def cluster_size() -> tuple[float, float]:

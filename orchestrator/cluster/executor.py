@@ -6,6 +6,7 @@ where the world enters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +33,12 @@ from orchestrator.core.events import (
     StartStage,
     WorkFailed,
 )
-from workers.contract import DivergedError, LaneSpec
+from workers.contract import DivergedError, LaneSpec, RunError
 
 WATCH_S = 2.0
 """Seconds between two looks at what the cluster has."""
+PATIENCE_S = 60.0
+"""Seconds for which a Ray of the run's own may be without its node: nothing brings one back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +68,22 @@ class WorkerExecutor:
         resources: Mapping[str, Resources],
         cluster: Cluster,
         owns_cluster: bool = True,
+        patience: float = math.inf,
         clock: Clock = CLOCK,
     ) -> None:
         """``checkpoints``: path or URI that every node reaches. ``owns_cluster``: spread workers
         over the nodes and follow nodes that come and go; False inside a trial, whose workers stay
-        in what was reserved for it."""
+        in what was reserved for it. ``patience``: seconds without any node after which ``wait``
+        gives up."""
         self.folder = str(checkpoints)
         self.cluster, self.clock = cluster, clock
         self.resources = resources
         self.owns_cluster = owns_cluster
         self.size: tuple[float, float] | None = None
         """CPUs and GPUs of the cluster as last told."""
-        self.looked = clock.moment()
+        self.patience = patience
+        self.looked = self.populated = clock.moment()
+        """Moments at which the cluster was last looked at, and last had a core."""
         self.workers: dict[str, tuple[Any, ...]] = {}
         """Lane -> its workers by rank."""
         self.kinds: dict[str, WorkerKind] = {}
@@ -112,7 +119,10 @@ class WorkerExecutor:
                 raise AssertionError(f"not an action of workers: {action!r}")
 
     def wait(self, timeout: float) -> list[Event]:
-        """Events of the calls that came back; empty after ``timeout`` seconds without any."""
+        """Events of the calls that came back; empty after ``timeout`` seconds without any.
+
+        Raises RunError where the cluster has had no node for longer than ``patience``.
+        """
         self._let_go()
         changed = self._watch()
         if changed or not self.calls:
@@ -170,6 +180,14 @@ class WorkerExecutor:
             return []
         self.looked = now
         before, self.size = self.size, self.cluster.size()
+        if self.size[0]:
+            self.populated = now
+        elif now - self.populated > self.patience:
+            raise RunError(
+                f"Ray has had no node for {self.patience:g} s: its own processes were killed, or "
+                "starved on a machine that is too busy; everything done is saved, go on with "
+                "`growstage resume`"
+            )
         if before in (None, self.size):
             return []
         return [ClusterChanged(at=self.clock.now(), cpus=self.size[0], gpus=self.size[1])]

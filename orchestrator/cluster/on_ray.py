@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,13 @@ class RayExecutor(WorkerExecutor):
     """Performs actions on the Ray cluster that this process has joined."""
 
     def __init__(
-        self, checkpoints: Path | str, resources: Mapping[str, Resources], owns_cluster: bool = True
+        self,
+        checkpoints: Path | str,
+        resources: Mapping[str, Resources],
+        owns_cluster: bool = True,
+        patience: float = math.inf,
     ) -> None:
-        super().__init__(checkpoints, resources, RayCluster(), owns_cluster)
+        super().__init__(checkpoints, resources, RayCluster(), owns_cluster, patience)
 
 
 def failure_kind(error: RayError) -> FailureKind:

@@ -29,6 +29,7 @@ def tables(name: str | None = None) -> dict[str, dict[str, str]]:
 @cache
 def entries() -> dict[str, Mapping[str, type]]:
     """All tables: name -> entry -> class."""
+    from orchestrator.evaluations import EVALUATIONS
     from orchestrator.policies import DETECTORS, POLICIES
     from workers import models, moe, trainers
     from workers.diagnostics import DIAGNOSTICS
@@ -68,6 +69,7 @@ def entries() -> dict[str, Mapping[str, type]]:
         "merges": MERGES,
         "policies": POLICIES,
         "detectors": DETECTORS,
+        "evaluations": EVALUATIONS,
         "edits": EDITS,
         "diagnostics": DIAGNOSTICS,
         "inference": INFERENCE,

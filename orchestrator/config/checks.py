@@ -132,6 +132,10 @@ def _unscored(lane: LaneConfig) -> list[Problem]:
         found = "waits for scores of the tasks, which this stream keeps from policies"
         allowed = "take it out, or give the stream's tasks one stage each"
         return [Problem(f"policies.{name}", found, allowed) for name in waiting]
+    if waiting and lane.evaluation.kind != "all":
+        found = f"got {lane.evaluation.kind!r}"
+        allowed = f"policies {', '.join(waiting)} wait for scores on every task: set it to all"
+        return [Problem("evaluation.kind", found, allowed)]
     if not waiting or lane.validates():
         return []
     allowed = f"set {_class('training', lane).validation_setting} above 0"

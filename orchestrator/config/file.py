@@ -26,8 +26,9 @@ from orchestrator.config.sections import (
     merge,
 )
 from orchestrator.config.start import ABSENT, Starts
+from orchestrator.evaluations import EVALUATIONS, All
 from workers.contract import InputError, Json
-from workers.parsing import parse
+from workers.parsing import choose, parse
 from workers.tables import Problem
 
 
@@ -108,7 +109,7 @@ def load(
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         override(raw, item)
@@ -120,16 +121,21 @@ def restore(plain: Json) -> RunConfig:
 
     Raises InputError where this version of the code cannot read it.
     """
+    given = plain.get("lanes") if isinstance(plain, dict) else None
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise InputError("the journal's config holds no list of lanes; it was changed by hand")
     lanes, problems = [], []
-    for number, entry in enumerate(plain["lanes"]):
+    for number, entry in enumerate(given):
         path = f"lanes.{number}"
         sections, found = choose_sections({}, entry, path)
         policies, more = choose_policies({}, entry, path)
         rest = {key: value for key, value in entry.items() if key not in SECTIONS}
-        values = {**rest, "sections": sections, "policies": policies}
-        lane, last = parse(LaneConfig, values, path)
+        scoring = entry.get("evaluation", All.Config().kind)
+        _, evaluation, wrong = choose(EVALUATIONS, scoring, f"{path}.evaluation")
+        own = {"sections": sections, "policies": policies, "evaluation": evaluation}
+        lane, last = parse(LaneConfig, {**rest, **own}, path)
         lanes.append(lane)
-        problems += [*found, *more, *last]
+        problems += [*found, *more, *wrong, *last]
     config, found = parse(RunConfig, {**plain, "lanes": ()}, "")
     if problems or found:
         raise ConfigError("the journal's config (another version wrote it)", problems + found)
@@ -149,6 +155,8 @@ def override(raw: dict[str, Any], item: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise InputError(f"--set {dotted}: too many brackets inside each other") from error
     node: Any = raw
     *parents, last = dotted.split(".")
     try:
@@ -219,7 +227,10 @@ def _lanes(
     policies, more = choose_policies(file, lane, path)
     merged = merge(top.resources, own.resources, None)
     resources, last = parse(Resources, merged, f"{path}.resources")
-    problems += [*found, *more, *last]
+    where = "evaluation" if lane["evaluation"] is None else f"{path}.evaluation"
+    scoring = merge(top.evaluation, own.evaluation, All.Config().kind)
+    _, evaluation, wrong = choose(EVALUATIONS, scoring, where)
+    problems += [*found, *more, *last, *wrong]
     seeds = own.seeds if own.seeds is not None else [top.seed]
     if not problems and (not seeds or len(set(seeds)) != len(seeds)):
         problems = [Problem(f"{path}.seeds", f"got {seeds}", "give different numbers")]
@@ -233,6 +244,7 @@ def _lanes(
         sections=sections,
         policies=policies,
         resources=resources,
+        evaluation=evaluation,
         strict_ops=top.strict_ops,
         workers=own.workers if own.workers is not None else top.workers,
     )

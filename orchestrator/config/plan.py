@@ -63,8 +63,12 @@ class PlannedLane:
     nothing foretells it."""
     memory_notes: tuple[str, ...]
     """What the figures take for granted."""
+    evaluation: Json
+    """After which stages its models are scored, and on what."""
     evaluations: int
     """Rows of R that are measured in it, and not in a lane that scores the same models alike."""
+    scores: int
+    """Cells of R that all its rows have together."""
 
 
 def plan(config: RunConfig, experts_share: float = 1.0) -> tuple[PlannedLane, ...]:
@@ -169,7 +173,9 @@ def _lane(
         stages=tuple(stages),
         memory=memory,
         memory_notes=notes,
+        evaluation=asdict(lane.evaluation),
         evaluations=evaluations,
+        scores=sum(len(decided.scored_after(index)) for index in range(-1, decided.stages)),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config import sharing
 from orchestrator.core.events import Budget, Course, LanePlan, RunPlan
+from orchestrator.evaluations import All
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers
 from workers.contract import (
@@ -65,6 +66,8 @@ class LaneConfig:
     policies: Mapping[str, Any] = field(default_factory=dict)
     """Name -> Config, in the order in which they are asked."""
     resources: Resources = Resources()
+    evaluation: Any = field(default_factory=All.Config)
+    """Config of an entry of EVALUATIONS."""
     strict_ops: bool = False
     """Whether a missing compiled kernel is an error."""
     workers: int = 1
@@ -194,6 +197,7 @@ class LaneConfig:
             depends=sharing.stage_digests(self),
             scored_on=sharing.scored_on(self),
             course=self.course,
+            evaluation=_plain(self.evaluation),
         )
 
     def plain(self) -> Json:

@@ -20,6 +20,7 @@ from orchestrator.config.describing import documented, table_name
 from orchestrator.config.file import FileKeys, LaneKeys
 from orchestrator.config.run import Resources
 from orchestrator.config.sections import ABSENT, SECTIONS
+from orchestrator.evaluations import EVALUATIONS
 from orchestrator.policies import POLICIES
 from workers.contract import Json
 from workers.tables import first_line, resolved
@@ -39,6 +40,7 @@ def schema() -> Json:
         "description": "Policies by name, asked in this order.",
         "anyOf": [{"const": ABSENT}, {"type": "object", "additionalProperties": policy}],
     }
+    sections["evaluation"] = made.choice(EVALUATIONS)
     sections["resources"] = made.plain(Resources)
     baselines = {"type": "array", "items": {"enum": sorted(BASELINES)}, "uniqueItems": True}
     both = {**sections, "baselines": baselines}

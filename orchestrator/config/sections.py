@@ -43,7 +43,7 @@ SECTIONS: dict[str, Section] = {
 }
 """Sections by name, beside ``policies`` and ``resources``."""
 
-LANE_KEYS = (*SECTIONS, "policies", "resources")
+LANE_KEYS = (*SECTIONS, "policies", "evaluation", "resources")
 """Keys that a file and a ``[[lanes]]`` entry may both have: the lane's lie over the file's."""
 
 ABSENT = "none"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.events import LanePlan, Stem
 from orchestrator.core.transitions import planned_stages
+from orchestrator.evaluations import All
 from workers import trainers
 from workers.contract import Json, before_edits, digest, domains_of
 from workers.tables import lookup
@@ -56,7 +57,9 @@ def scored_on(lane: LaneConfig) -> str:
     stream, tasks = lane.stream(), lane.scored_tasks()
     exact = trainers.TRAINERS[lane.trainer].exact
     stage = [stream.identity(task) for task in tasks] if exact else _plain(lane.sections["stream"])
-    return digest([stage, [asdict(task) for task in tasks], _plain(lane.sections["training"])])
+    told = [stage, [asdict(task) for task in tasks], _plain(lane.sections["training"])]
+    evaluation = _plain(lane.evaluation)
+    return digest(told if evaluation == _plain(All.Config()) else [*told, evaluation])
 
 
 def with_stems(lanes: Sequence[LaneConfig], plans: Sequence[LanePlan]) -> tuple[LanePlan, ...]:
@@ -97,7 +100,11 @@ def rows_of(plans: Sequence[LanePlan]) -> dict[str, int]:
     found: dict[str, int] = {}
     for plan in plans:
         owners = trained[plan.spec.lane]
-        rows = {(plan.scored_on, owner, index) for index, owner in enumerate(owners)}
+        rows = {
+            (plan.scored_on, owner, place)
+            for place, owner in enumerate(owners)
+            if plan.scored_after(place - 1)
+        }
         found[plan.spec.lane] = len(rows - known)
         known |= rows
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.core.controller import fold
 from orchestrator.core.events import LanePlan
 from orchestrator.core.folder import open_folder
-from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.journal import JOURNAL_FILE, consistent, read
 from orchestrator.core.state import RunState, StageEnd
 from workers import trainers
 from workers.contract import CheckpointRef, InputError, Start, WithExperts
@@ -137,7 +137,8 @@ class Starts:
         """
         if run not in self._runs:
             journal = open_folder(run).path / JOURNAL_FILE
-            self._runs[run] = fold(record for record, _ in read(journal))[0]
+            with consistent(journal):
+                self._runs[run] = fold(record for record, _ in read(journal))[0]
         lanes = self._runs[run].lanes
         if name not in lanes:
             raise InputError(f"{run} has no lane {name!r}; allowed: {', '.join(lanes)}")

@@ -160,7 +160,7 @@ def _answered(
             lane = shaped(replace(lane, fingerprints=prints), event.report.after)
         case CheckpointSaved():
             lane = checkpointed(lane, event)
-            if event.final and first:
+            if event.final and first and lane.plan.scored_after(event.index):
                 pending = {**state.evaluations, (lane.name, event.index): event.checkpoint}
                 state = replace(state, evaluations=pending)
                 actions = (evaluation(lane, event.index, event.checkpoint),)
@@ -354,6 +354,8 @@ def _take_over(state: RunState, lane: LaneState, actions: Actions) -> tuple[RunS
     a lane that scores them alike has them; others are asked for."""
     state = _with(state, lane)
     for index, end in lane.ends.items():
+        if not lane.plan.scored_after(index):
+            continue
         alike = scored_alike(lane.name, index, state.lanes)
         rows = [other.rows[index] for other in alike if index in other.rows]
         keys = [(other.name, index) for other in alike]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
+from orchestrator.evaluations import EVALUATIONS, Evaluation
 from workers.contract import (
     CheckpointRef,
     EditReport,
@@ -29,6 +30,7 @@ from workers.contract import (
     TaskSpec,
 )
 from workers.edits import EDITS, Edit
+from workers.parsing import checked
 from workers.tables import Problem, lookup
 
 FORMAT = 4
@@ -126,6 +128,8 @@ class LanePlan:
     stem: Stem | None = None
     """First stages that other lanes train; None = it trains all of its own."""
     course: Course = "stream"
+    evaluation: Json = field(default_factory=lambda: {"kind": "all"})
+    """What the lane's models are scored on, as an entry of EVALUATIONS reads it."""
 
     @property
     def stages(self) -> int:
@@ -141,6 +145,18 @@ class LanePlan:
     def ends(self) -> tuple[int, ...]:
         """Stage at whose end each of the columns was learnt."""
         return self.learnt_after or tuple(range(len(self.tasks)))
+
+    def scored_after(self, index: int) -> tuple[int, ...]:
+        """Columns that the model after stage ``index`` (-1 = the first one) is scored on; none =
+        it is not scored."""
+        return _evaluation(json.dumps(self.evaluation)).columns(index, self.stages, self.ends)
+
+
+@lru_cache
+def _evaluation(told: str) -> Evaluation:
+    kind, config = checked(EVALUATIONS, json.loads(told))
+    made: Evaluation = kind(config)
+    return made
 
 
 FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation", "checkpoint_lost"]
@@ -288,7 +304,8 @@ class LaneClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDone:
-    """A row of the matrix: the model after stage ``index`` (-1 = untrained) on every task."""
+    """A row of the matrix: the model after stage ``index`` (-1 = untrained) on the tasks that the
+    plan has it scored on."""
 
     type: Literal["EvaluationDone"] = "EvaluationDone"
     at: float
@@ -485,7 +502,7 @@ class DropLane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """Score a checkpoint on every task of the stream, beside training."""
+    """Score a checkpoint on tasks of the stream, beside training."""
 
     spec: LaneSpec
     index: int

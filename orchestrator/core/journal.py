@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,7 +167,7 @@ def _told(text: bytes) -> dict[str, Any] | None:
     """What a line says; None where it is no whole JSON object, as a crash leaves it."""
     try:
         told = json.loads(text) if text.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
 
@@ -176,6 +177,20 @@ def _damaged(path: Path, offset: int, found: str) -> InputError:
         f"{path}: the line at byte {offset} {found}; the journal was damaged there, or written by "
         "another version. Put a copy of it back, or start the run anew in another folder"
     )
+
+
+@contextmanager
+def consistent(path: Path) -> Iterator[None]:
+    """What is read inside follows from records: where one does not fit those before it, an
+    InputError says so instead of whatever stumbles over it."""
+    try:
+        yield
+    except (LookupError, AssertionError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its records do not fit each other ({type(error).__name__}: {error}); the "
+            "journal was changed by hand, or written by another version. Put a copy of it back, or "
+            "start the run anew in another folder"
+        ) from error
 
 
 def last_line(path: Path, before: int | None = None) -> tuple[int, bytes]:
@@ -236,7 +251,7 @@ def _check_format(path: Path, first: bytes) -> None:
     try:
         event = json.loads(first)["event"]
         found = event.get("format", 1) if event["type"] == "RunStarted" else FORMAT
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return  # not a record at all: the reader says so
     if found != FORMAT:
         code = event.get("code_version", "unknown")

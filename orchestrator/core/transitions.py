@@ -253,8 +253,9 @@ def stale(event: IntervalDone, lane: LaneState) -> WorkFailed:
 
 
 def evaluation(lane: LaneState, index: int, checkpoint: CheckpointRef) -> Evaluate:
-    """Score the model after a stage on every task."""
-    return Evaluate(spec=scored(lane), index=index, checkpoint=checkpoint, tasks=lane.plan.columns)
+    """Score the model after a stage on the tasks that it is to be scored on."""
+    tasks = tuple(lane.plan.columns[place] for place in lane.plan.scored_after(index))
+    return Evaluate(spec=scored(lane), index=index, checkpoint=checkpoint, tasks=tasks)
 
 
 def contradicts(lane: LaneState, event: EditApplied) -> bool:

@@ -10,7 +10,7 @@ from orchestrator.config import file as configuration
 from orchestrator.config.run import LaneConfig
 from orchestrator.core.folder import open_folder
 from orchestrator.core.hints import command
-from orchestrator.core.journal import JOURNAL_FILE, first_record, read
+from orchestrator.core.journal import JOURNAL_FILE, consistent, first_record, read
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
 from workers.contract import CheckpointRef, InputError, TaskSpec
@@ -38,8 +38,9 @@ def find(run_dir: str | Path, lane: str | None, stage: int | None) -> Found:
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
     history = RunHistory()
-    for record, _ in read(folder.path / JOURNAL_FILE):
-        history.add(record)
+    with consistent(folder.path / JOURNAL_FILE):
+        for record, _ in read(folder.path / JOURNAL_FILE):
+            history.add(record)
     done = {found.name: found for found in history.lanes.values() if _saved(found)}
     if not done:
         raise InputError(

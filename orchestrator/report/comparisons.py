@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.report.metrics import DECIMALS, Matrix, forgetting_max_prior
+from orchestrator.report.metrics import DECIMALS, METRICS, Matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,8 @@ def fwt_auc(own: Outcome, scratch: Outcome) -> float | None:
 def forgetting_reduction(own: Outcome, finetune: Outcome) -> float | None:
     """``1 - forgetting.max_prior(R) / forgetting.max_prior(F)``: share of the forgetting of
     fine-tuning that the lane avoids; None where fine-tuning forgets nothing."""
-    ours, theirs = forgetting_max_prior(own.matrix), forgetting_max_prior(finetune.matrix)
+    forgetting = METRICS["forgetting.max_prior"]
+    ours, theirs = forgetting(own.matrix, ()), forgetting(finetune.matrix, ())
     if ours is None or theirs is None or theirs <= 0.0:
         return None
     return 1.0 - ours / theirs
@@ -99,5 +100,6 @@ def _diagonals(one: Outcome, other: Outcome) -> list[tuple[float, float]]:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
+    """Of those that are known, as in ``report.metrics``."""
+    found = [value for value in values if value == value]
     return sum(found) / len(found) if found else None

@@ -6,6 +6,7 @@ Draws on canvases of its own (no pyplot), so any thread may call it.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ def accuracy_matrix(lane: Json) -> bytes:
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 colour = "black" if value > 0.6 else "white"
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, size=7)
+                text = "" if math.isnan(value) else f"{value:.2f}"
+                axes.text(j, i, text, ha="center", va="center", color=colour, size=7)
     ticks(axes.set_xticks, lane["tasks"], rotation=30, ha="right")
     ticks(axes.set_yticks, names)
     axes.set_xlabel("task")

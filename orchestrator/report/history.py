@@ -193,6 +193,10 @@ class RunHistory:
             "initial": lane.untrained(),
             "validation": lane.validation_matrix(),
             "metrics": scores.of_lane(self.lanes, lane),
+            "metrics_from": {
+                name: list(terms) for name, terms in scores.from_part(self.lanes, lane).items()
+            },
+            "evaluation": lane.plan.evaluation,
             "course": lane.plan.course,
             "baselines": dict(lane.baselines),
             "trainability": lane.trainability(len(lane.complete())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.events import (
@@ -74,10 +74,11 @@ class StageHistory:
 class Row:
     """Scores of one model on every task, and when they were known."""
 
-    scores: list[float]
-    """On the test parts."""
+    scores: list[float | None]
+    """On the test parts; None = not scored on this task."""
     at: float
-    validation: list[float] = field(default_factory=list)
+    validation: list[float | None] = field(default_factory=list)
+    """The same on the validation parts; empty where the stream has none."""
     gate_weights: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     """Task -> further figures."""
@@ -164,14 +165,21 @@ class LaneHistory:
         """A row of the matrix."""
         report = event.report
         self.rows[event.index] = Row(
-            scores=list(report.scores),
+            scores=self._spread(event.index, report.scores),
             at=event.at,
-            validation=list(report.validation),
+            validation=self._spread(event.index, report.validation) if report.validation else [],
             gate_weights=report.gate_weights,
             figures=report.figures,
             model_figures=report.model_figures,
             probes=report.probes,
         )
+
+    def _spread(self, index: int, scores: Sequence[float]) -> list[float | None]:
+        """Scores on the tasks that this model was scored on, each in its task's column."""
+        row: list[float | None] = [None] * len(self.plan.columns)
+        for place, score in zip(self.plan.scored_after(index), scores, strict=True):
+            row[place] = score
+        return row
 
     def take_over(self, other: LaneHistory, index: int) -> None:
         """Stage ``index`` (-1 = the untrained model) is one that the other lane trained."""
@@ -254,22 +262,25 @@ class LaneHistory:
         return [[None] * width if row is None else list(row.scores) for row in rows]
 
     def complete(self) -> list[list[float]]:
-        """R where each row is that of the stage by whose end its task was learnt: its leading rows
-        without a gap."""
-        return [row.scores for row in self._leading()]
+        """R where each row is that of the stage by whose end its task was learnt: its leading rows,
+        up to the last one that is known, as long as none is missing that is still to come. Not a
+        number where a model was not scored on a task."""
+        return [_numbers(row.scores) for row in self._leading()]
 
     def validation_matrix(self) -> list[list[float]]:
         """The same on the validation parts; its rows are empty where the stream has none."""
-        return [row.validation for row in self._leading()]
+        return [_numbers(row.validation) for row in self._leading()]
 
     def _leading(self) -> list[Row]:
         rows: list[Row] = []
+        known = 0
         for index in self.plan.ends:
             row = self.row(index)
-            if row is None:
+            if row is None and self.plan.scored_after(index):
                 break
-            rows.append(row)
-        return rows
+            rows.append(row or Row(scores=[None] * len(self.plan.columns), at=math.nan))
+            known = len(rows) if row is not None else known
+        return rows[:known]
 
     def trainability(self, stages: int) -> dict[str, float]:
         """How well the first so many stages were learnt: see ``report.trainability``."""
@@ -282,10 +293,10 @@ class LaneHistory:
         return trainability.summarise(curves)
 
     def untrained(self) -> list[float]:
-        return list(self.rows[-1].scores) if -1 in self.rows else []
+        return _numbers(self.rows[-1].scores) if -1 in self.rows else []
 
     def untrained_validation(self) -> list[float]:
-        return list(self.rows[-1].validation) if -1 in self.rows else []
+        return _numbers(self.rows[-1].validation) if -1 in self.rows else []
 
     def kept(self) -> Kept:
         """What ``routing`` looks up: in time that is linear in stages and edits."""
@@ -335,3 +346,8 @@ class LaneHistory:
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         """Edits of one stage, in order."""
         return list(self.by_stage.get(stage, {}).values())
+
+
+def _numbers(row: Sequence[float | None]) -> list[float]:
+    """A row to reckon with."""
+    return [math.nan if score is None else score for score in row]

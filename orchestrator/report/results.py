@@ -11,7 +11,7 @@ from rich.table import Table
 from orchestrator.report.comparisons import COMPARISONS
 from orchestrator.report.statistics import estimate
 from orchestrator.report.summary import HEADLINES
-from orchestrator.report.text import failure_text, wide
+from orchestrator.report.text import failure_text, part_text, wide
 from workers.contract import Json
 
 CELL = 20
@@ -31,6 +31,9 @@ def print_report(result: Json, every_lane: bool = False) -> None:
     room = max(1, (console.width - longest - 4) // CELL)
     for start in range(0, len(HEADLINES) if measured else 0, room):
         console.print(_metrics_table(measured, HEADLINES[start : start + room]))
+    for name, lanes in groups.items():
+        if rests := part_text(lanes[0]):
+            console.print(f"{name}: {rests}", markup=False, highlight=False, soft_wrap=True)
     if any(lane["baselines"] for lane in result["lanes"]):
         console.print(_against(result["lanes"]))
     for lane in result["lanes"]:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from orchestrator.core.events import RunStarted
 from orchestrator.core.folder import open_folder
 from orchestrator.core.hints import resume_command
-from orchestrator.core.journal import JOURNAL_FILE, first_record, last_line, read
+from orchestrator.core.journal import JOURNAL_FILE, consistent, first_record, last_line, read
 from orchestrator.report.history import RunHistory
 from workers.contract import InputError
 from workers.storage import is_remote
@@ -93,9 +94,10 @@ def open_run(place: str | Path) -> Run:
     if first_record(folder.path) is None:
         raise InputError(f"{place}: no journal there; give the folder of a run")
     history, changed = RunHistory(), 0.0
-    for record, _ in read(folder.path / JOURNAL_FILE):
-        history.add(record)
-        changed = record.event.at
+    with consistent(folder.path / JOURNAL_FILE):
+        for record, _ in read(folder.path / JOURNAL_FILE):
+            history.add(record)
+            changed = record.event.at
     return Run(
         place=folder.place,
         path=folder.path,
@@ -135,10 +137,8 @@ def listed(root: Path) -> list[RunRow]:
     """The runs at or below a folder, oldest first; a journal that cannot be read is left out."""
     rows = []
     for folder in folders(root):
-        try:
+        with suppress(InputError), consistent(folder / JOURNAL_FILE):
             rows.append(_row(folder))
-        except InputError:
-            continue
     return sorted(rows, key=lambda row: row.started)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.report.comparisons import Outcome, compare
 from orchestrator.report.lane_history import LaneHistory
-from orchestrator.report.metrics import ALONE, METRICS, fwt_gem, summarise
+from orchestrator.report.metrics import ALONE, METRICS, summarise, terms_of
 
 Lanes = Mapping[str, LaneHistory]
 
@@ -20,9 +20,22 @@ def of_lane(lanes: Lanes, lane: LaneHistory) -> dict[str, float]:
 def of_matrix(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, float]:
     """What its matrix says after so many stages; forgetting and transfer mean nothing where each
     task is learnt alone."""
+    return summarise(*_told(lanes, lane, stages))
+
+
+def from_part(lanes: Lanes, lane: LaneHistory) -> dict[str, tuple[int, int]]:
+    """Metrics of its matrix that rest on a part of their terms, as not every model was scored on
+    every task: (terms known, terms in all)."""
+    return terms_of(*_told(lanes, lane, len(lane.complete())))
+
+
+def _told(
+    lanes: Lanes, lane: LaneHistory, stages: int
+) -> tuple[list[list[float]], Sequence[float], Iterable[str]]:
+    """Matrix, untrained scores and names of metrics that they have a meaning for."""
     names = ALONE if lane.plan.course == "alone" else METRICS
     initial = () if _elsewhere(lanes, lane) else lane.untrained()
-    return summarise(lane.complete()[:stages], initial, names)
+    return lane.complete()[:stages], initial, names
 
 
 def of_baselines(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, float]:
@@ -32,7 +45,7 @@ def of_baselines(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, floa
     found = compare(own, {kind: outcome(other) for kind, other in named.items()})
     other = _elsewhere(lanes, lane)
     if other is not None and other.untrained():
-        score = fwt_gem(own.matrix, other.untrained()[:stages])
+        score = METRICS["fwt.gem"](own.matrix, other.untrained()[:stages])
         found |= {} if score is None else {"fwt.gem": score}
     return found
 

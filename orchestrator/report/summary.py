@@ -65,7 +65,8 @@ def settings_digest(lane: LaneHistory, run_id: str) -> str:
     begun = run_id if spec.start is not None or spec.merged is not None else ""
     scored = [task.name for task in lane.plan.columns]
     told = [spec.settings, spec.policies, spec.workers, lane.plan.course, scored, begun]
-    return digest([spec.trainer, *told])
+    own = lane.plan.evaluation
+    return digest([spec.trainer, *told, *([] if own["kind"] == "all" else [own])])
 
 
 def costs(lane: LaneHistory) -> dict[str, float]:

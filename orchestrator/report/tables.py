@@ -77,7 +77,8 @@ def _of_row(lane: LaneHistory, index: int, row: Row) -> Iterator[tuple[Where, fl
     """The scores and figures of one evaluation."""
     for part, row_scores in (("test", row.scores), ("validation", row.validation)):
         for task, score in zip(lane.tasks, row_scores, strict=False):
-            yield (index, task, part, "score"), score
+            if score is not None:
+                yield (index, task, part, "score"), score
     for task, figures in row.figures.items():
         for metric, value in figures.items():
             yield (index, task, "test", metric), value

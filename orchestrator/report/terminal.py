@@ -16,7 +16,7 @@ from rich.tree import Tree
 from orchestrator.config.describing import Entry
 from orchestrator.config.plan import PlannedLane, to_train
 from orchestrator.config.run import RunConfig
-from orchestrator.report.text import Links, wide
+from orchestrator.report.text import Links, settings_text, wide
 from workers.contract import InputError, Json, Memory
 
 
@@ -59,6 +59,8 @@ def print_plan(config: RunConfig, lanes: tuple[PlannedLane, ...]) -> None:
         begun += (
             f"\nmeasured against {', '.join(lane.baselines.values())}" if lane.baselines else ""
         )
+        if lane.evaluation["kind"] != "all":
+            begun += f"\nevaluation {settings_text(lane.evaluation)}: {lane.scores} scores"
         told = f"{lane.trainer}, {lane.method}, seed {lane.seed}; {several}{need}"
         table = Table(
             title=f"{lane.lane} ({told}){begun}",

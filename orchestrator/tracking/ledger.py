@@ -88,7 +88,7 @@ def _lines(path: Path) -> list[Json]:
     for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(line, dict) or "store" not in line:
             raise InputError(

@@ -41,7 +41,7 @@ def of_row(lane: LaneHistory, event: EvaluationDone) -> tuple[Point, ...]:
         **{f"model/{name}": value for name, value in report.model_figures.items()},
         **{
             f"validation/{name}": score
-            for name, score in zip(task_keys(lane.tasks), report.validation, strict=False)
+            for name, score in zip(_scored(lane, event.index), report.validation, strict=False)
         },
     }
     return tuple(point(name, value, event.index + 1, event.at) for name, value in values.items())
@@ -51,8 +51,14 @@ def of_scores(lane: LaneHistory, event: EvaluationDone) -> tuple[Point, ...]:
     """Of a stage and its model: the score on each task."""
     return tuple(
         point(f"acc/{name}", score, event.index + 1, event.at)
-        for name, score in zip(task_keys(lane.tasks), event.report.scores, strict=False)
+        for name, score in zip(_scored(lane, event.index), event.report.scores, strict=True)
     )
+
+
+def _scored(lane: LaneHistory, index: int) -> list[str]:
+    """Keys of the tasks that a model was scored on."""
+    keys = task_keys(lane.tasks)
+    return [keys[place] for place in lane.plan.scored_after(index)]
 
 
 def largest(shape: ModelShape | None) -> int:

@@ -452,7 +452,7 @@ class Projection:
             if row is None:
                 continue
             for task, score in enumerate(row.scores):
-                if (lane.name, index, task) not in self._shown:
+                if score is not None and (lane.name, index, task) not in self._shown:
                     self._shown.add((lane.name, index, task))
                     points.append(point(f"task/{keys[task]}", score, index + 1, row.at))
         return [LogPoints(key=self.key(lane), points=tuple(points))]

@@ -18,6 +18,7 @@ from orchestrator.core.addresses import without_password
 from orchestrator.core.append_only import DISK, Disk
 from orchestrator.tracking import pages, views
 from orchestrator.tracking.background import TrackingAway
+from orchestrator.tracking.files import unreadable
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
 from orchestrator.tracking.writes import (
     CloseRun,
@@ -61,6 +62,13 @@ def open_client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if why := unreadable(uri):
+        raise InputError(
+            f"tracking store {without_password(uri)}: {why}\n"
+            "  move the file away, `growstage resume` of its runs writes a new one from their "
+            "journals; or give another with --tracking-uri (http://HOST:PORT or "
+            "sqlite:////ABSOLUTE/FILE.db)"
+        )
     for chatty in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.report.comparisons import COMPARISONS
-from orchestrator.report.text import Links, failure_text
+from orchestrator.report.text import Links, failure_text, part_text
 from workers.contract import Json
 
 NOTE_LIMIT = 7500
@@ -45,6 +45,7 @@ def lane_note(lane: Json, run_id: str, figures: Sequence[str], run_dir: Path) ->
     grown = sum(len(stage["edits"]) for stage in lane["stages"])
     head = f"{shown or 'not measured yet'} · stages learnt: {learnt} · edits: {grown}"
     why = [failure_text(lane)] if lane["status"] == "failed" else []
+    why += [rests] if (rests := part_text(lane)) else []
     images = [f"![{path}](get-artifact?path={path}&run_uuid={run_id})" for path in figures]
     edits = [
         f"- {stage['index']:02d} {stage['task']}, after interval {edit['after_interval']}: "

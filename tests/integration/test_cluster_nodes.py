@@ -135,7 +135,7 @@ def check_exactly_once(folder: Path) -> None:
         assert len(lane["matrix"]) == 3
 
 
-@pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos")
+@pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make test-chaos")
 @pytest.mark.parametrize("number", [1, 3])
 def test_more_nodes_run_more_lanes_at_once(fake: Any, tmp_path: Path, number: int) -> None:
     """What more nodes bring is room: fake ones share the processors, so time would say nothing."""

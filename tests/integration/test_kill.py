@@ -1,6 +1,6 @@
 """kill -9 of the driver, and of a worker, at random moments: the same bits, every edit once.
 
-``GROWSTAGE_CHAOS=10`` raises the number of driver kills (``make chaos``).
+``GROWSTAGE_CHAOS=10`` raises the number of driver kills (``make test-chaos``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Population-based training over whole streams: trials go on from each other's grown models.
 
-Takes minutes: ``make chaos``; ``GROWSTAGE_CHAOS_SEED`` is the search's seed.
+Takes minutes: ``make test-chaos``; ``GROWSTAGE_CHAOS_SEED`` is the search's seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from workers.contract import ModelShape
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif("GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make chaos"),
+    pytest.mark.skipif(
+        "GROWSTAGE_CHAOS" not in os.environ, reason="takes minutes: make test-chaos"
+    ),
 ]
 
 BASE = split_digits(

@@ -1,7 +1,8 @@
 """``make mutants [ROOMS="journal tracker"]``: whether the tests would notice a planted bug.
 
-Each of ``table.toml`` is planted alone in a copy of the tree; then the tests of its room run, and
-the simulated histories where those pass. The last line is one JSON object.
+Each of ``table.toml`` is planted alone in a copy of the tree. The test that is known to find it
+runs first; where that passes, the tests of its room, and then the simulated histories. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -43,6 +44,8 @@ class Mutant:
     file: str
     old: str
     new: str
+    found_by: str = ""
+    """The test that finds it; empty = those of its room are asked."""
 
 
 def load(rooms: Sequence[str] = ()) -> tuple[list[Mutant], dict[str, list[str]]]:
@@ -74,8 +77,10 @@ def planted(tree: Path, mutant: Mutant) -> Iterator[None]:
         file.write_text(whole)
 
 
-def passes(tree: Path, tests: Sequence[str]) -> bool:
-    """Whether the tests pass in the tree, in a process of their own."""
+def failing(tree: Path, tests: Sequence[str]) -> str | None:
+    """The first of the tests that fails in the tree, in a process of its own; None = all pass."""
+    told = tree / "failed"
+    told.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         _run(tree, tests)
@@ -83,11 +88,23 @@ def passes(tree: Path, tests: Sequence[str]) -> bool:
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return status == 0
+            named = told.read_text() if told.exists() else "tests that cannot be collected"
+            return None if status == 0 else named
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return False
+    return f"no end after {LIMIT_S} s"
+
+
+class _Noted:
+    """Writes down which test failed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.file.write_text(report.nodeid)
 
 
 def _run(tree: Path, tests: Sequence[str]) -> None:
@@ -102,8 +119,8 @@ def _run(tree: Path, tests: Sequence[str]) -> None:
     with open(tree / "output", "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        there = [test for test in tests if (tree / test).exists()]
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *there])
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        code = pytest.main([*options, *tests], plugins=[_Noted(tree / "failed")])
     os._exit(int(code))
 
 
@@ -118,6 +135,36 @@ def copy(tree: Path) -> None:
             shutil.copy(ROOT / name, tree / name)
 
 
+class Finder:
+    """Looks for a test that fails with a bug, in a tree that the bug is planted in."""
+
+    def __init__(self, tree: Path, rooms: Mapping[str, Sequence[str]]) -> None:
+        self.tree, self.rooms = tree, rooms
+        self._sound: set[str] = set()
+
+    def __call__(self, mutant: Mutant) -> str | None:
+        """The test that finds it; None = it survives."""
+        tests = [[mutant.found_by]] if mutant.found_by else []
+        tests.append(list(self.rooms[mutant.room]))
+        if mutant.room in SIMULATED:
+            tests.append([HISTORIES])
+        for some in tests:
+            self._check(some)
+            with planted(self.tree, mutant):
+                found = failing(self.tree, some)
+            if found is not None:
+                return found
+        return None
+
+    def _check(self, tests: Sequence[str]) -> None:
+        """Raises SystemExit where they fail without any bug: then they would find all of them."""
+        fresh = [test for test in tests if test not in self._sound]
+        if fresh and failing(self.tree, fresh) is not None:
+            print((self.tree / "output").read_text())
+            raise SystemExit(f"{' '.join(fresh)}: fails without any bug; mend that first")
+        self._sound |= set(fresh)
+
+
 def main(rooms: Sequence[str]) -> int:
     """Plant each bug, tell each room's score; the number of bugs that nothing noticed."""
     mutants, tests = load(rooms)
@@ -127,17 +174,12 @@ def main(rooms: Sequence[str]) -> int:
     with TemporaryDirectory() as folder:
         tree = Path(folder)
         copy(tree)
-        for room in dict.fromkeys(mutant.room for mutant in mutants):
-            if not passes(tree, tests[room]):
-                print((tree / "output").read_text())
-                raise SystemExit(f"the tests of {room} fail without any bug; mend that first")
+        finder = Finder(tree, tests)
         for mutant in mutants:
-            with planted(tree, mutant):
-                alive = passes(tree, tests[mutant.room])
-                if alive and mutant.room in SIMULATED:
-                    alive = passes(tree, [HISTORIES])
-            killed[mutant.room].append(not alive)
-            print(f"{'SURVIVED' if alive else 'killed  '} {mutant.room}: {mutant.name}", flush=True)
+            found = finder(mutant)
+            killed[mutant.room].append(found is not None)
+            told = "SURVIVED" if found is None else "killed  "
+            print(f"{told} {mutant.room}: {mutant.name} [{found or ''}]", flush=True)
     total = sum(len(found) for found in killed.values())
     dead = sum(sum(found) for found in killed.values())
     scores = {room: f"{sum(found)}/{len(found)}" for room, found in killed.items()}

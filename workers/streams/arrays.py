@@ -12,7 +12,7 @@ import numpy as np
 
 from workers.contract import InputError, TaskSpec
 from workers.streams.base import InputType, Stream
-from workers.streams.data import Part, TaskData
+from workers.streams.data import NO_ARRAY, Part, TaskData
 from workers.tables import Problem
 
 TARGETS = ("train_y", "validation_y", "test_y")
@@ -130,7 +130,7 @@ class Arrays(Stream):
         path = self._file(task, name)
         try:
             array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except NO_ARRAY as error:
             raise InputError(
                 f"{path}: cannot be read as an array ({error}); write it with numpy.save"
             ) from error

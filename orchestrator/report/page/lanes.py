@@ -13,7 +13,7 @@ from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.lifetimes import lifetimes, moment
 from orchestrator.report.metrics import course
 from orchestrator.report.page.charts import Bar, Mark, Series, lines, timeline
-from orchestrator.report.text import failure_text
+from orchestrator.report.text import failure_text, part_text
 from workers.contract import Json
 
 LAYERS = 6
@@ -45,6 +45,7 @@ def lane_view(history: RunHistory, lane: LaneHistory, anchor: str) -> Json:
         **told,
         "anchor": anchor,
         "failure": failure_text(told) if told["status"] == "failed" else "",
+        "rests": part_text(told),
         "rows": _rows(told),
         "charts": [chart for chart in (_learning(lane, marks), _course(lane, marks)) if chart]
         + [chart for chart in (_kept(told, marks), _experts(lane)) if chart],

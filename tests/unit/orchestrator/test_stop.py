@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import typer
 
 import orchestrator.__main__ as command
 from orchestrator.beginning import begin, joined
+from orchestrator.cluster.connection import stoppable
 from orchestrator.core.events import Event
 from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver
@@ -20,24 +22,29 @@ from tests.fakes import FakeExecutor, tiny
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    known = signal.getsignal(signal.SIGINT)
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGINT, known)
+    for number, handler in known.items():
+        signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("times", [1, 5])
 def test_in_start_up(
-    times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    times: int,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     app = typer.Typer()
 
     @app.command()
     def slow() -> None:
         try:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         finally:
             for _ in range(times - 1):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(command, "app", app)
     monkeypatch.setattr(sys, "argv", ["growstage"])
@@ -45,6 +52,32 @@ def test_in_start_up(
         command.main()
     assert ended.value.code == 130
     assert "interrupted; nothing is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_a_sigterm_while_ray_starts_counts(swallowed: bool) -> None:
+    """Ray's own handler raises SystemExit, at times where its code swallows all that is raised."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    own = signal.getsignal(signal.SIGTERM)
+
+    def start() -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        with suppress(*([SystemExit] if swallowed else [])):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        start()
+    assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_without_a_signal_ray_starts_as_ever() -> None:
+    own = signal.getsignal(signal.SIGTERM)
+    with stoppable():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is own
+    with pytest.raises(OSError, match="no Ray"), stoppable():
+        raise OSError("no Ray")
 
 
 class Pressed(FakeExecutor):

@@ -56,7 +56,9 @@ def config_of(path: str, settings: Mapping[str, Json], vocabulary: int | None) -
             given.setdefault("vocab_size", vocabulary)
         given.setdefault("pad_token_id", None)  # else that token's embedding would never learn
         return library.AutoConfig.for_model(family, **given)
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+    except Exception as error:  # the library raises whatever a config leads it to
+        if isinstance(error, InputError):
+            raise
         where = path or f"settings {dict(settings)}"
         raise InputError(
             f"model huggingface: {where} give no config ({str(error).splitlines()[0]}); give a "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import InputError
+from workers.streams.data import NO_ARRAY
 from workers.streams.sampling import held_out
 from workers.tables import Problem
 
@@ -83,7 +84,7 @@ def read_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Samples [N, *shape] of an .npy file; InputError where it holds none such."""
     try:
         found: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except NO_ARRAY as error:
         raise InputError(
             f"{path}: cannot be read as an array ({error}); write it with numpy.save"
         ) from error

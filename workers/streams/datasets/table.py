@@ -213,7 +213,7 @@ def _block(column: Any, encoding: _Numbers | _Categories, path: Path) -> np.ndar
         return block
     try:
         values = _floats(column)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise InputError(
             f"{path}: column {encoding.name!r} holds {column.type}, numbers are needed; "
             "give the columns that the model was trained on"
@@ -258,7 +258,8 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path}: no table that can be read; give a file {' or '.join(FORMATS)}")
     try:
         table = readers[path.suffix.lower()](str(path))
-    except (pa.ArrowInvalid, OSError) as error:
+        _ = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         first = str(error).partition("\n")[0]
         raise InputError(f"{path}: cannot be read as a table ({first}); give another file") from (
             error

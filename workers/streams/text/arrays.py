@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from workers.contract import InputError, digest
+from workers.streams.data import NO_ARRAY
 from workers.streams.datasets import PartName
 from workers.streams.text.cache import made_once
 from workers.streams.text.corpus import Corpus
@@ -77,7 +78,7 @@ class TokenArrays:
         path = self.folder / f"{name}.npy"
         try:
             array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except NO_ARRAY as error:
             raise InputError(
                 f"{path}: cannot be read ({error}); delete the folder, it is made again"
             ) from error

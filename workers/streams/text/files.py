@@ -40,7 +40,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
 def _field(line: str, field: str, where: str) -> str:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is no JSON ({error}); give one object a line") from error
     if not isinstance(entry, dict) or not isinstance(entry.get(field), str):
         found = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__

@@ -260,9 +260,10 @@ class HuggingFace(Tokenizer):
         named: Any = None
         if not self.config.end and beside.is_file():
             try:
-                named = json.loads(beside.read_text("utf-8")).get("eos_token")
-            except ValueError as error:
+                told = json.loads(beside.read_text("utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{beside}: is no JSON ({error}); set tokenizer.end") from error
+            named = told.get("eos_token") if isinstance(told, dict) else None
         named = named.get("content") if isinstance(named, dict) else named
         if not (self.config.end or named):
             raise InputError(f"{self._folder}: names no eos_token; set tokenizer.end")

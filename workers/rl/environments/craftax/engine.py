@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.machine import own_cache
 from workers.rl.environments.base import EnvironmentTask, Steps
 from workers.rl.environments.craftax import compact
 from workers.rl.environments.craftax.batch import CraftaxBatch, TaskArguments, task_arguments
@@ -40,7 +41,8 @@ class Programs(NamedTuple):
 def prepare_jax() -> Any:
     """Import JAX with compiled programs kept on disk; on the CPU where this process has no GPU.
 
-    The user's own ``JAX_*`` variables win.
+    The user's own ``JAX_*`` variables win. Raises InputError where others could write where those
+    programs are kept.
     """
     import jax
 
@@ -48,7 +50,7 @@ def prepare_jax() -> Any:
     config: Any = jax.config
     if not config.jax_compilation_cache_dir:
         folder = Path.home() / ".cache" / "growstage" / "xla"
-        config.update("jax_compilation_cache_dir", str(folder))
+        config.update("jax_compilation_cache_dir", str(own_cache(folder)))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if not config.jax_platforms and not _has_gpu():

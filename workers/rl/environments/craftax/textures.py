@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.machine import own_cache
+
 Textures = dict[str, NDArray[Any]]
 
 _PACKAGES = {True: "craftax.craftax_classic", False: "craftax.craftax"}
@@ -26,14 +28,15 @@ _PACKAGES = {True: "craftax.craftax_classic", False: "craftax.craftax"}
 def keep_textures(name: str) -> Path:
     """Give Craftax the textures of the pixel environment ``name``; returns the file they are in.
 
-    The first call of a user prepares them, and others wait for it.
+    The first call of a user prepares them, and others wait for it. Raises InputError where others
+    could write into the folder.
     """
     package = _PACKAGES["Classic" in name]
     constants: Any = importlib.import_module(f"{package}.constants")
     renderer: Any = importlib.import_module(f"{package}.renderer")
     size = constants.BLOCK_PIXEL_SIZE_AGENT
     folder = Path.home() / ".cache" / "growstage" / "textures"
-    folder.mkdir(parents=True, exist_ok=True)
+    own_cache(folder)
     ready = folder / f"{package}-{version('craftax')}-{size}.npz"
     with ready.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,103 @@
+"""``make chaos [N=...] [SEED=...] [KINDS="..."]``: faults on the real thing, one after another.
+
+A line a fault; each kind comes as often as the others. The last line is one JSON object: how many
+faults were injected, how many lost something, had something twice, or did not end as they must,
+and for each kind the same and the seconds until the run was whole again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.chaos.faults import FAULTS, strike
+from tests.chaos.lab import Lab, Lost, Repeated
+
+CPUS = 4
+"""Of the cluster, whatever the machine has: what runs reserve is small."""
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """Address of a local Ray for all runs that need none of their own."""
+    import ray
+
+    from orchestrator.cluster.connection import start
+
+    start(
+        {
+            "num_cpus": CPUS,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "object_store_memory": 200 * 2**20,
+            "_node_ip_address": "127.0.0.1",
+            "_system_config": {"prestart_worker_first_driver": False},
+        }
+    )
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
+def kinds(count: int, random: Random, named: Sequence[str]) -> list[str]:
+    """So many kinds, each as often as the others, in a drawn order."""
+    able = [name for name in named or FAULTS if os.geteuid() == 0 or not FAULTS[name].needs_root]
+    found: list[str] = []
+    while len(found) < count:
+        found += random.sample(able, len(able))
+    return found[:count]
+
+
+def main(count: int, number: int, named: Sequence[str]) -> int:
+    """Inject ``count`` faults drawn from seed ``number``; how many did not end well."""
+    from orchestrator.tracking.tracker import Tracker
+
+    told: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="gs") as folder, cluster() as address:
+        template = Path(folder) / "template"
+        template.mkdir()
+        Tracker(template / "none", None).connect()
+        lab = Lab(Path(folder), address, template / "mlflow.db")
+        for place, kind in enumerate(kinds(count, Random(number), named)):
+            entry = told.setdefault(
+                kind, {"count": 0, "lost": 0, "repeated": 0, "failed": 0, "seconds": []}
+            )
+            entry["count"] += 1
+            try:
+                seconds = strike(lab, kind, Random(f"{number}/{place}"))
+            except Lost as error:
+                outcome = f"LOST: {error}"
+                entry["lost"] += 1
+            except Repeated as error:
+                outcome = f"REPEATED: {error}"
+                entry["repeated"] += 1
+            except Exception as error:  # goes on: one fault tells nothing of the others
+                outcome = f"FAILED: {type(error).__name__}: {error}"
+                entry["failed"] += 1
+            else:
+                outcome = f"whole again after {seconds:.1f} s"
+                entry["seconds"].append(round(seconds, 1))
+            print(f"{place} {kind}: {outcome[:3000]}", flush=True)
+    sums = {
+        name: sum(one[name] for one in told.values()) for name in ("lost", "repeated", "failed")
+    }
+    for entry in told.values():
+        times = entry.pop("seconds")
+        entry["seconds"] = (
+            {"mean": round(sum(times) / len(times), 1), "most": max(times)} if times else {}
+        )
+    print(json.dumps({"injected": count, **sums, "kinds": told}))
+    return sum(sums.values())
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]) else 0)
