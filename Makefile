@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/simulation tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast test-slow lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -74,6 +74,9 @@ simulate: setup ## histories of a simulated world (N, SEED)
 
 mutants: setup ## planted bugs, each to be found by a test (ROOMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ROOMS)
+
+fuzz-craftax: setup ## a million random steps of each compiled game under sanitizers
+	GROWSTAGE_FUZZ=1000000 $(BIN)/python -m pytest -s tests/integration/test_craftax_sanitizers.py
 
 pixels: setup ## Craftax from pixels, long
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py
