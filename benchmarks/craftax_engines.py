@@ -2,7 +2,8 @@
 
 ``bench_craftax.py --engines`` prints it. Actions are random and ended episodes begin anew inside
 the step: the native engine by its own auto-reset, the JAX engine by ``renew``, which is faster
-there than its auto-reset. Games ``begun`` natively have the floor that is played; ``worlds`` have all.
+there than its auto-reset. Games ``begun`` natively have the floor that is played; ``worlds`` have
+all.
 """
 
 from __future__ import annotations
