@@ -34,9 +34,9 @@ struct Full {
   }
 
   static void scramble(State& state, Dice& dice) {
-    // A state that someone drew is a whole one.
-    craftax_full_complete(&state, 1);
+    // The floor that the player is on is there; others may be still to be made.
     const int floor = state.player_level = dice.between(0, kFloors - 1);
+    make_floor(state, floor);
     const int reach = dice.once_in(20) ? 60 : 1;
     state.player_position = {dice.between(-reach, kSide + reach), dice.between(-reach, kSide + reach)};
     state.player_direction = dice.between(0, 4);
