@@ -18,7 +18,6 @@ from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
 from workers.rl import TRAININGS
 from workers.rl.building import build_stream
-from workers.rl.environments.craftax.native import library
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.tracing import trace_checkpoint
 from workers.rl.trainer import RLTrainer
@@ -295,27 +294,3 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     assert [layer.experts for layer in opened.shape.layers.values()] == [2, 2]
     assert fingerprint(other) == fingerprint(trainer)
     other.close()
-
-
-@pytest.mark.craftax
-def test_a_lane_resumed_where_nothing_compiles_goes_on_to_the_same_bits(
-    trainer, tmp_path: Path, monkeypatch
-):
-    spec = lane(CLASSIC, rollout=16)
-    trainer.open(spec, None)
-    engines = [trainer.start(stage(spec)).fields["engine"]]
-    trainer.run_interval(1)
-    ref = trainer.save(str(tmp_path / "c"), 1)
-    ends = []
-    for load in (library.load, lambda: library.Native(None, "no compiler")):
-        monkeypatch.setattr(library, "load", load)
-        resumed = RLTrainer()
-        resumed.open(spec, ref)
-        engines.append(build_stream(CLASSIC, 0).recorded(tasks(spec)[0])["engine"])
-        metrics = resumed.run_interval(2).metrics
-        ends.append((fingerprint(resumed), metrics["loss"], metrics["lifetime_steps"]))
-        resumed.close()
-    if engines[0] == "jax":
-        pytest.skip(library.load().why)
-    assert engines == ["native", "native", "jax"]
-    assert ends[0] == ends[1]
