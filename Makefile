@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/simulation tests/fuzz tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -80,6 +80,9 @@ mutants: setup ## planted bugs, each to be found by a test (ROOMS)
 
 fuzz: setup ## hostile input for everything that reads (N, SEED, TARGETS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(or $(N),2000) $(or $(SEED),0) $(TARGETS)
+
+fuzz-craftax: setup ## a million random steps of each compiled game under sanitizers
+	GROWSTAGE_FUZZ=1000000 $(BIN)/python -m pytest -s tests/integration/test_craftax_sanitizers.py
 
 pixels: setup ## Craftax from pixels, long
 	GROWSTAGE_PIXELS=1 $(BIN)/python -m pytest -s tests/integration/test_rl_pixels.py

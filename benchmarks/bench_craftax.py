@@ -342,6 +342,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="turns of all variants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engines", action="store_true", help="the engines alone")
+    parser.add_argument("--form", default="compact", help="of observations, with --engines")
     parser.add_argument("--seconds", type=float, default=4.0, help="CPU time of each engine")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=sorted(VARIANTS), help=argparse.SUPPRESS)

@@ -6,8 +6,9 @@ Both play from the same seed with random actions; every few steps both go on fro
 random (``tests/craftax_states.py``, ``tests/craftax_full_states.py``), so that all a step does is
 seen often, on all floors. Compared after every step: all fields of the state, the observation, the
 reward and the end. Prints as its last line
-``{"steps", "fields", "first_divergence"}``: for each field in how many steps of an environment it
-differed, and where that was first.
+``{"steps", "fields", "first_divergence", "floors", "acted", "ended"}``: for each field in how many
+steps of an environment it differed, and where that was first; steps by floor; for each action the
+steps that changed what only a player changes; how many episodes ended.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ from tests.craftax_full_states import purposeful, scrambled  # noqa: E402
 from tests.craftax_states import scrambled_classic  # noqa: E402
 from workers.rl import ENVIRONMENTS  # noqa: E402
 from workers.rl.environments.base import EnvironmentTask  # noqa: E402
-from workers.rl.environments.craftax.native.engine import GAMES, NativeEngine  # noqa: E402
-from workers.rl.environments.craftax.native.game import from_native, to_native  # noqa: E402
+from workers.rl.environments.craftax.native.engine import NativeEngine  # noqa: E402
 
 SCRAMBLED = {1: scrambled_classic, 9: scrambled}
 """By the number of floors: draws states anew."""
+PLAYERS = (
+    "player_position", "player_direction", "player_level", "inventory", "is_sleeping", "is_resting",
+    "sword_enchantment", "bow_enchantment", "armour_enchantments", "learned_spells", "item_map",
+    "player_dexterity", "player_strength", "player_intelligence", "growing_plants_mask",
+)  # fmt: skip
+"""Fields that change by what the player does, and by little else."""
 
 
 def differences(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
@@ -51,6 +57,9 @@ class Comparison:
         self.fields: Counter[str] = Counter()
         self.steps = 0
         self.first: dict[str, Any] | None = None
+        self.floors: Counter[int] = Counter()
+        self.acted: Counter[int] = Counter()
+        self.ended = 0
 
     def compare(self, name: str, one: NDArray[Any], other: NDArray[Any]) -> None:
         """Count under ``name``, or under the names of the fields of a structured array."""
@@ -71,7 +80,26 @@ class Comparison:
 
     def result(self) -> dict[str, Any]:
         """What is printed."""
-        return {"steps": self.steps, "fields": self.fields, "first_divergence": self.first}
+        return {
+            "steps": self.steps,
+            "fields": self.fields,
+            "first_divergence": self.first,
+            "floors": dict(sorted(self.floors.items())),
+            "acted": dict(sorted(self.acted.items())),
+            "ended": self.ended,
+        }
+
+    def count(
+        self, before: NDArray[Any], after: NDArray[Any], actions: NDArray[np.integer]
+    ) -> None:
+        """Note the floors, and the actions that did something."""
+        if "player_level" in before.dtype.names:
+            self.floors.update(before["player_level"].tolist())
+        changed = np.zeros(len(before), bool)
+        for name in PLAYERS:
+            if name in before.dtype.names:
+                changed |= differences(before[name], after[name])
+        self.acted.update(actions[changed].tolist())
 
 
 def compare(args: Any) -> dict[str, Any]:
@@ -80,7 +108,7 @@ def compare(args: Any) -> dict[str, Any]:
     engines = [facts.build(args.envs, args.form, engine) for engine in ("native", "jax")]
     native, jax = engines
     assert isinstance(native, NativeEngine)
-    game, scrambled = GAMES[len(facts.floors)], SCRAMBLED[len(facts.floors)]
+    draws_anew = SCRAMBLED[len(facts.floors)]
     rng, found = np.random.default_rng(args.seed), Comparison()
     for engine in engines:
         engine.set_task(EnvironmentTask(params={"max_timesteps": args.max_timesteps}))
@@ -88,20 +116,24 @@ def compare(args: Any) -> dict[str, Any]:
         engine.reset()
 
     def look() -> None:
-        found.compare("", native.states, to_native(game, jax._state))
+        found.compare("", native.states, jax.states)
         found.compare("observation", native._observations, np.asarray(jax._observations))
 
     look()
     rounds = -(-args.steps // args.envs)
     for count in range(rounds):
         if count >= rounds // 2 and count % 4 == 0:
-            native.states[:] = scrambled(native.states, rng)
-            jax._state = from_native(native.states, jax._state)
+            drawn = native.snapshot() | {"states": draws_anew(native.states, rng)}
+            for engine in engines:
+                engine.restore(drawn)
         actions = rng.integers(0, facts.actions, args.envs)
         if count % 2 and len(facts.floors) > 1:
             actions = purposeful(native.states, rng)
+        before = native.states.copy()
         (_, *mine, _), (_, *theirs, _) = (engine.step(actions) for engine in engines)
         found.steps += args.envs
+        found.count(before, native.states, actions)
+        found.ended += int(theirs[1].sum())
         for name, a, b in zip(("reward", "terminated"), mine, theirs, strict=True):
             found.compare(name, a, b)
         look()

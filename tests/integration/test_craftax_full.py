@@ -18,28 +18,20 @@ from workers.rl.environments.craftax.native.game import from_native, to_native
 
 pytestmark = [
     pytest.mark.craftax,
-    pytest.mark.slow,  # compiles Craftax, for an engine that plays nowhere by default yet
     pytest.mark.skipif(library.load().functions is None, reason=library.load().why),
 ]
 ENVS = 16
+WANDERING = (1, 2, 3, 4, 5, 18, 18, 19, 24)
+"""Moves, blows and arrows; down more often than up."""
 
 
-class Full(ENVIRONMENTS["Craftax-Symbolic-v1"]):
-    """Played in C++ whatever plays it by default."""
-
-    native_forms = ("compact", "dense")
-
-
-class AutoReset(Full):
-    """The same, beginning anew inside the step."""
-
-    auto_reset = True
+FACTS = ENVIRONMENTS["Craftax-Symbolic-v1"]
 
 
 @pytest.fixture(scope="module")
 def engines():
     """The same games under JAX and in C++."""
-    return CraftaxEngine(Full, ENVS, "compact"), NativeEngine(Full, ENVS, "compact")
+    return CraftaxEngine(FACTS, ENVS, "compact"), NativeEngine(FACTS, ENVS, "compact")
 
 
 def begin(engines: Any, task: EnvironmentTask, seed: int) -> None:
@@ -63,22 +55,26 @@ def compare_states(engines: Any) -> None:
 
 def compare_fields(expected: Any, actual: Any, path: str) -> None:
     for name in expected.dtype.names:
-        if expected.dtype[name].names:
+        if expected[name].dtype.names:
             compare_fields(expected[name], actual[name], f"{path}{name}.")
         else:
             compare(path + name, expected[name], actual[name])
 
 
-def play(engines: Any, steps: int, rng: np.random.Generator) -> None:
-    """Steps with random actions, many of them to some purpose; ended games begin anew."""
+def play(engines: Any, steps: int, rng: np.random.Generator, looks: bool = True) -> None:
+    """Steps with random actions, many of them to some purpose; ended games begin anew.
+
+    States are compared after each step if ``looks``, else only what is seen of them.
+    """
     for _ in range(steps):
-        actions = purposeful(engines[1].states, rng)
+        actions = purposeful(engines[1].states, rng) if looks else rng.choice(WANDERING, ENVS)
         expected, actual = (engine.step(actions) for engine in engines)
         for what, one, other in zip(
             ("observations", "rewards", "terminated", "truncated"), expected, actual, strict=True
         ):
             compare(what, np.asarray(one), np.asarray(other))
-        compare_states(engines)
+        if looks:
+            compare_states(engines)
         ended = np.flatnonzero(actual[2])
         for index in ended:
             outcomes = [engine.outcome(int(index)) for engine in engines]
@@ -112,36 +108,74 @@ def test_tasks_mean_the_same(engines, task):
     play(engines, 12, np.random.default_rng(task.start_floor))
 
 
-KNOWN = pytest.mark.xfail(
-    strict=True, reason="one block of one of sixteen new worlds: noise at a threshold, to be found"
-)
+def test_floors_are_made_when_the_first_comes_to_them(engines):
+    """In god mode they go down anywhere, and nobody looks at the states while they play."""
+    native = engines[1]
+    begin(engines, EnvironmentTask(params={"god_mode": True, "max_timesteps": 60}), seed=9)
+    play(engines, 100, np.random.default_rng(9), looks=False)
+    unmade = native._states["unmade"]["floors"]
+    assert len(np.unique(unmade)) > 1, "games came to different floors"
+    assert unmade.any(), "and none to all"
+    compare_states(engines)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_snapshot_of_one_engine_goes_on_in_the_other(engines, first):
+    begin(engines, EnvironmentTask(params={"max_timesteps": 40}), seed=30 + first)
+    rng = np.random.default_rng(first)
+    for _ in range(30):
+        engines[first].step(rng.integers(0, FACTS.actions, ENVS))
+    taken = engines[first].snapshot()
+    engines[1 - first].seed(99)
+    engines[1 - first].restore(taken)
+    compare_states(engines)
+    play(engines, 20, rng)
+
+
+@pytest.mark.parametrize("world", [0, 72, 907, 1163])
+def test_a_world_with_a_block_at_a_threshold_of_noise_is_the_same(engines, world):
+    """Of 2048 worlds of this seed these four change where one product more is fused with a sum."""
+    task = EnvironmentTask()
+    for engine in engines:
+        engine.set_task(task)
+        engine.seed(105)
+        engine._next_worlds(world)
+    renewed = [np.asarray(engine.renew(np.array([3]))) for engine in engines]
+    compare("observation", *(seen[3] for seen in renewed))
+    jax_engine, native = engines
+    compare_fields(to_native(FULL, jax_engine._state)[3:4], native.states[3:4], "")
+
+
+LONG = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "round_", [pytest.param(n, marks=KNOWN if n == 5 else ()) for n in range(12)]
+    "round_", [pytest.param(n, marks=LONG if n > 5 else ()) for n in range(24)]
 )
 def test_steps_from_states_that_play_seldom_reaches_are_the_same(engines, round_):
     rng = np.random.default_rng(round_)
     begin(engines, EnvironmentTask(), seed=100 + round_)
-    jax_engine, native = engines
-    native.states[:] = scrambled(native.states, rng)
-    jax_engine._state = from_native(native.states, jax_engine._state)
+    native = engines[1]
+    drawn = native.snapshot() | {"states": scrambled(native.states, rng)}
+    for engine in engines:
+        engine.restore(drawn)
     play(engines, 4, rng)
 
 
 def test_both_forms_show_the_same():
-    compact, dense = (NativeEngine(Full, ENVS, form) for form in ("compact", "dense"))
+    compact, dense = (NativeEngine(FACTS, ENVS, form) for form in ("compact", "dense"))
     rng = np.random.default_rng(2)
     dense.reset()
     for _ in range(20):
         compact.states[:] = dense.states[:] = scrambled(dense.states, rng)
-        actions = rng.integers(0, Full.actions, ENVS)
+        actions = rng.integers(0, FACTS.actions, ENVS)
         short, long = compact.step(actions)[0], dense.step(actions)[0]
-        compare("observation", Full.layout.dense(short), long)
+        compare("observation", FACTS.layout.dense(short), long)
 
 
 def test_auto_reset_begins_the_new_episode_at_once():
-    engine = NativeEngine(AutoReset, ENVS, "compact")
+    facts = ENVIRONMENTS["Craftax-Symbolic-AutoReset-v1"]
+    engine = NativeEngine(facts, ENVS, "compact")
     engine.set_task(EnvironmentTask(start_floor=3, params={"max_timesteps": 3}))
     engine.reset()
     for count in range(1, 7):
@@ -157,8 +191,8 @@ def test_the_dense_observation_is_craftaxs_own(engines):
 
     begin(engines, EnvironmentTask(), seed=1)
     states = scrambled(engines[1].states, np.random.default_rng(1))
-    own = jax.jit(jax.vmap(shared_environment(Full.name).get_obs))
-    expected = np.asarray(own(from_native(states, engines[0]._state)))
-    actual = np.zeros((ENVS, *Full.observation_shape), np.float32)
+    own = jax.jit(jax.vmap(shared_environment(FACTS.name).get_obs))
+    expected = np.asarray(own(from_native(FULL, states, engines[0]._state)))
+    actual = np.zeros((ENVS, *FACTS.observation_shape), np.float32)
     FULL.functions().observe(states.ctypes.data, ENVS, actual.ctypes.data, None)
     compare("observation", expected, actual)

@@ -142,6 +142,9 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         shape = (horizon + 1, envs, *engine.observation_shape)
         kind = torch_type(engine.observation_type)
         observations = torch.empty(shape, dtype=kind, device=self._device)
+        # On a GPU the copy of each step is the rollout's own.
+        rows = observations.numpy() if self._device.type == "cpu" else None
+        shared = False  # whether the engine writes into the next row itself
         actions = np.empty((horizon, envs), np.int64)
         log_probabilities = np.empty((horizon, envs), np.float32)
         logits = np.empty((horizon, envs, engine.actions), np.float32)
@@ -154,7 +157,8 @@ class BatchEnvRunner(SingleAgentEnvRunner):
         for t in range(horizon):
             # The engine may reuse its memory: the one copy is the rollout's own. Drawing actions
             # waits for the answer to it, so it is made before the engine goes on.
-            observations[t].copy_(as_tensor(self._current))
+            if not shared:
+                observations[t].copy_(as_tensor(self._current))
             batch = {Columns.OBS: observations[t], Columns.STATE_IN: self._state}
             output = self.module.forward_exploration(batch)
             self._state = output[Columns.STATE_OUT]
@@ -162,6 +166,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             drawn, chances = sample_actions(answered, self._generator)
             logits[t] = answered.numpy()
             actions[t], log_probabilities[t] = drawn.numpy(), chances.numpy()
+            shared = rows is not None and engine.look_into(rows[t + 1])
             self._current, rewards[t], terminated[t], cut = engine.step(actions[t])
             np.logical_and(cut, ~terminated[t], out=truncated[t])
             finished += self._log.add(engine, rewards[t], terminated[t], truncated[t])
@@ -171,7 +176,11 @@ class BatchEnvRunner(SingleAgentEnvRunner):
             if len(ended):
                 self._current = engine.renew(ended)
                 self._state[ended] = 0.0
-        observations[horizon].copy_(as_tensor(self._current))
+        if shared:
+            # The learner has the rows from here on.
+            self._current = engine.look_away()
+        else:
+            observations[horizon].copy_(as_tensor(self._current))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the last copy too, before the engine goes on
         return Rollout(

@@ -74,6 +74,15 @@ class BatchedEnvironment(ABC):
     def renew(self, indices: NDArray[np.integer]) -> Observations:
         """Begin a new episode in these environments only; observations of all N."""
 
+    def look_into(self, memory: NDArray[Any]) -> bool:
+        """Write what is seen from the next step on into ``memory`` [N, *observation_shape], so
+        that nothing need be copied; False where it cannot, and goes on as before."""
+        return False
+
+    def look_away(self) -> Observations:
+        """Write into memory of its own again, after ``look_into``; what is seen now, there."""
+        raise NotImplementedError(f"{type(self).__name__} looks into no other memory")
+
     def floors(self) -> NDArray[np.int64]:
         """Place of each environment in its game [N], by which routing is told apart; 0 where
         there is but one."""

@@ -6,6 +6,7 @@ Knows neither JAX nor the compiled games.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from workers.rl.environments.base import (
 )
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
 from workers.rl.environments.craftax.drawing import picture
+from workers.rl.environments.craftax.native.game import check
+from workers.rl.environments.craftax.native.layouts import GAMES
 
 
 class TaskArguments(NamedTuple):
@@ -95,6 +98,63 @@ class CraftaxBatch(BatchedEnvironment):
     @abstractmethod
     def _renew(self, indices: NDArray[np.integer]) -> None:
         """A new world in these environments, under the counts that are next."""
+
+    @property
+    @abstractmethod
+    def states(self) -> NDArray[Any]:
+        """States of all games [N], structured by Craftax's names (``native.layouts``)."""
+
+    @abstractmethod
+    def _load(self, states: NDArray[Any], unlocked: NDArray[np.bool_]) -> None:
+        """Go on from these states, and what their last episodes had achieved."""
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """All that the games go on from but their task, as copies: arrays by name, for
+        ``numpy.savez``. Both engines give, and take, the same ones."""
+        return {
+            "states": self.states.copy(),
+            "observations": np.array(self._observations),
+            "unlocked": np.array(self._unlocked),
+            "key": self._key.copy(),
+            "counts": np.array([self._steps, self._worlds], np.int64),
+        }
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a snapshot of as many games in the same form; set the task first.
+
+        Raises ValueError where it holds what no game can.
+        """
+        now = self.snapshot()
+        if missing := sorted(set(now) - set(snapshot)):
+            raise ValueError(f"the snapshot has no {', '.join(missing)}; give a whole one")
+        for name, own in now.items():
+            given = snapshot[name]
+            if (given.dtype, given.shape) != (own.dtype, own.shape):
+                raise ValueError(
+                    f"the snapshot's {name} are {given.dtype} {given.shape}; allowed here: "
+                    f"{own.dtype} {own.shape}, the same game, number and form"
+                )
+        check(GAMES[len(self.facts.floors)], snapshot["states"])
+        if snapshot["counts"].min() < 0:
+            raise ValueError("the snapshot's counts are below 0; allowed: 0 or more")
+        self._load(snapshot["states"], snapshot["unlocked"].view(np.uint8) != 0)
+        self._observations = self._shown(snapshot["observations"])
+        self._key[:] = snapshot["key"]
+        self._steps, self._worlds = (int(count) for count in snapshot["counts"])
+
+    def _shown(self, observations: NDArray[Any]) -> Any:
+        """The observations in the engine's own memory."""
+        self._observations[:] = observations
+        return self._observations
+
+    def _refuse(self, actions: NDArray[np.integer]) -> None:
+        """Raise ValueError where there is no such action."""
+        wrong = np.flatnonzero((actions < 0) | (actions >= self.actions))
+        if len(wrong):
+            raise ValueError(
+                f"environment {wrong[0]} was given action {actions[wrong[0]]}; allowed: 0 to "
+                f"{self.actions - 1}"
+            )
 
     def _next_step(self) -> int:
         """The count of this step, of 32 bits."""

@@ -206,6 +206,7 @@ class CraftaxSymbolic(_Full):
     name = "Craftax-Symbolic-v1"
     observation_shape = (8268,)
     forms = ("compact", "dense")
+    native_forms = forms
     layout = compact.FULL
 
 

@@ -23,6 +23,8 @@ from workers.rl.environments.base import EnvironmentTask, Steps
 from workers.rl.environments.craftax import compact
 from workers.rl.environments.craftax.batch import CraftaxBatch, TaskArguments, task_arguments
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
+from workers.rl.environments.craftax.native.game import from_native, to_native
+from workers.rl.environments.craftax.native.layouts import GAMES
 from workers.rl.environments.craftax.textures import keep_textures
 
 MONSTERS_TO_CLEAR = 8
@@ -214,6 +216,7 @@ class CraftaxEngine(CraftaxBatch):
     """Batched Craftax with exact lazy resets, everything compiled when it is constructed."""
 
     def __init__(self, facts: type[CraftaxEnvironment], num_envs: int, form: str = "dense") -> None:
+        self._game = GAMES[len(facts.floors)]
         self._programs = programs(facts, num_envs, form)
         self._state, self._observations = self._programs.blank
         self.observation_shape = self._observations.shape[1:]
@@ -239,6 +242,7 @@ class CraftaxEngine(CraftaxBatch):
     def step(self, actions: NDArray[np.integer]) -> Steps:
         """Advance all environments: observations (on the device), rewards, terminated; none is
         ever truncated."""
+        self._refuse(actions)
         self._observations, self._state, rewards, done, self._unlocked = self._programs.step(
             self._state,
             self._key,
@@ -247,6 +251,18 @@ class CraftaxEngine(CraftaxBatch):
             self._task,
         )
         return self._observations, np.asarray(rewards), np.asarray(done), self._never
+
+    @property
+    def states(self) -> NDArray[Any]:
+        """States of all games [N], structured by Craftax's names: a copy."""
+        return to_native(self._game, self._state)
+
+    def _load(self, states: NDArray[Any], unlocked: NDArray[np.bool_]) -> None:
+        self._state = from_native(self._game, states, self._state)
+        self._unlocked = unlocked.copy()
+
+    def _shown(self, observations: NDArray[Any]) -> Any:
+        return observations.copy()
 
     def floors(self) -> NDArray[np.int64]:
         """Floor each agent stands on now [num_envs]; 0 in the classic game."""

@@ -59,4 +59,9 @@ _PARAMS = np.dtype(
     [(name, "f4" if name in _FLOATS else "i4") for name in CraftaxClassicSymbolic.params]
 )
 TASK = np.dtype([("params", _PARAMS), ("weights", "f4", _ACHIEVEMENTS), ("health", "f4")])
-CLASSIC = Game(name="classic", state=STATE, task=TASK)
+CLASSIC = Game(
+    name="classic",
+    state=STATE,
+    task=TASK,
+    ranges={"map": (0, 16), "player_direction": (0, 4)},
+)

@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.rl.environments.base import EnvironmentTask, Steps
+from workers.rl.environments.base import EnvironmentTask, Observations, Steps
 from workers.rl.environments.craftax.batch import CraftaxBatch
 from workers.rl.environments.craftax.catalog import CraftaxEnvironment
-from workers.rl.environments.craftax.native.classic import CLASSIC
-from workers.rl.environments.craftax.native.full import FULL
-from workers.rl.environments.craftax.native.game import Game
-
-GAMES: dict[int, Game] = {1: CLASSIC, 9: FULL}
-"""By the number of floors."""
+from workers.rl.environments.craftax.native.layouts import GAMES
 
 
 class NativeEngine(CraftaxBatch):
@@ -35,7 +30,8 @@ class NativeEngine(CraftaxBatch):
             self.observation_type = np.int16
         else:
             self.observation_shape = facts.observation_shape
-        self.states = _aligned(num_envs, game.state)
+        self._game = game
+        self._states = _aligned(num_envs, game.state)
         self._arguments = np.zeros((), game.task)
         self._observations = np.zeros((num_envs, *self.observation_shape), self.observation_type)
         self._drawn = np.zeros(num_envs, np.int32)
@@ -43,13 +39,45 @@ class NativeEngine(CraftaxBatch):
         self._done = np.zeros(num_envs, np.bool_)
         super().__init__(facts, num_envs)
         # Where the arrays lie is asked once, which takes as long as a step of several games.
-        at = [array.ctypes.data for array in (self.states, self._arguments, self._drawn)]
+        at = [array.ctypes.data for array in (self._states, self._arguments, self._drawn)]
         self._states_at, self._arguments_at, self._drawn_at = at
-        observed = self._observations.ctypes.data
-        forms = (None, observed) if is_compact else (observed, None)
         results = (self._rewards, self._done, self._unlocked)
-        self._results_at = (*(array.ctypes.data for array in results), *forms)
-        self._forms = forms
+        self._results_at = tuple(array.ctypes.data for array in results)
+        self._is_compact = is_compact
+        self._own_observations = self._observations
+        self._show_in(self._observations)
+
+    @property
+    def states(self) -> NDArray[Any]:
+        """States of all games [N], structured by Craftax's names, in the engine's own memory.
+
+        Floors that no one has seen yet are made by this look at them.
+        """
+        self._functions.complete(self._states_at, self.num_envs)
+        return self._states
+
+    def _show_in(self, memory: NDArray[Any]) -> None:
+        self._observations = memory
+        at = memory.ctypes.data
+        self._forms = (None, at) if self._is_compact else (at, None)
+
+    def look_into(self, memory: NDArray[Any]) -> bool:
+        """Write what is seen from the next step on there."""
+        own = self._own_observations
+        assert memory.flags.c_contiguous, "observations are written one after the other"
+        assert (memory.dtype, memory.shape) == (own.dtype, own.shape), (memory.dtype, memory.shape)
+        self._show_in(memory)
+        return True
+
+    def look_away(self) -> Observations:
+        """Write into the engine's own memory again; what is seen now, there."""
+        self._own_observations[:] = self._observations
+        self._show_in(self._own_observations)
+        return self._observations
+
+    def _load(self, states: NDArray[Any], unlocked: NDArray[np.bool_]) -> None:
+        self._states[:] = states
+        self._unlocked[:] = unlocked
 
     def set_task(self, task: EnvironmentTask) -> None:
         """Play this task from the next reset on."""
@@ -80,9 +108,12 @@ class NativeEngine(CraftaxBatch):
     def step(self, actions: NDArray[np.integer]) -> Steps:
         """Advance all environments: observations, rewards, terminated; none is ever truncated.
 
-        Observations are in the engine's own memory, which the next call writes again.
+        Observations are in the engine's own memory, which the next call writes again, or where
+        ``look_into`` has them.
         """
         self._drawn[:] = actions
+        if (self._drawn != actions).any():  # too large even for the compiled game to refuse
+            self._refuse(actions)
         wrong = self._functions.step(
             self._states_at,
             self.num_envs,
@@ -92,19 +123,17 @@ class NativeEngine(CraftaxBatch):
             self._arguments_at,
             self.facts.auto_reset,
             *self._results_at,
+            *self._forms,
         )
         if wrong >= 0:
-            raise ValueError(
-                f"environment {wrong} was given action {actions[wrong]}; allowed: 0 to "
-                f"{self.actions - 1}"
-            )
+            self._refuse(actions)
         return self._observations, self._rewards.copy(), self._done.copy(), self._never
 
     def floors(self) -> NDArray[np.int64]:
         """Floor each agent stands on now [num_envs]; 0 in the classic game."""
         if len(self.facts.floors) == 1:
             return np.zeros(self.num_envs, np.int64)
-        return self.states["player_level"].astype(np.int64)
+        return self._states["player_level"].astype(np.int64)
 
 
 def _aligned(count: int, kind: np.dtype[Any]) -> NDArray[Any]:

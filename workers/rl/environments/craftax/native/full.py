@@ -28,17 +28,18 @@ _INVENTORY = np.dtype(
 )  # fmt: skip
 
 
-def _mobs(count: int) -> np.dtype[Any]:
-    return np.dtype(
+def _mobs(count: int) -> tuple[np.dtype[Any], int]:
+    floor = np.dtype(
         [
-            ("position", "i4", (_FLOORS, count, 2)),
-            ("health", "f4", (_FLOORS, count)),
-            ("mask", "?", (_FLOORS, count)),
-            ("attack_cooldown", "i4", (_FLOORS, count)),
-            ("type_id", "i4", (_FLOORS, count)),
+            ("position", "i4", (count, 2)),
+            ("health", "f4", count),
+            ("mask", "?", count),
+            ("attack_cooldown", "i4", count),
+            ("type_id", "i4", count),
         ],
         align=True,
     )
+    return floor, _FLOORS
 
 
 STATE = np.dtype(
@@ -72,14 +73,15 @@ STATE = np.dtype(
         ("achievements", "?", _ACHIEVEMENTS),
         ("chests_opened", "?", _FLOORS),
         ("monsters_killed", "i4", _FLOORS),
+        ("unmade", np.dtype([("floors", "u4"), ("key", "u4", 2), ("always_diamond", "i4")])),
         ("down_ladders", "i4", (_FLOORS, 2)),
         ("up_ladders", "i4", (_FLOORS, 2)),
-        ("melee_mobs", _mobs(3)),
-        ("passive_mobs", _mobs(3)),
-        ("ranged_mobs", _mobs(2)),
-        ("mob_projectiles", _mobs(3)),
+        ("melee_mobs", *_mobs(3)),
+        ("passive_mobs", *_mobs(3)),
+        ("ranged_mobs", *_mobs(2)),
+        ("mob_projectiles", *_mobs(3)),
         ("mob_projectile_directions", "i4", (_FLOORS, 3, 2)),
-        ("player_projectiles", _mobs(3)),
+        ("player_projectiles", *_mobs(3)),
         ("player_projectile_directions", "i4", (_FLOORS, 3, 2)),
         ("growing_plants_positions", "i4", (_PLANTS, 2)),
         ("growing_plants_age", "i4", _PLANTS),
@@ -101,4 +103,24 @@ TASK = np.dtype(
     ],
     align=True,
 )
-FULL = Game(name="full", state=STATE, task=TASK)
+_KINDS = (0, 7)
+FULL = Game(
+    name="full",
+    state=STATE,
+    task=TASK,
+    own="unmade",
+    ranges={
+        "player_level": (0, _FLOORS - 1),
+        "player_direction": (0, 4),
+        "inventory.sword": (0, 4),
+        "potion_mapping": (0, 5),
+        "unmade.floors": (0, 0),
+        "melee_mobs.type_id": _KINDS,
+        "passive_mobs.type_id": _KINDS,
+        "ranged_mobs.type_id": _KINDS,
+        "mob_projectiles.type_id": _KINDS,
+        "player_projectiles.type_id": _KINDS,
+        "map": (0, 36),
+        "item_map": (0, 4),
+    },
+)

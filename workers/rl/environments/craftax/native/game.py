@@ -6,7 +6,7 @@ Fields have the names that Craftax gives them, so states go from JAX to C++ and 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +27,10 @@ class Game:
     """Structured type of one game's state, the C++ ``State``."""
     task: np.dtype[Any]
     """Structured type of a task, the C++ ``Task``."""
+    own: str = ""
+    """The field that Craftax's states do not have: zeros where all of a state is there."""
+    ranges: dict[str, tuple[int, int]]
+    """Least and largest value of fields that select something; others may be moderate numbers."""
 
     def functions(self) -> Functions:
         """Its C functions, checked against the layouts; builds the library if need be."""
@@ -39,6 +43,7 @@ class Functions:
 
     renew: Callable[..., Any]
     step: Callable[..., int]
+    complete: Callable[..., Any]
     observe: Callable[..., Any]
 
 
@@ -54,6 +59,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         _LONG,
         (_POINTER, _LONG, _POINTER, _UNSIGNED, *2 * (_POINTER,), _INT, *5 * (_POINTER,)),
     ),
+    # states, count
+    "complete": (None, (_POINTER, _LONG)),
     # states, count, dense, compact
     "observe": (None, (_POINTER, _LONG, _POINTER, _POINTER)),
     "state_size": (_LONG, ()),
@@ -78,7 +85,7 @@ def _functions(game: Game) -> Functions:
 def to_native(game: Game, tree: Any) -> NDArray[Any]:
     """States as Craftax has them, batched [N, ...], as an array of the game's own [N]."""
     states = np.zeros(len(np.asarray(getattr(tree, _first(game)))), game.state)
-    _fill(states, tree)
+    _fill(states, tree, game.own)
     return states
 
 
@@ -87,22 +94,27 @@ def _first(game: Game) -> str:
     return game.state.names[0]
 
 
-def _fill(into: NDArray[Any], tree: Any) -> None:
+def _fill(into: NDArray[Any], tree: Any, own: str) -> None:
     for name in into.dtype.names or ():
+        if name == own:
+            continue
         value = getattr(tree, name)
-        if into.dtype[name].names:
-            _fill(into[name], value)
+        part = into[name]
+        if part.dtype.names:
+            _fill(part, value, own)
         else:
-            into[name] = _packed(np.asarray(value), into[name].dtype)
+            into[name] = _packed(np.asarray(value), part.dtype)
 
 
-def from_native(states: NDArray[Any], like: Any) -> Any:
+def from_native(game: Game, states: NDArray[Any], like: Any) -> Any:
     """The states [N] as Craftax has them: a copy of ``like`` (batched) with all fields replaced."""
     new = {}
     for name in states.dtype.names or ():
+        if name == game.own:
+            continue
         part, old = states[name], getattr(like, name)
         if part.dtype.names:
-            new[name] = from_native(part, old)
+            new[name] = from_native(game, part, old)
         else:
             was = np.asarray(old)
             part = _unpacked(part) if was.ndim > part.ndim else part
@@ -123,3 +135,42 @@ def _unpacked(words: NDArray[Any]) -> NDArray[np.bool_]:
         np.ascontiguousarray(words)[..., None].view("u1"), axis=-1, bitorder="little"
     )
     return flags.astype(np.bool_)
+
+
+def check(game: Game, states: NDArray[Any]) -> None:
+    """Raise ValueError where a state holds what none can, by which C++ would look things up."""
+    if states.dtype != game.state or states.ndim != 1:
+        raise ValueError(
+            f"these are no states of the {game.name} game: type {states.dtype}, shape "
+            f"{states.shape}; allowed: what a snapshot holds"
+        )
+    for path, values in _leaves(states, ""):
+        least, most = _allowed(game, path, values.dtype)
+        wrong = np.argwhere(~((values >= least) & (values <= most)))  # so that NaN is wrong
+        if len(wrong):
+            first, *place = wrong[0].tolist()
+            raise ValueError(
+                f"state {first}: {path}{place or ''} is {values[tuple(wrong[0])]}; "
+                f"allowed: {least} to {most}"
+            )
+
+
+def _leaves(states: NDArray[Any], prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name in states.dtype.names or ():
+        part = states[name]
+        if part.dtype.names:
+            yield from _leaves(part, f"{prefix}{name}.")
+        else:
+            # A flag is a byte, which may hold more than 0 and 1.
+            yield prefix + name, part.view(np.uint8) if part.dtype == np.bool_ else part
+
+
+def _allowed(game: Game, path: str, kind: np.dtype[Any]) -> tuple[int, int]:
+    if path in game.ranges:
+        return game.ranges[path]
+    if kind == np.uint8:
+        return 0, 1
+    return (0, int(np.iinfo(kind).max)) if kind.kind == "u" else (-_MODERATE, _MODERATE)
+
+
+_MODERATE = 2**28

@@ -2,9 +2,9 @@
 // Perlin 2002, "Improving noise"; craftax.util.noise.
 //
 // On the CPU, XLA takes cosine and sine from the C library and multiplies by one over the range
-// instead of dividing by the range. It leaves products and sums alone where one of its ready
-// kernels does the whole noise (the 64 x 64 world), and fuses some where it compiles its own
-// (48 x 48).
+// instead of dividing by the range. One of its ready kernels (YNNPACK) makes the whole noise, with
+// no product and sum fused. That is what the program does which makes one world. Craftax's own
+// step, which makes worlds of all games in one program, fuses some; its worlds are not met.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +15,8 @@
 
 namespace craftax {
 
-enum class Sums { kPlain, kFused };
-
 // Noise on Size x Size points over a lattice of Rows x Columns cells.
-template <int Size, int Rows, int Columns, Sums kSums = Sums::kPlain>
+template <int Size, int Rows, int Columns>
 class PerlinNoise {
   static constexpr float kRoot = 1.41421354f;  // of two
   static constexpr int kHigh = Size / Rows, kWide = Size / Columns;  // a cell, in points
@@ -37,11 +35,8 @@ class PerlinNoise {
   // Between 0 and 1, at a point counted along the rows.
   float operator[](int point) const { return above_least(point) * scale_; }
 
-  // The two factors of the noise, for sums that XLA fuses with it.
-  float above_least(int point) const {
-    if constexpr (kSums == Sums::kFused) return std::fma(values_[point], kRoot, -least_);
-    return values_[point] * kRoot - least_;
-  }
+  // The two factors of the noise, for sums that XLA fuses with their product.
+  float above_least(int point) const { return values_[point] * kRoot - least_; }
   float scale() const { return scale_; }
 
  private:
@@ -73,15 +68,7 @@ class PerlinNoise {
 
   static float fade(float t) { return t * t * t * (t * (t * 6.0f - 15.0f) + 10.0f); }
 
-  static float along_rows(float a, float b, float weight) {
-    if constexpr (kSums == Sums::kFused) return std::fma(weight, b, a * (1.0f - weight));
-    return a * (1.0f - weight) + weight * b;
-  }
-
-  static float along_columns(float a, float b, float weight) {
-    if constexpr (kSums == Sums::kFused) return std::fma(1.0f - weight, a, weight * b);
-    return (1.0f - weight) * a + weight * b;
-  }
+  static float between(float a, float b, float weight) { return a * (1.0f - weight) + weight * b; }
 
   // All points of a row of cells.
   void fill(int cell) {
@@ -100,8 +87,8 @@ class PerlinNoise {
         const float n10 = up * far.cosine[0][i] + left[i] * far.sine[0][i];
         const float n01 = down * near.cosine[1][i] + right[i] * near.sine[1][i];
         const float n11 = up * far.cosine[1][i] + right[i] * far.sine[1][i];
-        const float low = along_rows(n00, n10, weight), high = along_rows(n01, n11, weight);
-        out[i] = along_columns(low, high, fades[i]);
+        const float low = between(n00, n10, weight), high = between(n01, n11, weight);
+        out[i] = between(low, high, fades[i]);
       }
     }
   }

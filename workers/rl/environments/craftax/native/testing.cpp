@@ -1,10 +1,9 @@
-// Entry points by which tests compare random numbers, choices and noise with JAX's.
+// Entry points by which tests compare random numbers and choices with JAX's.
 #include <algorithm>
 #include <cstdint>
 
 #include "api.h"
 #include "choice.h"
-#include "noise.h"
 #include "random.h"
 
 using namespace craftax;
@@ -47,12 +46,6 @@ int32_t choose(const Key* key, const uint8_t* mask) {
   return choice.pick(uniform(*key));
 }
 
-template <class Noise>
-void noise(const Key* key, int points, float* out) {
-  const Noise made(*key);
-  for (int i = 0; i < points; ++i) out[i] = made[i];
-}
-
 }  // namespace
 
 CRAFTAX_API int32_t craftax_choose_4096(const Key* key, const uint8_t* mask) {
@@ -61,12 +54,4 @@ CRAFTAX_API int32_t craftax_choose_4096(const Key* key, const uint8_t* mask) {
 
 CRAFTAX_API int32_t craftax_choose_2304(const Key* key, const uint8_t* mask) {
   return choose<2304>(key, mask);
-}
-
-CRAFTAX_API void craftax_noise_64(const Key* key, float* out) {
-  noise<PerlinNoise<64, 8, 32>>(key, 64 * 64, out);
-}
-
-CRAFTAX_API void craftax_noise_48(const Key* key, float* out) {
-  noise<PerlinNoise<48, 3, 3, Sums::kFused>>(key, 48 * 48, out);
 }

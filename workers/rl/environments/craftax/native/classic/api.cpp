@@ -89,6 +89,9 @@ CRAFTAX_API int64_t craftax_classic_step(State* states, int64_t count, const Key
   return -1;
 }
 
+// All of a classic world is made at once.
+CRAFTAX_API void craftax_classic_complete(State*, int64_t) {}
+
 // What the games look like now, without a step.
 CRAFTAX_API void craftax_classic_observe(const State* states, int64_t count, float* dense,
                                          int16_t* compact) {

@@ -24,6 +24,7 @@ void observe(const State& state, bool is_new, int64_t index, float* dense, int16
 // cleared, one point of experience for each.
 void begin(State& state, Key key, const Task& task) {
   generate(state, child(key, 1u), task.params);
+  make_floor(state, task.floor);
   state.player_level = task.floor;
   state.player_xp += task.floor;
   if (task.floor > 0) state.player_position = state.up_ladders[task.floor];
@@ -81,8 +82,13 @@ CRAFTAX_API int64_t craftax_full_step(State* states, int64_t count, const Key* k
     const int filled = static_cast<int>(std::min<int64_t>(kBlock, count - start));
     for (int i = 0; i < filled; ++i) keys[i] = child(step_key, static_cast<uint32_t>(start + i));
     draw(keys, filled, draws);
-    const int64_t next = start + kBlock;
-    for (int64_t game = next; game < std::min(next + kBlock, count); ++game) prefetch(states[game]);
+    const auto ask = [&](int blocks, auto prefetch) {
+      const int64_t first = start + blocks * kBlock, end = std::min(first + kBlock, count);
+      for (int64_t game = first; game < end; ++game) prefetch(states[game]);
+    };
+    ask(3, prefetch_player);
+    ask(2, prefetch_around);
+    ask(1, prefetch_creatures);
     for (int i = 0; i < filled; ++i) {
       const int64_t game = start + i;
       State& state = states[game];
@@ -97,6 +103,12 @@ CRAFTAX_API int64_t craftax_full_step(State* states, int64_t count, const Key* k
     }
   }
   return -1;
+}
+
+// Makes all floors that nobody has looked at yet.
+CRAFTAX_API void craftax_full_complete(State* states, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int floor = 0; floor < kFloors; ++floor) make_floor(states[i], floor);
 }
 
 // What the games look like now, without a step.

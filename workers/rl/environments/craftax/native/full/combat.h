@@ -49,14 +49,14 @@ inline Attack attack_class(State& state, Mobs<Slots>& mobs, MobClass kind, Posit
   int target = 0;
   bool hit = false;
   for (int slot = Slots; slot-- > 0;) {
-    if (mobs.mask[floor][slot] && mobs.position[floor][slot] == place) target = slot, hit = true;
+    if (mobs[floor].mask[slot] && mobs[floor].position[slot] == place) target = slot, hit = true;
   }
   if (!hit) return {};
-  const int32_t type = mobs.type_id[floor][target];
-  mobs.health[floor][target] -= total_damage(damage, kDefense[kind][type]);
-  const bool killed = !(mobs.health[floor][target] > 0);
+  const int32_t type = mobs[floor].type_id[target];
+  mobs[floor].health[target] -= total_damage(damage, kDefense[kind][type]);
+  const bool killed = !(mobs[floor].health[target] > 0);
   if (killed) {
-    mobs.mask[floor][target] = false;
+    mobs[floor].mask[target] = false;
     if (counts) state.achievements[kDefeating[kind][type]] = true;
   }
   return {true, killed};

@@ -1,5 +1,6 @@
 #include "full/generate.h"
 
+#include <cstddef>
 #include <cstring>
 
 #include "choice.h"
@@ -19,8 +20,8 @@ constexpr uint32_t kLandscapes = 6;
 
 template <int Slots>
 void clear(Mobs<Slots>& mobs) {
-  for (auto& floor : mobs.health)
-    for (float& health : floor) health = 1;
+  for (auto& floor : mobs)
+    for (float& health : floor.health) health = 1;
 }
 
 void clear(Position (&directions)[kFloors][kProjectiles]) {
@@ -59,18 +60,26 @@ Position Floor::counted(uint8_t block, float drawn) const {
   return {0, 0};
 }
 
+void make_floor(State& state, int floor) {
+  Unmade& unmade = state.unmade;
+  if (!(unmade.floors >> floor & 1)) return;
+  state.item_map[floor] = state.mob_map[floor] = {};
+  const Plan plan = kPlans[floor];
+  Key parent = unmade.key;
+  if (plan.dungeon) skip(parent);
+  const Key key = child(parent, static_cast<uint32_t>(plan.index) + 1);
+  if (plan.dungeon) generate_dungeon(Floor(state, floor), plan.index, key);
+  else generate_landscape(Floor(state, floor), plan.index, key, unmade.always_diamond);
+  unmade.floors &= ~(1u << floor);
+  if (unmade.floors == 0) unmade = {};
+}
+
 void generate(State& state, Key key, const Params& params) {
-  std::memset(&state, 0, sizeof(State));
-  const Key landscapes = key;
-  skip(key);
-  const Key dungeons = key;
-  skip(key);
-  for (int floor = 0; floor < kFloors; ++floor) {
-    const Plan plan = kPlans[floor];
-    const auto index = static_cast<uint32_t>(plan.index) + 1;
-    if (plan.dungeon) generate_dungeon(Floor(state, floor), plan.index, child(dungeons, index));
-    else generate_landscape(Floor(state, floor), plan.index, child(landscapes, index), params);
-  }
+  std::memset(&state, 0, offsetof(State, map));
+  state.unmade = {(1u << kFloors) - 1, key, params.always_diamond};
+  make_floor(state, 0);
+  skip(key);  // landscapes
+  skip(key);  // dungeons
   const auto potions = permutation<6>(split(key));
   std::copy(potions.begin(), potions.end(), state.potion_mapping);
   const Key own = split(key);

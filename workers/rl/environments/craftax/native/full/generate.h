@@ -23,10 +23,14 @@ struct Floor {
   Position counted(uint8_t block, float drawn) const;
 };
 
-// generate_world: the state becomes a new world with the player in the middle of its surface.
+// generate_world: the state becomes a new world with the player in the middle of its surface. Only
+// the surface is made; few games ever see another floor.
 void generate(State& state, Key key, const Params& params);
 
-void generate_landscape(const Floor& floor, int landscape, Key key, const Params& params);
+// Makes a floor, unless it is there; whoever looks at one that the player is not on asks first.
+void make_floor(State& state, int floor);
+
+void generate_landscape(const Floor& floor, int landscape, Key key, bool always_diamond);
 void generate_dungeon(const Floor& floor, int dungeon, Key key);
 
 }  // namespace craftax::full

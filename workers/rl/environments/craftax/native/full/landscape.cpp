@@ -64,9 +64,9 @@ struct Distances {
   }
 };
 
-using Coarse = PerlinNoise<kSide, 3, 3, Sums::kFused>;
-using Winding = PerlinNoise<kSide, 6, 24, Sums::kFused>;
-using Fine = PerlinNoise<kSide, 12, 12, Sums::kFused>;
+using Coarse = PerlinNoise<kSide, 3, 3>;
+using Winding = PerlinNoise<kSide, 6, 24>;
+using Fine = PerlinNoise<kSide, 12, 12>;
 constexpr int kChunk = 2 * kLanes;  // cells that are drawn for together
 
 // Water and mountains are kept away from the middle, where the player begins.
@@ -204,7 +204,7 @@ void light_lava(const Floor& floor, const Lava& lava) {
 
 }  // namespace
 
-void generate_landscape(const Floor& floor, int landscape, Key key, const Params& params) {
+void generate_landscape(const Floor& floor, int landscape, Key key, bool always_diamond) {
   const Landscape& land = kLandscapes[landscape];
   const Coarse water(split(key));
   skip(key);
@@ -219,7 +219,7 @@ void generate_landscape(const Floor& floor, int landscape, Key key, const Params
            });
   add_ores(map, land, split(key));
   const Lava lava = add_lava(map, land.lava, heights, woods);
-  const bool adds = land.ground == kGrass && params.always_diamond;
+  const bool adds = land.ground == kGrass && always_diamond;
   add_diamond(floor, uint8_t{adds ? kDiamond : kStone}, split(key));
   floor.map[kSide / 2][kSide / 2] = land.spawn;
 

@@ -23,8 +23,8 @@ template <int Slots>
 void walk(State& state, Mobs<Slots>& mobs, int slot, Position next, Collision collision,
           bool stays) {
   const int floor = state.player_level;
-  Position& own = mobs.position[floor][slot];
-  bool& alive = mobs.mask[floor][slot];
+  Position& own = mobs[floor].position[slot];
+  bool& alive = mobs[floor].mask[slot];
   const bool can = can_stand(state, next, collision);
   if (alive) state.mob_map[floor].set(own, false);
   if (can) own = next;
@@ -40,19 +40,19 @@ void strike_player(State& state, float damage) {
 void move_melee(State& state, int slot, const Draws::Hunter& drawn, const Params& params) {
   auto& mobs = state.melee_mobs;
   const int floor = state.player_level;
-  const Position own = mobs.position[floor][slot];
+  const Position own = mobs[floor].position[slot];
   const int32_t away = steps_between(own, state.player_position);
   const bool boss = is_fighting_boss(state);
 
   Position next = own;
-  int32_t& cooldown = mobs.attack_cooldown[floor][slot];
-  const bool attacks = mobs.mask[floor][slot] && away == 1 && cooldown <= 0;
+  int32_t& cooldown = mobs[floor].attack_cooldown[slot];
+  const bool attacks = mobs[floor].mask[slot] && away == 1 && cooldown <= 0;
   if (!attacks) {
     const bool chases = (away < 10 || boss) && unit_interval(drawn.choice) < 0.75f;
     next = own + (chases ? towards_player(state, own, drawn.axis)
                          : direction(1 + drawn.direction % 4));
   }
-  const int32_t type = mobs.type_id[floor][slot];
+  const int32_t type = mobs[floor].type_id[slot];
   cooldown = attacks ? 5 : cooldown - 1;
   if (attacks) {
     const float asleep = state.is_sleeping ? 3.5f : 1.0f;
@@ -66,25 +66,25 @@ void move_melee(State& state, int slot, const Draws::Hunter& drawn, const Params
 void move_passive(State& state, int slot, uint32_t drawn, const Params& params) {
   auto& mobs = state.passive_mobs;
   const int floor = state.player_level;
-  const Position own = mobs.position[floor][slot];
+  const Position own = mobs[floor].position[slot];
   const Position next = own + direction(1 + drawn % 8);
   const bool stays = steps_between(own, state.player_position) < params.mob_despawn_distance;
-  walk(state, mobs, slot, next, kCollision[kPassiveClass][mobs.type_id[floor][slot]], stays);
+  walk(state, mobs, slot, next, kCollision[kPassiveClass][mobs[floor].type_id[slot]], stays);
 }
 
 void move_ranged(State& state, int slot, const Draws::Hunter& drawn, const Params& params) {
   auto& mobs = state.ranged_mobs;
   const int floor = state.player_level;
-  const Position own = mobs.position[floor][slot];
+  const Position own = mobs[floor].position[slot];
   const int32_t away = steps_between(own, state.player_position);
-  const int32_t type = mobs.type_id[floor][slot];
+  const int32_t type = mobs[floor].type_id[slot];
   const Collision collision = kCollision[kRangedClass][type];
 
   const bool far = away >= 6, close = away <= 3;
   // Only now and then does it mind the player; otherwise it wanders.
   const bool minds = (far || close) && unit_interval(drawn.choice) > 0.85f;
-  int32_t& cooldown = mobs.attack_cooldown[floor][slot];
-  const bool may_shoot = mobs.mask[floor][slot] && cooldown <= 0;
+  int32_t& cooldown = mobs[floor].attack_cooldown[slot];
+  const bool may_shoot = mobs[floor].mask[slot] && cooldown <= 0;
 
   Position towards{};
   if (minds || (may_shoot && !far)) towards = towards_player(state, own, drawn.axis);
@@ -95,7 +95,7 @@ void move_ranged(State& state, int slot, const Draws::Hunter& drawn, const Param
   const bool cornered = close && may_shoot && !can_stand(state, next, collision);
   const bool attacks = may_shoot && (away == 4 || away == 5 || cornered);
   if (attacks) {
-    if (state.mob_projectiles.alive(floor) < kProjectiles)
+    if (state.mob_projectiles[floor].alive() < kProjectiles)
       launch(state.mob_projectiles, state.mob_projectile_directions, floor, own, towards,
              kShooting[type]);
     next = own;
@@ -113,8 +113,8 @@ bool is_open(const State& state, Position place) {
 void move_mob_projectile(State& state, int slot) {
   auto& projectiles = state.mob_projectiles;
   const int floor = state.player_level;
-  Position& own = projectiles.position[floor][slot];
-  bool& alive = projectiles.mask[floor][slot];
+  Position& own = projectiles[floor].position[slot];
+  bool& alive = projectiles[floor].mask[slot];
   const Position before = own;
   own = before + state.mob_projectile_directions[floor][slot];
   if (!alive) return;  // spent ones fly on, unseen
@@ -123,7 +123,7 @@ void move_mob_projectile(State& state, int slot) {
   const uint8_t block = block_at(state, own);
   alive = is_open(state, own) && !is_in_mob(state, own) && !hits;
   if (hits) {
-    const Damage damage = kProjectileDamage[projectiles.type_id[floor][slot]];
+    const Damage damage = kProjectileDamage[projectiles[floor].type_id[slot]];
     strike_player(state, damage_to_player(state, damage));
   }
   if (block == kFurnace || block == kCraftingTable) state.map[floor].set(own, kPath);
@@ -145,13 +145,13 @@ Damage player_projectile_damage(const State& state, int32_t kind) {
 void move_player_projectile(State& state, int slot) {
   auto& projectiles = state.player_projectiles;
   const int floor = state.player_level;
-  Position& own = projectiles.position[floor][slot];
-  bool& alive = projectiles.mask[floor][slot];
+  Position& own = projectiles[floor].position[slot];
+  bool& alive = projectiles[floor].mask[slot];
   const Position before = own;
   own = before + state.player_projectile_directions[floor][slot];
   if (!alive) return;
 
-  const Damage damage = player_projectile_damage(state, projectiles.type_id[floor][slot]);
+  const Damage damage = player_projectile_damage(state, projectiles[floor].type_id[slot]);
   const bool first = attack(state, before, damage, false);
   const bool second = attack(state, own, first ? Damage{0, 0, 0} : damage, false);
   alive = is_open(state, own) && !first && !second;

@@ -24,14 +24,14 @@ template <int Slots>
 Sight* look(const State& state, const Mobs<Slots>& mobs, int group, Sight* sights) {
   const int floor = state.player_level;
   for (int slot = 0; slot < Slots; ++slot) {
-    Position local = mobs.position[floor][slot] - state.player_position +
+    Position local = mobs[floor].position[slot] - state.player_position +
                      Position{kRows / 2, kColumns / 2};
     const bool inside = local.row >= 0 && local.row < kRows && local.column >= 0 && local.column < kColumns;
     if (local.row < 0) local.row += kRows;
     if (local.column < 0) local.column += kColumns;
     const bool writes = local.row >= 0 && local.row < kRows && local.column >= 0 && local.column < kColumns;
     *sights++ = {writes ? local.row * kColumns + local.column : -1,
-                 group * kKinds + mobs.type_id[floor][slot], inside && mobs.mask[floor][slot]};
+                 group * kKinds + mobs[floor].type_id[slot], inside && mobs[floor].mask[slot]};
   }
   return sights;
 }

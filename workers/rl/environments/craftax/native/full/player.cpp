@@ -3,6 +3,7 @@
 #include "full/chest.h"
 #include "choice.h"
 #include "full/combat.h"
+#include "full/generate.h"
 #include "full/light.h"
 
 namespace craftax::full {
@@ -14,9 +15,11 @@ void change_floor(State& state, int32_t action, const Params& params) {
   const bool may_descend = params.god_mode || (item == kLadderDown && cleared);
   const bool may_ascend = params.god_mode || item == kLadderUp;
   if (action == kDescend && may_descend && floor < kFloors - 1) {
+    make_floor(state, floor + 1);
     state.player_level = floor + 1;
     state.player_position = state.up_ladders[floor + 1];
   } else if (action == kAscend && may_ascend && floor > 0) {
+    make_floor(state, floor - 1);
     state.player_level = floor - 1;
     state.player_position = state.down_ladders[floor - 1];
   }
@@ -231,7 +234,7 @@ void fire(State& state, int32_t kind) {
 }
 
 bool can_fire(const State& state) {
-  return state.player_projectiles.alive(state.player_level) < kProjectiles;
+  return state.player_projectiles[state.player_level].alive() < kProjectiles;
 }
 
 void shoot_arrow(State& state) {

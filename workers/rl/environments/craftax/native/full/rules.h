@@ -43,8 +43,8 @@ inline bool is_near(const State& state, Block block) {
 inline bool is_fighting_boss(const State& state) { return state.player_level == kBossFloor; }
 
 inline bool is_boss_vulnerable(const State& state) {
-  return state.melee_mobs.alive(state.player_level) == 0 &&
-         state.ranged_mobs.alive(state.player_level) == 0 &&
+  return state.melee_mobs[state.player_level].alive() == 0 &&
+         state.ranged_mobs[state.player_level].alive() == 0 &&
          state.boss_timesteps_to_spawn_this_round <= 0;
 }
 
@@ -59,10 +59,10 @@ inline int32_t max_mana(const State& state) { return 6 + 3 * state.player_intell
 // Puts a projectile into the first free slot; the caller has seen that there is one.
 inline void launch(Mobs<kProjectiles>& projectiles, Position (&directions)[kFloors][kProjectiles],
                    int floor, Position from, Position towards, int32_t kind) {
-  const int slot = projectiles.free_slot(floor);
-  projectiles.position[floor][slot] = from;
-  projectiles.mask[floor][slot] = true;
-  projectiles.type_id[floor][slot] = kind;
+  const int slot = projectiles[floor].free_slot();
+  projectiles[floor].position[slot] = from;
+  projectiles[floor].mask[slot] = true;
+  projectiles[floor].type_id[slot] = kind;
   directions[floor][slot] = towards;
 }
 

@@ -68,18 +68,18 @@ template <int Slots>
 void spawn(State& state, Mobs<Slots>& mobs, MobClass group, int32_t kind, bool comes, uint32_t place,
            const Ground& ground) {
   const int floor = state.player_level;
-  const int slot = mobs.free_slot(floor);
-  mobs.type_id[floor][slot] = kind;
+  const int slot = mobs[floor].free_slot();
+  mobs[floor].type_id[slot] = kind;
   if (comes) {
     const EqualChoice<kCells> cells = fitting(state, ground);
     if (!cells.empty()) {
       const int32_t found = cells.pick(unit_interval(place));
-      mobs.position[floor][slot] = {found / kSide, found % kSide};
-      mobs.health[floor][slot] = kHealth[group][kind];
-      mobs.mask[floor][slot] = true;
+      mobs[floor].position[slot] = {found / kSide, found % kSide};
+      mobs[floor].health[slot] = kHealth[group][kind];
+      mobs[floor].mask[slot] = true;
     }
   }
-  if (mobs.mask[floor][slot]) state.mob_map[floor].set(mobs.position[floor][slot], true);
+  if (mobs[floor].mask[slot]) state.mob_map[floor].set(mobs[floor].position[slot], true);
 }
 
 }  // namespace
@@ -101,7 +101,7 @@ void spawn_mobs(State& state, const Draws& draws, const Params& params) {
   const int64_t boss_farthest = std::min<int64_t>(36, farthest);
 
   const Draws::Spawn& passive = draws.spawns[0];
-  const bool passive_comes = !boss && state.passive_mobs.alive(floor) < kPassive &&
+  const bool passive_comes = !boss && state.passive_mobs[floor].alive() < kPassive &&
                              unit_interval(passive.chance) < chances[0];
   spawn(state, state.passive_mobs, kPassiveClass, kFloorKinds[floor][kPassiveClass], passive_comes,
         passive.place, {kOpenGround, 10, farthest});
@@ -110,13 +110,13 @@ void spawn_mobs(State& state, const Draws& draws, const Params& params) {
   const float dark = 1.0f - state.light_level;
   const float melee_chance = std::fma(chances[3], dark * dark, chances[1]) * rate;
   const bool melee_comes =
-      state.melee_mobs.alive(floor) < kMelee && unit_interval(melee.chance) < melee_chance;
+      state.melee_mobs[floor].alive() < kMelee && unit_interval(melee.chance) < melee_chance;
   const Ground ground = boss ? Ground{kGraves, 0, boss_farthest} : Ground{kOpenGround, 82, farthest};
   spawn(state, state.melee_mobs, kMeleeClass, kinds[kMeleeClass], melee_comes, melee.place, ground);
 
   const Draws::Spawn& ranged = draws.spawns[2];
   const bool ranged_comes =
-      state.ranged_mobs.alive(floor) < kRanged && unit_interval(ranged.chance) < chances[2] * rate;
+      state.ranged_mobs[floor].alive() < kRanged && unit_interval(ranged.chance) < chances[2] * rate;
   // Deep things come out of the water.
   const bool in_water = !boss && kinds[kRangedClass] == 5;
   const Ground ranged_ground =

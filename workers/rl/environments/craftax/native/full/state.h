@@ -27,28 +27,36 @@ struct Inventory {
   int32_t books;
 };
 
-// Creatures of one class on every floor; a slot whose mask is off holds a dead one, which still has
-// a place (and walks).
+// Creatures of one class on one floor; a slot whose mask is off holds a dead one, which still has a
+// place (and walks). Those of a floor lie together, in a line or two of the cache.
 template <int Slots>
-struct Mobs {
-  static constexpr int kSlots = Slots;
-  Position position[kFloors][Slots];
-  float health[kFloors][Slots];
-  bool mask[kFloors][Slots];
-  int32_t attack_cooldown[kFloors][Slots];
-  int32_t type_id[kFloors][Slots];
+struct FloorMobs {
+  Position position[Slots];
+  float health[Slots];
+  bool mask[Slots];
+  int32_t attack_cooldown[Slots];
+  int32_t type_id[Slots];
 
-  int alive(int floor) const {
+  int alive() const {
     int count = 0;
-    for (int slot = 0; slot < Slots; ++slot) count += mask[floor][slot];
+    for (const bool lives : mask) count += lives;
     return count;
   }
   // The first slot without a living creature; 0 where all live.
-  int free_slot(int floor) const {
+  int free_slot() const {
     for (int slot = 0; slot < Slots; ++slot)
-      if (!mask[floor][slot]) return slot;
+      if (!mask[slot]) return slot;
     return 0;
   }
+};
+template <int Slots>
+using Mobs = FloorMobs<Slots>[kFloors];
+
+// Floors still to be made, a bit for each, and what they are made of; zeros when all are there.
+struct Unmade {
+  uint32_t floors;
+  Key key;
+  int32_t always_diamond;
 };
 
 struct State {
@@ -70,6 +78,7 @@ struct State {
   bool achievements[kAchievements];
   bool chests_opened[kFloors];
   int32_t monsters_killed[kFloors];
+  Unmade unmade;
   Position down_ladders[kFloors], up_ladders[kFloors];
 
   Mobs<kMelee> melee_mobs;

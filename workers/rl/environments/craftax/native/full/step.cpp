@@ -126,18 +126,25 @@ void step(State& state, int32_t action, const Draws& draws, const Params& params
   state.state_rng[1] = draws.state.low;
 }
 
-void prefetch(const State& state) {
-  constexpr int line = 64, reach = 5;
-  const auto ask = [](const void* memory) { __builtin_prefetch(memory, 1, 2); };
+namespace {
+
+constexpr int kLine = 64;
+
+void ask(const void* memory) { __builtin_prefetch(memory, 1, 2); }
+
+}  // namespace
+
+void prefetch_player(const State& state) {
   const auto* head = reinterpret_cast<const char*>(&state);
-  for (size_t at = 0; at < offsetof(State, melee_mobs); at += line) ask(head + at);
+  for (size_t at = 0; at < offsetof(State, melee_mobs); at += kLine) ask(head + at);
+}
+
+void prefetch_around(const State& state) {
+  constexpr int reach = 5;
   const int floor = std::clamp(state.player_level, 0, kFloors - 1);
   const auto ask_mobs = [&](const auto& mobs) {
-    ask(mobs.position[floor]);
-    ask(mobs.health[floor]);
-    ask(mobs.mask[floor]);
-    ask(mobs.attack_cooldown[floor]);
-    ask(mobs.type_id[floor]);
+    ask(&mobs[floor]);
+    ask(&mobs[floor + 1]);  // where these may end
   };
   ask_mobs(state.melee_mobs);
   ask_mobs(state.passive_mobs);
@@ -155,6 +162,21 @@ void prefetch(const State& state) {
     ask(&state.light_map[floor][row][left]);
     ask(&state.light_map[floor][row][right]);
   }
+}
+
+void prefetch_creatures(const State& state) {
+  const int floor = std::clamp(state.player_level, 0, kFloors - 1);
+  const auto ask_places = [&](const auto& mobs) {
+    for (const Position place : mobs[floor].position) {
+      const int row = std::clamp(place.row, 0, kSide - 1);
+      const int column = std::clamp(place.column, 0, kSide - 1);
+      ask(&state.map[floor].cells[row][column]);
+      ask(&state.mob_map[floor].cells[row][column]);
+    }
+  };
+  ask_places(state.melee_mobs);
+  ask_places(state.passive_mobs);
+  ask_places(state.ranged_mobs);
 }
 
 bool is_over(const State& state, const Params& params) {
