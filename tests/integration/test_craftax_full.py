@@ -17,6 +17,7 @@ from workers.rl.environments.craftax.native.full import FULL
 from workers.rl.environments.craftax.native.game import from_native, to_native
 
 pytestmark = [
+    pytest.mark.slow,  # compiles Craftax: minutes
     pytest.mark.craftax,
     pytest.mark.skipif(library.load().functions is None, reason=library.load().why),
 ]
