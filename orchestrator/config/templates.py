@@ -143,9 +143,8 @@ def render(
 def _by_hand(dataset: Json) -> Json:
     """Tasks of two classes by their names, where the data set has an odd number of them."""
     cls, config, problems = choose(DATASETS, dataset, "dataset")
-    found = cls(config)
-    problems = problems or found.problems("dataset")
-    if problems:
+    found = None if cls is None else cls(config)
+    if found is None or (problems := problems or found.problems("dataset")):
         raise InputError("; ".join(map(str, problems)))
     names = list(found.names)
     if len(names) % 2 == 0:
