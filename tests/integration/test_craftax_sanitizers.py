@@ -19,7 +19,7 @@ STEPS = int(os.environ.get("GROWSTAGE_FUZZ", "20000"))
 
 
 @pytest.mark.timeout(1300)
-@pytest.mark.parametrize("game", ["classic", "full"])
+@pytest.mark.parametrize("game", ["classic", pytest.param("full", marks=pytest.mark.slow)])
 def test_no_sanitizer_complains_of_random_states(game, tmp_path):
     try:
         compiler = toolchain(library.PROJECT).compiler

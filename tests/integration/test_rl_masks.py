@@ -53,7 +53,9 @@ def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> boo
     return before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
 
 
-@pytest.mark.parametrize("learners", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "learners", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_masked_experts_keep_bits_and_moments_with_growth_and_any_number_of_learners(
     trainer, learners, tmp_path
 ):

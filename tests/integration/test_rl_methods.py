@@ -73,7 +73,7 @@ def told(trainer: RLTrainer) -> list[list[int]]:
     return trainer._open_algorithm._each_learner(lambda learner: learner._method.told.tolist())
 
 
-@pytest.mark.parametrize("learners", [0, 2])
+@pytest.mark.parametrize("learners", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_method_sees_every_step_and_edit_and_its_state_travels(trainer, tmp_path, learners):
     spec = watched(num_learners=learners)
     count = max(1, learners)

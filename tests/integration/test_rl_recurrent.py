@@ -108,6 +108,7 @@ def test_two_learners_share_the_environments_and_stay_equal(trainer):
     assert len(set(prints)) == 1
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_learns_to_recall_and_a_plain_one_cannot(tmp_path):
     scores = []
     for core in (WIDE.core, ActorCritic.Config().core):

@@ -42,6 +42,7 @@ def run(folder: Path, executor: Executor) -> tuple[dict[str, int], dict[str, lis
     return pids, digests
 
 
+@pytest.mark.slow
 def test_one_process_serves_lane_after_lane_to_the_same_bits(tmp_path: Path) -> None:
     from orchestrator.cluster.on_ray import RayExecutor
 
