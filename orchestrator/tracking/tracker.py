@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.journal import JOURNAL_FILE, mark_at, read
 from orchestrator.report.text import Links
 from orchestrator.tracking import lineage, pages, views
@@ -41,15 +41,16 @@ class Tracker:
         store: Store | None = None,
         drawn: Any = pages,
         until: Callable[[], float] = lambda: math.inf,
+        clock: Clock = CLOCK,
     ) -> None:
         """``store``: of this address; ``drawn``: what draws pages, as ``tracking.pages`` does;
         ``until``: bytes of the journal that are durable, while a driver writes it: what may still
         be lost is not shown."""
         self.run_dir = run_dir.resolve()
         self.store = store or Store(self.run_dir, uri or default_uri(self.run_dir))
-        self._drawn, self._until = drawn, until
+        self._drawn, self._until, self._clock = drawn, until, clock
         self._rested = 0.0
-        """Moment (monotonic) from which on figures may be drawn again."""
+        """Moment from which on figures may be drawn again."""
         self._start_over()
 
     def connect(self) -> None:
@@ -172,14 +173,14 @@ class Tracker:
         """Draw stale lanes anew, but spend no more than DRAWING of the time on it."""
         history = self._projection.history
         for name in sorted(self._stale):
-            started = time.monotonic()
+            started = self._clock.moment()
             if not go_on() or (not now and started < self._rested):
                 return
             page = self._drawn.lane_figures(history, name)
             self._keep(page, f"{views.file_name(name)}.")
             self.store.show(self._projection.key(history.lanes[name]), page)
             self._stale.remove(name)
-            ended = time.monotonic()
+            ended = self._clock.moment()
             self._rested = ended + (ended - started) / DRAWING
 
     def _keep(self, page: pages.Page, prefix: str) -> None:

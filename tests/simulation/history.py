@@ -162,7 +162,7 @@ def _check_state(seen: Seen, driver: Driver) -> None:
 
 def _tracker(seen: Seen, world: World, until: Callable[[], float] = lambda: math.inf) -> Tracker:
     store = Store(seen.folder, URI, connect=seen.server.connect, disk=world.disk)
-    return Tracker(seen.folder, URI, store, drawn=pages, until=until)
+    return Tracker(seen.folder, URI, store, drawn=pages, until=until, clock=world)
 
 
 @contextmanager
