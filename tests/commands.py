@@ -57,13 +57,16 @@ class Command:
         cwd: Path = ROOT,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """``python -m PACKAGE ARGS`` in ``cwd``; ``env`` is laid over this process's, without the
-        mode of authentication that Ray, once started in it, has left there."""
+        """``python -m PACKAGE ARGS`` in ``cwd``; ``env`` is laid over this process's. Under another
+        home, whose token is another, it goes without the mode of authentication that Ray, once
+        started in this process, has left in its environment."""
         self._folder = Path(tempfile.mkdtemp(prefix="gs"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         out, err = (str(self._folder / name) for name in ("out", "err"))
-        own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
-        known = {**own, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})}
+        given = env or {}
+        known = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **given}
+        if "HOME" in given and "RAY_AUTH_MODE" not in given:
+            known.pop("RAY_AUTH_MODE", None)
         words = [str(arg) for arg in args]
         self._process = FORKS.Process(target=_main, args=(package, words, cwd, known, out, err))
         self._process.start()
