@@ -98,6 +98,7 @@ def test_driver_killed_with_a_mask_decided_and_not_acknowledged(
     assert essence(run_dir) == essence(whole[1])
 
 
+@pytest.mark.slow
 def test_worker_killed_with_a_mask_decided_and_not_acknowledged(
     whole: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:

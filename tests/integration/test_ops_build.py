@@ -66,6 +66,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ops")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_workers_that_start_at_once_build_one_library(cache: Path) -> None:
     first, second = [_finish(process) for process in [_start(cache), _start(cache)]]

@@ -37,6 +37,7 @@ def test_growth_reaches_the_learner_and_all_runners_in_one_short_pause(trainer):
     assert pause < 5.0, "a busy machine may take ten times the half second that is promised"
 
 
+@pytest.mark.slow
 def test_two_learners_stay_equal_through_growth(trainer):
     spec = lane(TOY, num_learners=2)
     trainer.open(spec, None)

@@ -44,6 +44,7 @@ resources = { cpus = 0.5 }
 """
 
 
+@pytest.mark.slow
 def test_a_worker_killed_during_a_mask_refresh_and_during_growth(cluster: str, runs: Path) -> None:
     config, run_dir = runs / "played.toml", runs / "played"
     config.write_text(CONFIG)

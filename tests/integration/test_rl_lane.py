@@ -241,6 +241,7 @@ def test_a_foreign_checkpoint_and_too_few_cores_are_refused(trainer, tmp_path):
         RLTrainer().open(crowded, None)
 
 
+@pytest.mark.slow
 def test_a_killed_runner_comes_back_with_the_grown_shape(trainer):
     spec = lane(TOY, num_env_runners=1, steps_per_stage=384, intervals=3)
     trainer.open(spec, None)

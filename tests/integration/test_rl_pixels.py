@@ -58,6 +58,7 @@ def prepared_by_two(home: Path) -> list[int]:
     return sorted(int(answer.split()[-1]) for answer in answers)
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_textures_once_and_a_broken_file_is_prepared_anew(tmp_path):
     assert prepared_by_two(tmp_path) == [0, 1]
     (kept,) = (tmp_path / ".cache/growstage/textures").glob("*.npz")
