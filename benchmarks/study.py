@@ -100,14 +100,12 @@ def trained(levels: list[float]) -> dict[str, float]:
 def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dict[str, float]:
     """Column -> value of one lane that was trained to its end; ``parameters``: when opened."""
     stage = lane["stages"][-1]
-    edits = [edit for stage in lane["stages"] for edit in stage["edits"]]
-    size = edits[-1]["after"]["parameters"] if edits else parameters
     figures = {**stage["model_figures"], **stage["figures"].get(stage["task"], {})}
     row = lane["matrix"][-1]
     found = {
         "score": row[min(stage["index"], len(row) - 1)],
         "steps to 95 %": steps_to(scores),
-        "kparameters": size / 1000,
+        "kparameters": size_at_end(lane, parameters) / 1000,
     }
     over = lane["trainability"]
     found |= {column: over[name] for name, column in OF_STREAM.items() if name in over}
@@ -121,6 +119,13 @@ def measured(lane: Any, scores: list[tuple[int, float]], parameters: int) -> dic
         if layers:
             found[column] = statistics.mean(figures[f"{diagnostic}/{layer}"] for layer in layers)
     return found
+
+
+def size_at_end(lane: Any, opened: int) -> int:
+    """Parameters of the lane's last model; ``opened``: when the lane was opened."""
+    edits = [edit for stage in lane["stages"] for edit in stage["edits"]]
+    size: int = edits[-1]["after"]["parameters"] if edits else opened
+    return size
 
 
 def of_stream(lane: Any) -> dict[str, float]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.study import Row, told  # noqa: E402
+from benchmarks.study import Row, size_at_end, told  # noqa: E402
 
 COLUMNS = (
     "growths",
@@ -99,14 +99,12 @@ def study(run: str, window: int) -> dict[str, Row]:
         growths = grown_at(lane)
         found = answered(growths, shifts, window)
         steps = sum(stage["steps"] for stage in lane["stages"])
-        edits = [edit for stage in lane["stages"] for edit in stage["edits"]]
         values = {
             "growths": float(len(growths)),
             "false in 10k steps": 1e4 * found.false / steps,
             "learning accuracy": lane["metrics"]["learning_accuracy"],
             "final accuracy": lane["metrics"]["acc.final"],
-            "kparameters": (edits[-1]["after"]["parameters"] if edits else parameters[lane["lane"]])
-            / 1000,
+            "kparameters": size_at_end(lane, parameters[lane["lane"]]) / 1000,
         }
         if shifts:
             values["shifts found"] = len(found.delays) / len(shifts)

@@ -5,7 +5,9 @@ Whoever can write where a library or a compiled program is read from runs code a
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import stat
 import time
@@ -14,12 +16,14 @@ from pathlib import Path
 STALE_S = 3600.0
 """After which a scratch folder that nothing changed belongs to a process that was killed: no single
 step of a build may take as long."""
-OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def made(folder: Path) -> Path:
-    """The folder, made where it is missing so that only its owner can write there."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The folder, made where it is missing so that only its owner can write there, and so those
+    around it."""
+    for place in reversed((folder, *folder.parents)):
+        if not place.exists():
+            place.mkdir(exist_ok=True, mode=0o700)
     return folder
 
 
@@ -27,7 +31,8 @@ def untrusted(path: Path) -> str | None:
     """Who else could have written what is at ``path``, and the cure; None where nobody could.
 
     It and the folder around it must belong to this user or root; neither these nor any folder
-    above may be open to others, but for those where nobody can touch what is another's (/tmp).
+    above may be open to others, but for those where nobody can touch what is another's (/tmp). The
+    group of a user's own, which many systems let write by default, is nobody else.
     """
     path = path.resolve()
     for place in (path, *path.parents):
@@ -39,12 +44,23 @@ def untrusted(path: Path) -> str | None:
                 "or name another folder"
             )
         shared = stat.S_ISDIR(told.st_mode) and told.st_mode & stat.S_ISVTX
-        if told.st_mode & OTHERS and not shared:
+        others = stat.S_IWOTH | (0 if _own_group(told.st_gid) else stat.S_IWGRP)
+        if told.st_mode & others and not shared:
             return (
                 f"{place} can be written by others (mode {stat.S_IMODE(told.st_mode):o}): code "
                 f"from there is not loaded; chmod go-w {place}"
             )
     return None
+
+
+def _own_group(number: int) -> bool:
+    """Whether nobody but this user is in a group: it is called as the user and lists no other."""
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    called = (number, group.gr_name) == (user.pw_gid, user.pw_name)
+    return called and set(group.gr_mem) <= {user.pw_name}
 
 
 def sweep(folder: Path) -> None:

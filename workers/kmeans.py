@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+def best_kmeans(
+    x_TD: Tensor, clusters: int, iterations: int, generators: Iterable[torch.Generator]
+) -> tuple[Tensor, Tensor] | None:
+    """As ``kmeans``, of several draws of first centres, one a generator, the one with the smallest
+    squared distance; the first of equal ones, None where every draw leaves a cluster empty."""
+    found = []
+    for generator in generators:
+        made = kmeans(x_TD, clusters, iterations, 0.0, generator)
+        if made is not None:
+            centres_KD, cluster_T = made
+            found.append((float((x_TD - centres_KD[cluster_T]).square().sum()), made))
+    return min(found, key=lambda one: one[0])[1] if found else None
 
 
 def kmeans(

@@ -168,7 +168,6 @@ TERMS: dict[str, Terms] = {
     "fwt.nobaseline": fwt_nobaseline,
     "fwt.nobaseline_allpairs": fwt_nobaseline_allpairs,
 }
-
 """What each metric is the mean of; ``plasticity.slope`` is the slope of its terms."""
 
 

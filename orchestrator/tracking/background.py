@@ -17,7 +17,8 @@ from workers.contract import RunError
 LONGEST_PAUSE_S = 15.0
 """Between two projections, and between two tries to reach a store that is away."""
 SHARE = 0.2
-"""Of the time that may go into projecting beside a run: its workers need the processors."""
+"""Of the time that is to go into projecting beside a run, whose workers need the processors; where
+it takes so long that rests reach LONGEST_PAUSE_S, it is more."""
 SAID_AFTER_S = 5.0
 """From which on a last flush that goes on is told."""
 LAST_WRITE_S = 5.0

@@ -62,17 +62,11 @@ class UseClusters(Diagnostic):
         import torch
         from sklearn.metrics import adjusted_rand_score
 
-        from workers.kmeans import kmeans
+        from workers.kmeans import best_kmeans
 
-        tries = []
-        for number in range(TRIES):
-            generator = torch.Generator().manual_seed(self.config.seed + number)
-            made = kmeans(use_NE, len(probe.domains), self.config.iterations, 0.0, generator)
-            if made is not None:
-                centres_KE, cluster_N = made
-                error = float((use_NE - centres_KE[cluster_N]).square().sum())
-                tries.append((error, number, cluster_N))
-        if not tries:
+        seeds = range(self.config.seed, self.config.seed + TRIES)
+        draws = (torch.Generator().manual_seed(seed) for seed in seeds)
+        made = best_kmeans(use_NE, len(probe.domains), self.config.iterations, draws)
+        if made is None:
             return None
-        best_N = min(tries, key=lambda one: one[:2])[2]
-        return float(adjusted_rand_score(probe.domain.numpy(), best_N.numpy()))
+        return float(adjusted_rand_score(probe.domain.numpy(), made[1].numpy()))

@@ -24,6 +24,27 @@ def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert caches.untrusted(folder) is None
 
 
+def test_folders_around_it_are_made_for_their_owner_too(tmp_path: Path) -> None:
+    """Under the umask of many systems a group could write into what was made on the way."""
+    before = os.umask(0o002)
+    try:
+        folder = caches.made(tmp_path / ".cache" / "growstage" / "ops")
+    finally:
+        os.umask(before)
+    assert [place.stat().st_mode & 0o777 for place in (folder, *folder.parents[:2])] == [0o700] * 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other groups")
+def test_a_group_that_may_write_is_another_one_unless_it_is_the_user_s_alone(
+    tmp_path: Path,
+) -> None:
+    folder = caches.made(tmp_path / "c")
+    folder.chmod(0o770)
+    assert caches.untrusted(folder) is None, "root's own group"
+    os.chown(folder, -1, 54321)
+    assert "can be written by others (mode 770)" in (caches.untrusted(folder) or "")
+
+
 @pytest.mark.parametrize("inside", ["", "k", "k/lib.so"])
 def test_what_others_can_write_is_not_loaded(tmp_path: Path, inside: str) -> None:
     folder = caches.made(tmp_path / "c")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import InputError
-from workers.kmeans import kmeans
+from workers.kmeans import best_kmeans
 from workers.streams.discovery.base import Discovery
 
 TRIES = 8
@@ -44,20 +44,14 @@ class KMeans(Discovery):
         return self.config.domains or self.domains
 
     def prepare(self, x_ND: Tensor) -> None:
-        tries = []
-        for number in range(TRIES):
-            generator = self.generator("kmeans", number)
-            made = kmeans(x_ND, self.most, self.config.iterations, 0.0, generator)
-            if made is not None:
-                centres_KD, cluster_N = made
-                error = float((x_ND - centres_KD[cluster_N]).square().sum())
-                tries.append((error, number, centres_KD))
-        if not tries:
+        draws = (self.generator("kmeans", number) for number in range(TRIES))
+        made = best_kmeans(x_ND, self.most, self.config.iterations, draws)
+        if made is None:
             raise InputError(
                 f"discovery kmeans: {len(x_ND)} inputs do not fall into {self.most} clusters; give "
                 "fewer domains"
             )
-        self.centres_KD = min(tries, key=lambda one: one[:2])[2]
+        self.centres_KD, _ = made
 
     def found(self, x_ND: Tensor, true_N: Tensor, task: int) -> Tensor:
         return torch.cdist(x_ND, self.centres_KD).argmin(1)
