@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,30 +43,32 @@ def test_mlflow_serves_an_exported_model(tmp_path: Path) -> None:
     port = free_port()
     command = ["-m", "mlflow", "models", "serve", "-m", str(tmp_path / "model")]
     options = ["--env-manager", "local", "--port", str(port)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # its uvicorn
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     with subprocess.Popen(
         [sys.executable, *command, *options], env=env, start_new_session=True
     ) as server:
         try:
             address = f"http://127.0.0.1:{port}"
-            wait_for(lambda: urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200)
+            wait_for(server, f"{address}/ping")
             asked = json.dumps({"inputs": inputs.tolist()}).encode()
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(f"{address}/invocations", asked, headers)
             told = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
     assert [row["prediction"] for row in told] == said
     assert sum(told[0][f"p({label})"] for label in range(10)) == pytest.approx(1.0, abs=1e-4)
 
 
-def wait_for(answers: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Until it answers; what it raises meanwhile is that nobody is there yet."""
+def wait_for(server: subprocess.Popen[bytes], address: str, seconds: float = 120.0) -> None:
+    """Until it answers at the address; an error where it ends before, or does not in time."""
     deadline = time.monotonic() + seconds
     while True:
-        try:
-            if answers():
+        with suppress(OSError):  # nobody is there yet
+            if urllib.request.urlopen(address, timeout=2).status == 200:
                 return
-        except OSError:
-            assert time.monotonic() < deadline
+        assert server.poll() is None, "the server ended"
+        assert time.monotonic() < deadline, "the server does not answer"
         time.sleep(0.5)
