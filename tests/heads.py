@@ -34,6 +34,8 @@ class Head:
 
     address: str
     env: dict[str, str]
+    gcs: str = ""
+    """HOST:PORT that drivers join."""
 
     @property
     def token(self) -> str:
@@ -94,10 +96,10 @@ def running_head(before: Callable[[Mapping[str, str]], None]) -> Iterator[Head]:
         "RAY_TMPDIR": str(folder),
     }
     before(env)
-    dashboard = free_port()
+    dashboard, gcs = free_port(), free_port()
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=true",
-        f"--port={free_port()}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
+        f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
         f"--temp-dir={folder}", "--disable-usage-stats", f"--ray-client-server-port={free_port()}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
@@ -109,7 +111,7 @@ def running_head(before: Callable[[Mapping[str, str]], None]) -> Iterator[Head]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    found = Head(f"http://127.0.0.1:{dashboard}", env)
+    found = Head(f"http://127.0.0.1:{dashboard}", env, f"127.0.0.1:{gcs}")
     try:
         deadline = time.monotonic() + 120
         while not found.up():

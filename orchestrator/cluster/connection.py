@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from orchestrator.cluster.jobs import in_job
+from orchestrator.cluster.jobs import in_job, token_mode
 from workers.contract import InputError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -58,6 +58,7 @@ def connect(address: str | None) -> tuple[float, float]:
     source = "--address" if given else "RAY_ADDRESS"
     _check_listening(address, source)
     options["address"] = address
+    _send_token()
     if in_job():
         del options["runtime_env"]  # the job's own: its working directory is on every node
     try:
@@ -149,6 +150,16 @@ def ask_for_nodes(needs: Iterable[Mapping[str, float]]) -> None:
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[dict(need) for need in needs])
+
+
+def _send_token() -> None:
+    """Send the token that a cluster may ask for: Ray does so unasked only where it finds the
+    cluster itself."""
+    if mode := token_mode():
+        from ray._raylet import Config
+
+        os.environ.update(mode)
+        Config.initialize("")  # read from the environment when Ray was imported
 
 
 def _check_listening(address: str, source: str) -> None:

@@ -33,6 +33,7 @@ from orchestrator.core.events import (
     StartStage,
     WorkFailed,
 )
+from orchestrator.core.folder import here
 from workers.contract import DivergedError, LaneSpec, RunError
 
 WATCH_S = 2.0
@@ -109,7 +110,7 @@ class WorkerExecutor:
                 self._drop(action.lane)
             case Evaluate():
                 evaluator = self._evaluator(action.spec)
-                asked = (action.spec, action.checkpoint, action.tasks)
+                asked = (action.spec, here(action.checkpoint, self.folder), action.tasks)
                 self._track(
                     action, (evaluator,), [self.cluster.call(evaluator, "evaluate", *asked)]
                 )
@@ -211,8 +212,9 @@ class WorkerExecutor:
         self.workers[spec.lane] = places
         self._evaluator(spec)  # let it start while the first stage trains
         address = self.cluster.call(places[0], "meet") if spec.workers > 1 else None
+        saved = action.checkpoint and here(action.checkpoint, self.folder)
         refs = [
-            self.cluster.call(worker, "open", spec, action.checkpoint, rank, address, action.taken)
+            self.cluster.call(worker, "open", spec, saved, rank, address, action.taken)
             for rank, worker in enumerate(places)
         ]
         self._track(action, places, refs)

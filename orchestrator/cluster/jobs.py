@@ -95,7 +95,7 @@ def token() -> str | None:
 
 
 def token_mode() -> dict[str, str]:
-    """Variables with which Ray's own commands send the token, where they do not do so already."""
+    """Variables with which Ray's own clients send the token, where they do not do so already."""
     return {"RAY_AUTH_MODE": "token"} if token() and "RAY_AUTH_MODE" not in os.environ else {}
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core.events import Record, chained
 from orchestrator.core.journal import JOURNAL_FILE, Journal, refresh
-from workers.contract import InputError, digest
+from workers.contract import CheckpointRef, InputError, digest
 from workers.storage import RemoteFolder, is_remote, join, local_path
 
 CHECKPOINTS = "checkpoints"
@@ -122,6 +122,16 @@ def open_folder(place: str | os.PathLike[str]) -> RunFolder:
     if whole:
         refresh(path / JOURNAL_FILE, whole)
     return RunFolder(place=text, path=path)
+
+
+def here(ref: CheckpointRef, checkpoints: str) -> CheckpointRef:
+    """``ref`` as it lies now: a run folder that was moved has taken its ``checkpoints`` along."""
+    if is_remote(ref.uri) or local_path(ref.uri).exists():
+        return ref
+    inside = ref.uri.rpartition(f"/{CHECKPOINTS}/")[2]
+    moved = join(checkpoints, inside)
+    there = inside != ref.uri and (is_remote(moved) or local_path(moved).exists())
+    return replace(ref, uri=moved) if there else ref
 
 
 def _cache() -> Path:

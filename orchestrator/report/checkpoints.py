@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.config import file as configuration
 from orchestrator.config.run import LaneConfig
-from orchestrator.core.folder import open_folder
+from orchestrator.core.folder import here, open_folder
 from orchestrator.core.hints import command
 from orchestrator.core.journal import JOURNAL_FILE, consistent, first_record, read
 from orchestrator.report.history import RunHistory
@@ -53,7 +53,8 @@ def find(run_dir: str | Path, lane: str | None, stage: int | None) -> Found:
     index = max(saved) if stage is None else stage
     checkpoint = named(saved, index, f"finished stage of lane {chosen.name!r}")
     settings = configuration.restore(started.config).lane(chosen.name)
-    return Found(settings, index, settings.tasks()[index], checkpoint)
+    placed = here(checkpoint, folder.checkpoints)
+    return Found(settings, index, settings.tasks()[index], placed)
 
 
 def named(known: dict[Any, Any], name: Any, what: str) -> Any:

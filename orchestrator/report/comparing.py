@@ -10,10 +10,11 @@ from rich.table import Table
 
 from orchestrator.report.runs import RunRow, ago, open_runs
 from orchestrator.report.statistics import Estimate
-from orchestrator.report.summary import COSTS, MEASURES, Variant, best, shown, variants
+from orchestrator.report.summary import COSTS, MEASURES, Variant, shown, standings, variants
 from workers.contract import InputError
 
 BEST, EQUAL = "*", "≈"
+MARKS = {"best": BEST, "equal": EQUAL}
 CELL = 19
 """Characters of a metric's column, its borders included."""
 
@@ -71,7 +72,7 @@ def _named(found: Sequence[Variant], name: str) -> Variant:
 
 
 def _values(found: Sequence[Variant], names: Sequence[str]) -> Table:
-    leading = {name: best(found, name) for name in names}
+    standing = {name: standings(found, name) for name in names}
     made = Table()
     made.add_column("variant", overflow="fold")
     made.add_column("seeds", justify="right")
@@ -80,9 +81,8 @@ def _values(found: Sequence[Variant], names: Sequence[str]) -> Table:
     for one in found:
         cells = []
         for name in names:
-            top, own = leading[name], one.estimate(name)
-            gap = None if top is None or top is one else one.against(top, name)
-            mark = BEST if top is one else EQUAL if gap is not None and gap.noise else ""
+            own = one.estimate(name)
+            mark = MARKS.get(standing[name].get(one.name, ""), "")
             cells.append("-" if own is None else f"{_told(name, own)} {mark}".strip())
         name = f"{one.name} (bound)" if one.baselines else one.name
         made.add_row(name, str(len(one.lanes)), *cells)

@@ -7,6 +7,7 @@ are.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -139,17 +140,25 @@ def shown(table: Iterable[Variant], names: Iterable[str]) -> list[str]:
     return [name for name in names if any(one.values.get(name) for one in known)]
 
 
-def best(table: Iterable[Variant], metric: str) -> Variant | None:
-    """The variant with the best mean, baselines apart where there is something else."""
-    known = [one for one in table if one.values.get(metric)]
-    own = [one for one in known if not one.baselines] or known
+def standings(table: Iterable[Variant], metric: str) -> dict[str, str]:
+    """Variant -> ``best`` where none has a better mean, ``equal`` where it is within noise of that.
+
+    Baselines are bounds: they are not the best where there is something else.
+    """
+    known = {one.name: one for one in table if one.values.get(metric)}
+    own = [one for one in known.values() if not one.baselines] or list(known.values())
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-
-    def rank(one: Variant) -> float:
-        found = one.estimate(metric)
-        return 0.0 if found is None else sign * found.mean
-
-    return max(own, key=rank, default=None)
+    means = {
+        name: sign * statistics.fmean(one.values[metric].values()) for name, one in known.items()
+    }
+    top = max(own, key=lambda one: means[one.name], default=None)
+    found = {}
+    for name, one in known.items():
+        if one in own and top is not None and means[name] == means[top.name]:
+            found[name] = "best"
+        elif top is not None and (gap := one.against(top, metric)) is not None and gap.noise:
+            found[name] = "equal"
+    return found
 
 
 def as_json(table: Iterable[Variant]) -> list[Json]:

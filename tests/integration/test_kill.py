@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.events import EditApplied, LaneOpened
+from orchestrator.core.events import EditApplied, LaneOpened, WorkFailed
 from orchestrator.core.journal import read
 from tests.commands import Command
 
@@ -93,7 +93,8 @@ def undisturbed(
 def test_driver_killed_at_random_moments(
     undisturbed: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:
-    """At first it has a Ray of its own, which dies with it; then its cluster goes on without it."""
+    """At first it has a Ray of its own, which dies with it; then its cluster goes on without it.
+    Before the last driver the folder is moved, and its checkpoints with it."""
     config, whole = undisturbed
     run_dir = runs / "killed"
     journal = run_dir / "journal.jsonl"
@@ -107,7 +108,9 @@ def test_driver_killed_at_random_moments(
         time.sleep(moments.uniform(0.0, 0.05))
         assert driver.poll() is None, "killed too late: nothing was disturbed"
         driver.kill()
+    run_dir = run_dir.rename(runs / "moved")
     finish("resume", run_dir, RAY_ADDRESS=cluster)
+    assert not any(isinstance(event, WorkFailed) for event in events(run_dir))
     assert essence(run_dir) == essence(whole)
     decided = Counter(
         edit.id for record, _ in read(run_dir / "journal.jsonl") for edit in record.edits

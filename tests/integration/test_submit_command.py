@@ -149,6 +149,15 @@ def test_submit_follow_stop_and_submit_again(head: Head, project: Path, tmp_path
     assert saved == dict.fromkeys(range(-1, 5), 1)
 
 
+def test_a_driver_from_outside_joins(head: Head, project: Path, tmp_path: Path) -> None:
+    """It sends the token that the head asks for, though nobody told Ray's client to."""
+    assert "RAY_AUTH_MODE" not in head.env
+    words = ("run", "submitted.toml", "--run-dir", tmp_path / "run", "--address", head.gcs)
+    run = Command("orchestrator", *words, "--set", "training.epochs=6", cwd=project, env=head.env)
+    assert run.wait(240) == 0, run.err
+    assert "run done" in run.err + run.out
+
+
 def test_what_cannot_be_submitted(head: Head, project: Path, tmp_path: Path) -> None:
     def refused(*args: object, **env: str) -> str:
         command = Command("orchestrator", "submit", *args, cwd=project, env=env)

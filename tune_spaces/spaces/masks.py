@@ -29,5 +29,5 @@ class Masks(Space):
         "policies.masks.threshold": Choice((0.4, 0.6, 0.8)),
         "policies.masks.momentum": Choice((0.5, 0.9)),
         "policies.masks.sharing": Choice(("share", "claim")),
-        "policies.phases.warmup_until": Choice((0.0, 0.25)),
+        "policies.phases.warmup_until": Choice((0.0, 0.2)),
     }

@@ -19,7 +19,7 @@ class Schedule(Space):
         "model.head.hidden": (128, 128, 128),
     }
     parameters = {  # noqa: RUF012
-        "model.experts": Integer(2, 8),
+        "model.experts": Integer(1, 8),
         "model.head.schedule": Choice(
             (
                 "constant",

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from orchestrator.core.folder import STREAM_FILE
+from orchestrator.core.folder import CHECKPOINTS, STREAM_FILE, here
 from orchestrator.report.history import RunHistory
 from orchestrator.report.metrics import course
 from orchestrator.report.page.charts import Node, Series, Whisker, graph, lines, whiskers
 from orchestrator.report.page.lanes import lane_view
 from orchestrator.report.runs import Run
-from orchestrator.report.summary import COSTS, MEASURES, Variant, best, shown, variants
+from orchestrator.report.summary import COSTS, MEASURES, Variant, shown, standings, variants
 from workers.contract import Json
-from workers.storage import is_remote, local_path
+from workers.storage import is_remote, join, local_path
 
 COST_NAMES = {
     "parameters": "parameters",
@@ -36,13 +36,13 @@ def content(runs: Sequence[Run]) -> Json:
     """All values of the page."""
     table = variants(run.history for run in runs)
     names = shown(table, MEASURES)
-    leading = {name: best(table, name) for name in names}
+    standing = {name: standings(table, name) for name in names}
     return {
         "title": ", ".join(dict.fromkeys(run.started.name for run in runs)),
         "made": _time(time.time()),
         "metrics": names,
         "costs": [(name, COST_NAMES[name]) for name in shown(table, COSTS)],
-        "variants": [_variant_row(one, names, leading) for one in table],
+        "variants": [_variant_row(one, names, standing) for one in table],
         "charts": [
             chart
             for chart in [*(_bounds(table, metric) for metric in BOUNDS), _means(runs)]
@@ -52,21 +52,17 @@ def content(runs: Sequence[Run]) -> Json:
     }
 
 
-def _variant_row(one: Variant, names: Sequence[str], leading: dict[str, Variant | None]) -> Json:
+def _variant_row(one: Variant, names: Sequence[str], standing: dict[str, dict[str, str]]) -> Json:
     """A line of the summary; ``equal``: metrics in which it lies within noise of the best."""
-    equal = []
-    for name in names:
-        top = leading[name]
-        gap = None if top is None or top is one else one.against(top, name)
-        equal += [name] if gap is not None and gap.noise else []
+    places = {name: standing[name].get(one.name) for name in names}
     return {
         "name": one.name,
         "method": one.method,
         "seeds": len(one.lanes),
         "under_way": not one.ended,
         "bound": sorted(one.baselines),
-        "best": [name for name, top in leading.items() if top is one],
-        "equal": equal,
+        "best": [name for name in names if places[name] == "best"],
+        "equal": [name for name in names if places[name] == "equal"],
         "values": {name: _told(one, name, 3) for name in names},
         "costs": {name: _cost(one, name) for name in COSTS},
     }
@@ -132,7 +128,7 @@ def _run_view(run: Run, number: int) -> Json:
         "started": _time(started.at),
         "hours": _span(ended - started.at),
         "lineage": _lineage(history, anchors),
-        "promises": _promises(history),
+        "promises": _promises(run),
         "versions": _versions(run),
         "stream": file.read_text(encoding="utf-8") if file.is_file() else "",
         "lanes": [lane_view(history, lane, anchors[name]) for name, lane in history.lanes.items()],
@@ -174,8 +170,9 @@ def _stage_told(history: RunHistory, name: str, index: int) -> str:
     return f"{name}, stage {index} {stage.spec.task.name}: id {stage.spec.id}{digest}"
 
 
-def _promises(history: RunHistory) -> list[Json]:
+def _promises(run: Run) -> list[Json]:
     """What the configuration promised and what became of it."""
+    history, folder = run.history, join(run.place, CHECKPOINTS)
     lanes = list(history.lanes.values())
     stages = sum(lane.plan.stages for lane in lanes)
     saved = sum(1 for lane in lanes for stage in lane.stages.values() if stage.checkpoint)
@@ -186,8 +183,9 @@ def _promises(history: RunHistory) -> list[Json]:
     failures = sum(lane.failures for lane in lanes)
     failed = [lane.name for lane in lanes if history.lane_status(lane) == "failed"]
     refs = [s.checkpoint for lane in lanes for s in lane.stages.values() if s.checkpoint]
-    here = [ref for ref in refs if not is_remote(ref.uri)]
-    there = sum(local_path(ref.uri).is_dir() for ref in here)
+    placed = [here(ref, folder).uri for ref in refs]
+    local = [uri for uri in placed if not is_remote(uri)]
+    there = sum(local_path(uri).is_dir() for uri in local)
     told = [
         ("stages trained and saved", f"{saved} of {stages}", saved == stages),
         ("models scored on every task", f"{measured} of {models}", measured >= models),
@@ -201,7 +199,7 @@ def _promises(history: RunHistory) -> list[Json]:
             f"{failures} failures, lanes given up: {', '.join(failed) or 'none'}",
             not failed,
         ),
-        ("checkpoints on this machine", f"{there} of {len(here)}", there == len(here)),
+        ("checkpoints on this machine", f"{there} of {len(local)}", there == len(local)),
         *_limits(history),
     ]
     return [{"what": what, "found": found, "kept": kept} for what, found, kept in told]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.events import RunInterrupted
-from orchestrator.core.folder import MANY, Segments, open_folder
+from orchestrator.core.folder import MANY, Segments, here, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
 from tests.journals import story
-from workers.contract import InputError
+from workers.contract import CheckpointRef, InputError
 
 
 @pytest.fixture
@@ -141,3 +141,26 @@ def test_a_history_is_put_down_whole(place: str) -> None:
     folder = open_folder(place)
     folder.begin(records)
     assert [record for record, _ in read(open_folder(place).path / JOURNAL_FILE)] == records
+
+
+def test_checkpoints_are_found_where_their_folder_was_moved(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "run"
+    kept = run / "checkpoints" / "lane" / "0-final"
+    kept.mkdir(parents=True)
+
+    def at(uri: str) -> CheckpointRef:
+        return CheckpointRef(uri=uri, digest="d", seq=3, stage="s", bytes=1)
+
+    ref = at(str(kept))
+    assert here(ref, str(run / "checkpoints")) is ref
+    moved.parent.mkdir()
+    run.rename(moved)
+    found = here(ref, str(moved / "checkpoints"))
+    assert Path(found.uri) == moved / "checkpoints" / "lane" / "0-final"
+    assert found.digest == ref.digest
+    lost = at(f"{run}/checkpoints/gone")
+    assert here(lost, str(moved / "checkpoints")) is lost
+    outside = at(f"{run}/other")
+    assert here(outside, str(moved / "checkpoints")) is outside
+    remote = at("s3://b/checkpoints/x")
+    assert here(remote, str(moved / "checkpoints")) is remote

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.core.events import Record, RunStarted
 from orchestrator.report.history import RunHistory
 from orchestrator.report.metrics import COURSE, course, summarise
-from orchestrator.report.summary import as_json, best, variants
+from orchestrator.report.summary import as_json, standings, variants
 from orchestrator.report.tables import Value, as_csv, as_parquet, values
 from tests.journals import RUN_ID, TASKS, story
 
@@ -38,9 +38,19 @@ def test_seeds_of_a_method_are_one_variant() -> None:
     found = {one.name: one for one in variants([told(story(SEEDS))])}
     assert set(found) == {"replay", "finetune"}
     assert set(found["replay"].values["acc.final"]) == {0, 1}
-    top = best(found.values(), "forgetting.max")
-    assert top is found["replay"]
+    assert standings(found.values(), "forgetting.max")["replay"] == "best"
     assert found["replay"].values["experts"] == {0: 2, 1: 2}
+
+
+def test_variants_of_one_mean_are_both_the_best_and_a_bound_is_not() -> None:
+    found = variants([told(story(SEEDS))])
+    for one in found:
+        one.values["acc.final"] = {0: 0.5, 1: 0.7}
+    assert standings(found, "acc.final") == {"replay": "best", "finetune": "best"}
+    found[1].baselines = {"finetune"}
+    found[1].values["acc.final"] = {0: 0.9, 1: 0.7}
+    assert standings(found, "acc.final") == {"replay": "best", "finetune": "equal"}
+    assert standings(found, "intransigence") == {}
 
 
 def test_a_seed_that_was_run_again_counts_once() -> None:
