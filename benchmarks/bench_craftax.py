@@ -12,7 +12,9 @@ compiled program); ``vec`` (RLlib's own runner and learner on our vector environ
 actions);
 ``sample`` (the runner alone) and ``sample_env`` (the same, without the time in which the actor
 answers and actions are drawn from its logits). Each runs in a process of its own, in turn, with
-the same nets. ``--engines`` measures both engines alone instead, in this process.
+the same nets; ``engine`` says what played Craftax: ours (``--engine``), or ``craftax`` where a
+variant runs Craftax's own programs without our environments. ``--engines`` measures both engines
+alone instead, in this process.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from workers.rl.environments.craftax.catalog import ENGINES  # noqa: E402
+
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -46,6 +50,8 @@ class Work(NamedTuple):
     """A piece of work done: environment steps, CPU-seconds not to be counted, size of the model."""
 
     steps: int
+    engine: str
+    """What played them."""
     left_out: float = 0.0
     parameters: int = 0
     active: int = 0
@@ -53,6 +59,16 @@ class Work(NamedTuple):
 
 
 Step = Callable[[], Work]
+OWN = "craftax"
+"""In place of an engine of ours: Craftax's own programs."""
+
+
+def engine_of(args: Any, form: str) -> str:
+    """The engine of ours that plays the game seen in this form."""
+    from workers.rl import ENVIRONMENTS
+
+    found: str = ENVIRONMENTS[args.env].engine(form, args.engine)
+    return found
 
 
 def ours(args: Any, form: str = "compact", **model: Any) -> Step:
@@ -63,9 +79,11 @@ def ours(args: Any, form: str = "compact", **model: Any) -> Step:
     algorithm = trainer._open_algorithm
     made_with = UpdateSettings(lr=trainer._training.lr, progress=0.0)
     shape = algorithm.ask(lambda learner: learner.shape())
+    engine = engine_of(args, form)
 
     def step() -> Work:
-        return Work(algorithm.update(made_with).steps, 0.0, shape.parameters, shape.active)
+        steps = algorithm.update(made_with).steps
+        return Work(steps, engine, 0.0, shape.parameters, shape.active)
 
     return step
 
@@ -91,7 +109,8 @@ def recurrent(args: Any) -> Step:
 def sample(args: Any) -> Step:
     """Our environment runner alone."""
     runner = _trainer(args, "compact")._open_algorithm.env_runner
-    return lambda: Work(sum(len(rollout) for rollout in runner.sample()))
+    engine = engine_of(args, "compact")
+    return lambda: Work(sum(len(rollout) for rollout in runner.sample()), engine)
 
 
 def sample_env(args: Any) -> Step:
@@ -99,7 +118,7 @@ def sample_env(args: Any) -> Step:
     from workers.rl import runner as room
 
     runner = _trainer(args, "compact")._open_algorithm.env_runner
-    used = [0.0]
+    used, engine = [0.0], engine_of(args, "compact")
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any) -> Any:
@@ -115,7 +134,7 @@ def sample_env(args: Any) -> Step:
 
     def step() -> Work:
         used[0] = 0.0
-        return Work(sum(len(rollout) for rollout in runner.sample()), used[0])
+        return Work(sum(len(rollout) for rollout in runner.sample()), engine, used[0])
 
     return step
 
@@ -144,6 +163,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
             "kind": "craftax",
             "environment": args.env,
             "observations": form,
+            "engine": args.engine,
             "tasks": [{"name": "all"}],
         },
         "model": asdict(checked(MODELS, net | {"layer": "linear", "separate": True} | model)[1]),
@@ -152,7 +172,7 @@ def _settings(args: Any, form: str, **model: Any) -> dict[str, Any]:
     }
 
 
-def _trainer(args: Any, form: str, **model: Any) -> Any:
+def _trainer(args: Any, form: str, checkpoint: Any = None, **model: Any) -> Any:
     from workers.contract import LaneSpec, StageSpec
     from workers.rl.building import build_stream
     from workers.rl.trainer import RLTrainer
@@ -160,10 +180,17 @@ def _trainer(args: Any, form: str, **model: Any) -> Any:
     settings = _settings(args, form, **model)
     task = build_stream(settings["stream"], 0).tasks()[0]
     trainer = RLTrainer()
-    trainer.open(
-        LaneSpec(lane="bench", trainer="rl", method="finetune", seed=args.seed, settings=settings),
-        None,
+    spec = LaneSpec(
+        lane="bench",
+        trainer="rl",
+        method="finetune",
+        seed=args.seed,
+        settings=settings,
+        changeable=("stream.engine",),
     )
+    trainer.open(spec, checkpoint)
+    if checkpoint is not None:
+        return trainer
     trainer.start(
         StageSpec(
             index=0,
@@ -193,7 +220,7 @@ def all_jax(args: Any) -> Step:
     def step() -> Work:
         state[0], ended = update(state[0])
         jax.block_until_ready((state[0], ended))
-        return Work(settings.envs * settings.rollout)
+        return Work(settings.envs * settings.rollout, OWN)
 
     return step
 
@@ -212,7 +239,8 @@ def _stock(args: Any, *, vectorised: bool) -> Step:
     from benchmarks.stock_rllib import stock
 
     iterate = stock(args, vectorised=vectorised)
-    return lambda: Work(iterate())
+    engine = engine_of(args, "dense") if vectorised else OWN
+    return lambda: Work(iterate(), engine)
 
 
 def _raw(form: str) -> Callable[[Any], Step]:
@@ -223,7 +251,8 @@ def _raw(form: str) -> Callable[[Any], Step]:
 
         from workers.rl import ENVIRONMENTS
 
-        engine = ENVIRONMENTS[args.env].build(args.envs, form)
+        engine = ENVIRONMENTS[args.env].build(args.envs, form, args.engine)
+        played = engine_of(args, form)
         engine.reset()
         rng = np.random.default_rng(args.seed)
 
@@ -232,7 +261,7 @@ def _raw(form: str) -> Callable[[Any], Step]:
                 _, _, done, _ = engine.step(actions)
                 if done.any():
                     engine.renew(np.flatnonzero(done))
-            return Work(args.rollout * args.envs)
+            return Work(args.rollout * args.envs, played)
 
         return step
 
@@ -258,7 +287,7 @@ VARIANTS: dict[str, Callable[[Any], Step]] = {
 }
 
 
-def measure(args: Any, variant: str) -> dict[str, float]:
+def measure(args: Any, variant: str) -> dict[str, Any]:
     """Steps per CPU-second and per second of the best and of all repetitions after warm-up."""
     import torch
 
@@ -284,25 +313,27 @@ def measure(args: Any, variant: str) -> dict[str, float]:
         "left_out": left_out / (cpu + left_out),
         "parameters": done.parameters,
         "active": done.active,
+        "engine": done.engine,
     }
 
 
-def child(args: Any, variant: str) -> dict[str, float]:
+def child(args: Any, variant: str) -> dict[str, Any]:
     """``measure`` in a process of its own, with one thread everywhere."""
     call = [sys.executable, __file__, "--child", variant, "--env", args.env]
     call += ["--layer", str(args.layer), "-n", str(args.envs), "-t", str(args.rollout)]
     call += ["--repetitions", str(args.repetitions), "--seed", str(args.seed)]
+    call += ["--engine", args.engine]
     result = subprocess.run(
         call, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False
     )
     lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
     if result.returncode or not lines:
         raise SystemExit(f"variant {variant} failed:\n{result.stderr[-3000:]}")
-    figures: dict[str, float] = json.loads(lines[-1].removeprefix("RESULT "))
+    figures: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
     return figures
 
 
-def combined(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+def combined(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Means over the rounds, and the ratio of the first variant to each other one."""
     names = list(rounds[0])
     result: dict[str, Any] = {}
@@ -319,6 +350,7 @@ def combined(rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
             "left_out": round(sum(part["left_out"] for part in parts) / len(parts), 3),
             "parameters": parts[0]["parameters"],
             "active": parts[0]["active"],
+            "engine": parts[0]["engine"],
         }
     first = names[0]
     result["ratio"] = {
@@ -341,6 +373,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1, help="turns of all variants")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help="of our environments")
     parser.add_argument("--engines", action="store_true", help="the engines alone")
     parser.add_argument("--form", default="compact", help="of observations, with --engines")
     parser.add_argument("--seconds", type=float, default=4.0, help="CPU time of each engine")

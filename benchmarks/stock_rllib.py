@@ -22,7 +22,9 @@ def stock(args: Any, *, vectorised: bool) -> Callable[[], int]:
     def create(context: Any) -> Any:
         if not vectorised:
             return single(args.env)
-        return VectorEnvironment(ENVIRONMENTS[args.env].build(context["num_envs"]))
+        return VectorEnvironment(
+            ENVIRONMENTS[args.env].build(context["num_envs"], engine=args.engine)
+        )
 
     register_env("bench", create)
     settings = PPOConfig().environment("bench", disable_env_checking=True)

@@ -3,6 +3,11 @@
     python benchmarks/study_craftax.py --env Craftax-Classic-Symbolic-v1 --steps 1000000
         --seeds 3 --out docs/images/craftax_curves.png
 
+Variants: ``ours``; ``jax`` (all of PPO in one compiled program); ``ours_jax`` (ours on Craftax's
+own programs); ``resumed`` (ours, saved half-way and gone on with in a new trainer) and
+``switched`` (the same, natively before and on Craftax's own programs after: the curve must be that
+of ``resumed``, to the bit).
+
 Prints mean and interval of the return of the episodes that ended in the last tenth of the steps,
 and all curves as one JSON object in the last line.
 """
@@ -14,6 +19,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,23 +30,36 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.bench_craftax import ONE_THREAD, _trainer  # noqa: E402
 
-VARIANTS = ("ours", "jax")
 Curve = list[tuple[int, float, int]]
 """Per update: environment steps so far, sum of the returns of ended episodes, their number."""
 
 
-def ours(args: Any) -> Curve:
-    """The product's own lane."""
+def ours(args: Any, *engines: str) -> Curve:
+    """The product's own lane, trained by these engines one after the other, equally long."""
+    curve: Curve = []
+    saved = None
+    with tempfile.TemporaryDirectory() as folder:
+        for number, engine in enumerate(engines, 1):
+            args.engine = engine
+            trainer = _trainer(args, "compact", saved)
+            _learn(trainer, curve, args.steps * number // len(engines))
+            if number < len(engines):
+                saved = trainer.save(str(Path(folder) / str(number)), number)
+                trainer.close()
+    return curve
+
+
+def _learn(trainer: Any, curve: Curve, until: int) -> None:
     from workers.rl.learner import UpdateSettings
 
-    trainer, curve, steps = _trainer(args, "compact"), [], 0
     made_with = UpdateSettings(lr=trainer._training.lr, progress=0.0)
-    while steps < args.steps:
+    steps = curve[-1][0] if curve else 0
+    while steps < until:
         update = trainer._open_algorithm.update(made_with)
         steps += update.steps
         returns = [episode.total for episode in update.episodes]
         curve.append((steps, sum(returns), len(returns)))
-    return curve
+    trainer._steps = steps  # where the stage stands: other worlds follow
 
 
 def all_jax(args: Any) -> Curve:
@@ -58,6 +78,15 @@ def all_jax(args: Any) -> Curve:
         steps += settings.envs * settings.rollout
         curve.append((steps, float(returns), int(ended)))
     return curve
+
+
+VARIANTS: dict[str, Callable[[Any], Curve]] = {
+    "ours": lambda args: ours(args, "auto"),
+    "jax": all_jax,
+    "ours_jax": lambda args: ours(args, "jax"),
+    "resumed": lambda args: ours(args, "native", "native"),
+    "switched": lambda args: ours(args, "native", "jax"),
+}
 
 
 def binned(curve: Curve, bins: int) -> list[float]:
@@ -122,15 +151,18 @@ def main() -> None:
     parser.add_argument("--bins", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--variants", default="ours,jax")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        run = ours if args.child == "ours" else all_jax
-        print("CURVE " + json.dumps(run(args)), flush=True)
+        print("CURVE " + json.dumps(VARIANTS[args.child](args)), flush=True)
         os._exit(0)
-    curves: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
+    chosen = args.variants.split(",")
+    if unknown := sorted(set(chosen) - set(VARIANTS)):
+        parser.error(f"unknown variants {unknown}; allowed: {', '.join(VARIANTS)}")
+    curves: dict[str, list[list[float]]] = {name: [] for name in chosen}
     for seed in range(args.seeds):  # seed by seed: what is cut short is still a comparison
-        for name in VARIANTS:
+        for name in chosen:
             curves[name].append(binned(child(args, name, seed), args.bins))
             print(f"{name}, seed {seed}: {curves[name][-1][-1]:.2f}", file=sys.stderr, flush=True)
     for name, rows in curves.items():

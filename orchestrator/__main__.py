@@ -15,6 +15,7 @@ from orchestrator.commands import files, models, results
 from orchestrator.commands.options import (
     Address,
     AsJson,
+    Changed,
     Config,
     RunDir,
     Set,
@@ -82,6 +83,7 @@ def run(
 @app.command()
 def resume(
     run_dir: RunDir,
+    set_: Changed = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     wait_for_nodes: WaitForNodes = 0.0,
@@ -90,7 +92,7 @@ def resume(
     """Go on with an interrupted, killed or failed run."""
     from orchestrator import session
 
-    status = session.resume(run_dir, tracking_uri, address, as_json, wait_for_nodes)
+    status = session.resume(run_dir, tracking_uri, address, as_json, wait_for_nodes, set_ or ())
     _finish(status, run_dir, as_json)
 
 

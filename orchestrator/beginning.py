@@ -15,7 +15,7 @@ from orchestrator.config.run import RunConfig
 from orchestrator.core.addresses import HIDDEN, without_password
 from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
-from workers.contract import InputError
+from workers.contract import InputError, Json
 
 CODE_VERSION = "GROWSTAGE_CODE_VERSION"
 """Environment variable of a job: the version of the code that travelled without its repository."""
@@ -50,15 +50,17 @@ def takeover(
     gpus: float,
     tracking_uri: str | None = None,
     modules: Mapping[str, str] | None = None,
+    settings: Mapping[str, Json] | None = None,
 ) -> RunResumed:
     """The first event of a driver that goes on with a run; ``tracking_uri``: where it is shown;
-    ``modules``: digests of the user's own ones."""
+    ``modules``: digests of the user's own ones; ``settings``: those that are other than before."""
     return RunResumed(
         at=time.time(),
         code_version=code_version(),
         cpus=cpus,
         gpus=gpus,
         modules=modules or {},
+        settings=settings or {},
         tracking_uri=None if tracking_uri is None else without_password(tracking_uri),
     )
 
@@ -68,7 +70,8 @@ def check_same_config(run_dir: Path | str, started: RunStarted, config: RunConfi
     if started.config_digest != config.digest:
         raise InputError(
             f"{run_dir}: its journal belongs to config {started.config_digest}, this config is "
-            f"{config.digest}; give another --run-dir, or run the config the journal was made with"
+            f"{config.digest}; give another --run-dir, or run the config the journal was made "
+            "with (growstage resume --set changes what results do not depend on)"
         )
 
 

@@ -23,6 +23,7 @@ from orchestrator.beginning import (
 )
 from orchestrator.cluster.jobs import KEPT, check_kept, in_job
 from orchestrator.cluster.placement import check_resources, needs, unplaceable
+from orchestrator.config import changing
 from orchestrator.config import file as configuration
 from orchestrator.config.merging import names_models
 from orchestrator.config.run import RunConfig
@@ -117,14 +118,21 @@ def resume(
     address: str | None,
     quiet: bool,
     wait_for_nodes: float = 0.0,
+    overrides: Sequence[str] = (),
 ) -> str:
-    """Go on with the run whose journal is in ``run_dir``; returns its status."""
+    """Go on with the run whose journal is in ``run_dir``; returns its status.
+
+    Raises InputError where ``overrides`` (``a.b=value``) would change what results depend on.
+    """
     folder = open_folder(run_dir)
     started = first_record(folder.path)
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
-    config = configuration.restore(started.config)
-    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes)
+    settings = dict(map(configuration.setting, overrides))
+    config = changing.changed(
+        configuration.restore(started.config), changing.before(folder.path) | settings
+    )
+    return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes, settings=settings)
 
 
 def _drive(
@@ -135,6 +143,7 @@ def _drive(
     quiet: bool,
     wait_for_nodes: float,
     text: str | None = None,
+    settings: Mapping[str, Json] | None = None,
 ) -> str:
     """Bring everything up in the order in which a failure costs least, and run."""
     say(f"run folder {folder.place}")
@@ -176,7 +185,7 @@ def _drive(
         cpus, gpus = connection.cluster_size()
         with BackgroundTracker(tracker), progress:
             status = driver.run(
-                takeover(cpus, gpus, store, modules) if known else joined(cpus, gpus)
+                takeover(cpus, gpus, store, modules, settings) if known else joined(cpus, gpus)
             )
     finally:
         connection.disconnect()

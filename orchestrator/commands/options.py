@@ -10,6 +10,13 @@ import typer
 
 Config = Annotated[Path, typer.Argument(help="Stream file (TOML).", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a.b=value; repeatable.")]
+Changed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a.b=value from here on, where results do not depend on it; repeatable.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RunDir = Annotated[str, typer.Argument(help="Folder of a run: path or URI.", show_default=False)]
 RunDirs = Annotated[

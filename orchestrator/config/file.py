@@ -143,20 +143,25 @@ def restore(plain: Json) -> RunConfig:
     return restored
 
 
-def override(raw: dict[str, Any], item: str) -> None:
-    """Lay one ``a.b=value`` over the raw config; ``lanes.0.method`` reaches into a list.
-
-    The value is read as TOML where it is valid TOML, else as a string.
-    """
+def setting(item: str) -> tuple[str, Json]:
+    """``a.b`` and the value of ``a.b=value``: as TOML where it is valid TOML, else a string."""
     dotted, equals, text = item.partition("=")
     if not equals or not dotted:
         raise InputError(f"--set {item}: must be a.b=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return dotted, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        return dotted, text
     except RecursionError as error:
         raise InputError(f"--set {dotted}: too many brackets inside each other") from error
+
+
+def override(raw: dict[str, Any], item: str) -> None:
+    """Lay one ``a.b=value`` over the raw config; ``lanes.0.method`` reaches into a list.
+
+    The value is read as ``setting`` says.
+    """
+    dotted, value = setting(item)
     node: Any = raw
     *parents, last = dotted.split(".")
     try:

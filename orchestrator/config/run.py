@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from orchestrator.config import sharing
+from orchestrator.config.sections import changeable
 from orchestrator.core.events import Budget, Course, LanePlan, RunPlan
 from orchestrator.evaluations import All
 from orchestrator.policies import POLICIES, LaneFacts, Policy
@@ -172,6 +173,7 @@ class LaneConfig:
             exact=trainers.TRAINERS[self.trainer].exact,
             strict_ops=self.strict_ops,
             workers=self.workers,
+            changeable=changeable(self.sections),
             start=self.start,
             merged=self.merged,
         )

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.names import misnamed
 from orchestrator.policies import POLICIES
 from workers import trainers
+from workers.contract import WithChangeable
 from workers.parsing import choose
 from workers.tables import Problem
 
@@ -86,6 +87,16 @@ def choose_policies(
         _, configs[name], found = choose(POLICIES, raw, where)
         problems += [*misnamed(name, f"{where} (its name)"), *found]
     return configs, problems
+
+
+def changeable(sections: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings as ``section.key`` that no bit of the results depends on."""
+    return tuple(
+        f"{name}.{key}"
+        for name, config in sections.items()
+        if isinstance(config, WithChangeable)
+        for key in config.changeable
+    )
 
 
 def merge(default: Any, own: Any, kind: str | None) -> Any:

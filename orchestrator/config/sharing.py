@@ -14,7 +14,7 @@ from orchestrator.core.events import LanePlan, Stem
 from orchestrator.core.transitions import planned_stages
 from orchestrator.evaluations import All
 from workers import trainers
-from workers.contract import Json, before_edits, digest, domains_of
+from workers.contract import Json, WithChangeable, before_edits, digest, domains_of
 from workers.tables import lookup
 
 if TYPE_CHECKING:
@@ -133,4 +133,6 @@ def _plain_start(method: Any) -> bool:
 
 
 def _plain(config: Any) -> Json:
-    return asdict(config)
+    """What of a config decides the bits of a stage."""
+    left_out = config.changeable if isinstance(config, WithChangeable) else ()
+    return {key: value for key, value in asdict(config).items() if key not in left_out}

@@ -43,6 +43,7 @@ from orchestrator.core.transitions import (
     diverged,
     evaluation,
     fresh_lane,
+    resumed,
     shaped,
     skipped,
     stale,
@@ -221,10 +222,7 @@ def _told(
 
 def _restart(state: RunState, event: RunResumed) -> tuple[RunState, Actions]:
     """Every worker of an earlier driver is gone: open again what is not done."""
-    lanes = {
-        name: lane if lane.status == "done" else replace(lane, status="waiting", retries={})
-        for name, lane in state.lanes.items()
-    }
+    lanes = {name: resumed(lane, event.settings) for name, lane in state.lanes.items()}
     state = replace(
         state,
         lanes=lanes,

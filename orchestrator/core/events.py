@@ -223,6 +223,8 @@ class RunResumed:
     """As in RunStarted, of the code from now on."""
     tracking_uri: str | None = None
     """MLflow store from now on; as in RunStarted."""
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    """What lanes that may change it are trained by from now on: ``section.key`` -> value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.core.events import (
@@ -20,7 +21,14 @@ from orchestrator.core.events import (
 from orchestrator.core.merging import scored
 from orchestrator.core.state import LaneState, StageEnd
 from orchestrator.policies.base import View
-from workers.contract import CheckpointRef, ModelShape, ModelState, StageSpec, derive_seed
+from workers.contract import (
+    CheckpointRef,
+    Json,
+    ModelShape,
+    ModelState,
+    StageSpec,
+    derive_seed,
+)
 from workers.edits import Edit
 
 
@@ -53,6 +61,14 @@ def planned_stages(plan: LanePlan) -> tuple[StageSpec, ...]:
 def fresh_lane(plan: LanePlan) -> LaneState:
     """The lane before its first event."""
     return LaneState(plan=plan, model=ModelState(experts=plan.experts))
+
+
+def resumed(lane: LaneState, settings: Mapping[str, Json]) -> LaneState:
+    """The lane under a new driver, with the settings that it was given: to be opened again unless
+    it is done."""
+    spec = lane.plan.spec.changed(settings)
+    lane = replace(lane, plan=replace(lane.plan, spec=spec))
+    return lane if lane.status == "done" else replace(lane, status="waiting", retries={})
 
 
 def _enqueue(lane: LaneState, command: Command) -> LaneState:

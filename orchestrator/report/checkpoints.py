@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import changing
 from orchestrator.config import file as configuration
 from orchestrator.config.run import LaneConfig
 from orchestrator.core.folder import here, open_folder
@@ -52,8 +53,9 @@ def find(run_dir: str | Path, lane: str | None, stage: int | None) -> Found:
     saved = _saved(chosen)
     index = max(saved) if stage is None else stage
     checkpoint = named(saved, index, f"finished stage of lane {chosen.name!r}")
-    settings = configuration.restore(started.config).lane(chosen.name)
     placed = here(checkpoint, folder.checkpoints)
+    config = changing.changed(configuration.restore(started.config), changing.before(folder.path))
+    settings = config.lane(chosen.name)
     return Found(settings, index, settings.tasks()[index], placed)
 
 

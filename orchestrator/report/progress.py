@@ -94,8 +94,8 @@ def line(record: Record, tasks: Mapping[str, Sequence[str]] | None = None) -> st
             return f"{lane}: done"
         case ClusterChanged(cpus=cpus, gpus=gpus):
             return f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs now"
-        case RunResumed():
-            return "resumed"
+        case RunResumed(settings=settings):
+            return "resumed" + "".join(f", {path} = {to}" for path, to in settings.items())
         case RunInterrupted(reason=reason):
             return f"interrupted by {reason}"
         case RunFinished(status=status):

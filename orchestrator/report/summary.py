@@ -65,7 +65,7 @@ def settings_digest(lane: LaneHistory, run_id: str) -> str:
     spec = lane.plan.spec
     begun = run_id if spec.start is not None or spec.merged is not None else ""
     scored = [task.name for task in lane.plan.columns]
-    told = [spec.settings, spec.policies, spec.workers, lane.plan.course, scored, begun]
+    told = [spec.deciding, spec.policies, spec.workers, lane.plan.course, scored, begun]
     own = lane.plan.evaluation
     return digest([spec.trainer, *told, *([] if own["kind"] == "all" else [own])])
 

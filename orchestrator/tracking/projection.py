@@ -102,8 +102,7 @@ class Projection:
             case RunStarted() | ClusterChanged():
                 return []
             case RunResumed():
-                open_lanes = [key for key, end in self._ends() if end is None]
-                return [ReopenRun(key=key) for key in (self.key(), *open_lanes)]
+                return self._resumed(event)
             case RunInterrupted() | RunFinished():
                 return self._run_ended(event.at)
         lane = self.history.lanes[event.lane]
@@ -300,12 +299,23 @@ class Projection:
         """What tells a stage's run from the same stage of other lanes."""
         return self.trial.name if self.trial is not None else f"{lane.label}·s{lane.seed}"
 
+    def _resumed(self, event: RunResumed) -> list[Write]:
+        """What goes on, with the settings that are other from here on."""
+        changed = {f"changed.{path}": str(value) for path, value in event.settings.items()}
+        found: list[Write] = [ReopenRun(key=self.key(), tags=changed)]
+        for lane, key, end in self._ends():
+            if end is None:
+                may = {f"changed.{path}" for path in lane.plan.spec.changeable}
+                tags = {name: value for name, value in changed.items() if name in may}
+                found.append(ReopenRun(key=key, tags=tags))
+        return found
+
     def _run_ended(self, at: float) -> list[Write]:
         self.dirty.run = self.dirty.ended = True
         self.dirty.lanes |= {lane.name for lane in self.history.lanes.values() if lane.opened}
         writes: list[Write] = [
             CloseRun(key=key, status=STATUS[end], at=milliseconds(at))
-            for key, end in self._ends()
+            for _, key, end in self._ends()
             if end is not None and end != "done"
         ]
         points = method_means(self.history, at) if self.trial is None else ()
@@ -315,19 +325,19 @@ class Projection:
         )
         return writes
 
-    def _ends(self) -> list[tuple[str, str | None]]:
+    def _ends(self) -> list[tuple[LaneHistory, str, str | None]]:
         """How each opened lane and its open stages ended; None while they go on."""
-        ends: list[tuple[str, str | None]] = []
+        ends: list[tuple[LaneHistory, str, str | None]] = []
         for lane in self.history.lanes.values():
             if not lane.opened:
                 continue
             for index in sorted(lane.stages):
                 status = self.history.stage_status(lane, index)
                 if status == "skipped":
-                    ends.append((self.key(lane, index), "failed"))
+                    ends.append((lane, self.key(lane, index), "failed"))
                 elif status != "done":
-                    ends.append((self.key(lane, index), _end(status)))
-            ends.append((self.key(lane), _end(self.history.lane_status(lane))))
+                    ends.append((lane, self.key(lane, index), _end(status)))
+            ends.append((lane, self.key(lane), _end(self.history.lane_status(lane))))
         return ends
 
     # ------------------------------------------------------------ inside a stage

@@ -181,7 +181,10 @@ class Store:
             case CountOnce():
                 self._count_once(write)
             case ReopenRun():
-                self.client.update_run(self.run(write.key), status="RUNNING")
+                run = self.run(write.key)
+                self.client.update_run(run, status="RUNNING")
+                for name, value in write.tags.items():
+                    self.client.set_tag(run, name, value)
             case LogPoints():
                 if write.points:
                     points.setdefault((write.key, write.model), []).extend(write.points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class ReopenRun:
     """A run that had ended goes on."""
 
     key: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What is other than before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from workers.models.actor_critic import ActorCritic
 from workers.parsing import checked
 from workers.rl import TRAININGS
 from workers.rl.building import build_stream
+from workers.rl.environments.craftax.native import library
 from workers.rl.evaluator import RLEvaluator
 from workers.rl.tracing import trace_checkpoint
 from workers.rl.trainer import RLTrainer
@@ -295,3 +296,40 @@ def test_two_craftax_tasks_with_growth_checkpoint_and_evaluation(trainer, tmp_pa
     assert [layer.experts for layer in opened.shape.layers.values()] == [2, 2]
     assert fingerprint(other) == fingerprint(trainer)
     other.close()
+
+
+@pytest.mark.craftax
+def test_a_lane_goes_on_to_the_same_bits_in_either_engine(trainer, tmp_path: Path, monkeypatch):
+    """Its engine is changed where it is resumed, or there is no compiler any more; and back."""
+    if library.load().functions is None:
+        pytest.skip(library.load().why)
+    spec = replace(lane(CLASSIC, rollout=16), changeable=("stream.engine",))
+    compiled, none = library.load, lambda: library.Native(None, "no compiler")
+    ways = {
+        "as it was": (compiled, {}, "native"),
+        "nothing compiles": (none, {}, "jax"),
+        "changed": (compiled, {"stream.engine": "jax"}, "jax"),
+    }
+    trainer.open(spec, None)
+    assert trainer.start(stage(spec)).fields["engine"] == "native"
+    trainer.run_interval(1)
+    ref = trainer.save(str(tmp_path / "c"), 1)
+    ends = {}
+    for way, (load, settings, engine) in ways.items():
+        monkeypatch.setattr(library, "load", load)
+        changed, resumed = spec.changed(settings), RLTrainer()
+        resumed.open(changed, ref)
+        told = build_stream(changed.settings["stream"], 0).recorded(tasks(spec)[0])
+        assert told == {"engine": engine}
+        done = [resumed.run_interval(2)]
+        half = resumed.save(str(tmp_path / way), 2)
+        resumed.close()
+        monkeypatch.setattr(library, "load", compiled)
+        back = RLTrainer()
+        back.open(spec, half)
+        assert back.start(stage(spec, 1)).fields["engine"] == "native"
+        done.append(back.run_interval(1))
+        ends[way] = (half.digest, fingerprint(back), [report.metrics for report in done])
+        back.close()
+    for way in ways:
+        assert ends[way] == ends["as it was"], way

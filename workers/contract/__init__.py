@@ -8,6 +8,7 @@ from workers.contract.identity import Json, derive_seed, digest
 from workers.contract.lane_settings import (
     Checked,
     LaneSettings,
+    WithChangeable,
     WithExperts,
     WithRoutedLayers,
     before_edits,
@@ -67,6 +68,7 @@ __all__ = [
     "Taken",
     "TaskSpec",
     "Trainer",
+    "WithChangeable",
     "WithExperts",
     "WithRoutedLayers",
     "before_edits",

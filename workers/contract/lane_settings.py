@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from workers.contract.specs import TaskSpec
 from workers.tables import Problem
@@ -16,6 +16,15 @@ class Checked(Protocol):
 
     def problems(self, lane: LaneSettings) -> list[Problem]:
         """What of it does not fit the lane; paths begin at the config."""
+
+
+@runtime_checkable
+class WithChangeable(Protocol):
+    """Config of a section with settings that no bit of the results depends on: they decide where
+    something is computed. A run that is resumed may change them."""
+
+    changeable: ClassVar[tuple[str, ...]]
+    """Their keys."""
 
 
 @runtime_checkable

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from workers.contract.identity import Json, digest
 from workers.contract.reports import CheckpointRef
@@ -139,6 +139,8 @@ class LaneSpec:
     """Refuse to train where the compiled kernels of the ops are missing."""
     workers: int = 1
     """Workers that train the lane together, each with a replica of the model."""
+    changeable: tuple[str, ...] = ()
+    """Settings as ``section.key`` that no bit of the results depends on."""
     start: Start | None = None
     """What the lane begins with; None = an untrained model."""
     merged: Merged | None = None
@@ -149,9 +151,27 @@ class LaneSpec:
         """What the first stage goes on from: a stage of another run, or the id of the merge that
         makes the lane's first model; None = an untrained one."""
         if self.merged is not None:
-            sections = [self.settings["stream"], self.settings["model"]]
+            sections = [self.deciding["stream"], self.deciding["model"]]
             return digest([self.merged.identity, sections, self.seed])
         return None if self.start is None else self.start.checkpoint.stage
+
+    @property
+    def deciding(self) -> dict[str, Json]:
+        """The settings without those that are changeable."""
+        found = dict(self.settings)
+        for path in self.changeable:
+            section, key = path.split(".")
+            found[section] = {k: value for k, value in found[section].items() if k != key}
+        return found
+
+    def changed(self, settings: Mapping[str, Json]) -> LaneSpec:
+        """The lane with these settings (``section.key`` -> value), as far as it may change them."""
+        found = dict(self.settings)
+        for path in self.changeable:
+            if path in settings:
+                section, key = path.split(".")
+                found[section] = {**found[section], key: settings[path]}
+        return replace(self, settings=found)
 
     @property
     def built_from(self) -> str:
@@ -165,4 +185,4 @@ class LaneSpec:
         start = self.start
         begun = {} if start is None else {"start": [start.checkpoint.digest, start.optimizer]}
         made = {} if self.merged is None else {"merged": self.merged.identity}
-        return digest(self.settings | several | begun | made)
+        return digest(self.deciding | several | begun | made)

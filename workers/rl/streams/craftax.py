@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from workers.contract import Json, LaneSettings, TaskSpec
 from workers.rl.environments.base import BatchedEnvironment, EnvironmentTask
@@ -46,6 +46,7 @@ class CraftaxStream(EnvironmentStream):
     class Config:
         """Which environment, and the tasks in the order they are learnt."""
 
+        changeable: ClassVar[tuple[str, ...]] = ("engine",)
         kind: str = "craftax"
         environment: str = CraftaxClassicSymbolic.name
         """Environment of all tasks: a known name, or ``module:Class`` on the path."""
