@@ -103,6 +103,10 @@ class Kept:
         place = bisect_right(self.masks, index, key=lambda known: known[0])
         return self.masks[place - 1][1] if place else None
 
+    def born_by(self, index: int) -> dict[str, list[int]]:
+        """``births`` as they stood at the end of a stage."""
+        return {layer: born[: bisect_right(born, index)] for layer, born in self.births.items()}
+
 
 @dataclass(slots=True)
 class LaneHistory:
@@ -261,20 +265,20 @@ class LaneHistory:
         width = len(self.plan.columns)
         return [[None] * width if row is None else list(row.scores) for row in rows]
 
-    def complete(self) -> list[list[float]]:
+    def complete(self, after: int = 0) -> list[list[float]]:
         """R where each row is that of the stage by whose end its task was learnt: its leading rows,
         up to the last one that is known, as long as none is missing that is still to come. Not a
-        number where a model was not scored on a task."""
-        return [_numbers(row.scores) for row in self._leading()]
+        number where a model was not scored on a task. ``after``: so many of them are left out."""
+        return [_numbers(row.scores) for row in self._leading(after)]
 
     def validation_matrix(self) -> list[list[float]]:
         """The same on the validation parts; its rows are empty where the stream has none."""
         return [_numbers(row.validation) for row in self._leading()]
 
-    def _leading(self) -> list[Row]:
+    def _leading(self, after: int = 0) -> list[Row]:
         rows: list[Row] = []
         known = 0
-        for index in self.plan.ends:
+        for index in self.plan.ends[after:]:
             row = self.row(index)
             if row is None and self.plan.scored_after(index):
                 break
@@ -312,7 +316,9 @@ class LaneHistory:
 
     def kept_edits(self) -> Iterator[tuple[int, Edit, EditReport]]:
         """Stage index and edit, in order, without those of stages that were given up."""
-        indices = {s.id: index for index, s in self.stages.items() if not self.skipped(index)}
+        last = max(self.stages, default=-1)
+        kept = (i for i, stage in self.stages.items() if i == last or stage.checkpoint is not None)
+        indices = {self.stages[index].id: index for index in kept}
         for edit, report in self.edits.values():
             if edit.stage in indices:
                 yield indices[edit.stage], edit, report
@@ -332,16 +338,34 @@ class LaneHistory:
         ``kept``: of this lane as it stands, where several stages are asked for.
         """
         kept = kept or self.kept()
-        stage, mask, row = self.stages[index], kept.mask(index), self.rows.get(index)
-        figures = specialisation.ages(stage.gate_weights, kept.births)
+        stage, mask = self.stages[index], kept.mask(index)
+        figures = specialisation.ages(stage.gate_weights, kept.born_by(index))
         if mask is not None:
             figures |= specialisation.overlaps(mask.masks, mask.usage, mask.domains)
-        for task, layers in {} if row is None else row.probes.items():
-            learnt = kept.learnt[task]
-            then = self.rows.get(learnt) if learnt < index else None
-            if then is not None and task in then.probes:
-                figures |= specialisation.drifts(task, then.probes[task], layers)
+        row = self.rows.get(index)
+        for task in () if row is None else row.probes:
+            figures |= self._drift(task, kept.learnt[task], index)
         return figures
+
+    def drifted_since(self, index: int) -> dict[int, dict[str, float]]:
+        """Later stage -> what had become by its end of the tasks learnt in stage ``index``: of
+        ``routing``, what needs the row of both. Empty where no later row is known yet."""
+        later = [known for known in self.rows if known > index]
+        ends = zip(self.tasks, self.plan.ends, strict=True) if later else ()
+        tasks = [task for task, end in ends if end == index]
+        return {
+            known: {
+                name: x for task in tasks for name, x in self._drift(task, index, known).items()
+            }
+            for known in sorted(later)
+        }
+
+    def _drift(self, task: str, learnt: int, index: int) -> dict[str, float]:
+        """What became of a task's routing from the stage that learnt it to a later one."""
+        then, now = self.rows.get(learnt), self.rows[index]
+        if learnt >= index or then is None or task not in then.probes or task not in now.probes:
+            return {}
+        return specialisation.drifts(task, then.probes[task], now.probes[task])
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         """Edits of one stage, in order."""

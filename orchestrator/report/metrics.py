@@ -220,30 +220,3 @@ def terms_of(
 def _leading(matrix: Matrix, initial: Sequence[float]) -> tuple[Matrix, Sequence[float]]:
     rows = min(len(matrix), min((len(row) for row in matrix), default=0))
     return [list(row[:rows]) for row in matrix[:rows]], list(initial[:rows])
-
-
-COURSE = ("acc.final", "forgetting.max", "learning_accuracy")
-"""Metrics of ``course``."""
-
-
-def course(matrix: Matrix) -> list[dict[str, float]]:
-    """Metrics of COURSE after every stage, as ``summarise`` has them, in one pass over the matrix.
-
-    Entry ``k`` is that of the leading block with ``k + 1`` rows; forgetting begins with the second.
-    What no score is known for is left out.
-    """
-    found: list[dict[str, float | None]] = []
-    best: list[float] = []
-    learnt: list[float] = []
-    for k, row in enumerate(matrix):
-        best = [_most(pair) for pair in zip(best, row, strict=False)]
-        best.append(row[k])
-        learnt += _known(row[k : k + 1])
-        here = {
-            "acc.final": _mean([sum(row[: k + 1]) / (k + 1)]),
-            "learning_accuracy": sum(learnt) / len(learnt) if learnt else None,
-        }
-        if k:
-            here["forgetting.max"] = _mean(best[j] - row[j] for j in range(k))
-        found.append(here)
-    return [{name: x for name, x in here.items() if x is not None} for here in found]

@@ -33,9 +33,17 @@ def _told(
     lanes: Lanes, lane: LaneHistory, stages: int
 ) -> tuple[list[list[float]], Sequence[float], Iterable[str]]:
     """Matrix, untrained scores and names of metrics that they have a meaning for."""
-    names = ALONE if lane.plan.course == "alone" else METRICS
-    initial = () if _elsewhere(lanes, lane) else lane.untrained()
-    return lane.complete()[:stages], initial, names
+    return lane.complete()[:stages], initial(lanes, lane), meaningful(lane)
+
+
+def initial(lanes: Lanes, lane: LaneHistory) -> Sequence[float]:
+    """Scores of the lane's own untrained model; empty = not known, or it began with another."""
+    return () if _elsewhere(lanes, lane) else lane.untrained()
+
+
+def meaningful(lane: LaneHistory) -> Iterable[str]:
+    """Metrics that mean something for the lane's matrix."""
+    return ALONE if lane.plan.course == "alone" else METRICS
 
 
 def of_baselines(lanes: Lanes, lane: LaneHistory, stages: int) -> dict[str, float]:

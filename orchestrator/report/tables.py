@@ -59,13 +59,14 @@ def _of_lane(history: RunHistory, lane: LaneHistory) -> Iterator[tuple[Where, fl
     """((stage, task, part, metric), value) of one lane."""
     for index, row in sorted(lane.rows.items()):
         yield from _of_row(lane, index, row)
+    kept = lane.kept()
     for index, stage in sorted(lane.stages.items()):
         for metric, value in stage.training.items():
             yield (index, stage.spec.task.name, "training", metric), value
         told = {"seconds": stage.seconds, "steps": stage.steps, "intervals": stage.intervals}
         for metric, value in told.items():
             yield (index, "", "", metric), value
-        for metric, value in lane.routing(index).items():
+        for metric, value in lane.routing(index, kept).items():
             yield (index, "", "", f"routing/{metric}"), value
     for metric, value in scores.of_lane(history.lanes, lane).items():
         yield (None, "", "test", metric), value

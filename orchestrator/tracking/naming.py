@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from orchestrator.tracking.writes import Point
 from workers.contract import Json
@@ -25,6 +26,7 @@ def flatten(values: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+@lru_cache(maxsize=4096)
 def metric_name(name: str) -> str:
     """A name MLflow takes: letters, digits, ``_ - . / : space``; other characters become ``_``."""
     return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII).strip("/ ") or "_"
@@ -32,15 +34,15 @@ def metric_name(name: str) -> str:
 
 def task_keys(tasks: Iterable[str]) -> list[str]:
     """Metric names of tasks, in order and all different."""
-    keys: list[str] = []
+    keys: dict[str, None] = {}
     for index, task in enumerate(tasks):
         key = metric_name(task).replace("/", "_")
         if key in keys:
             key = f"{key}-{index:02d}"
         while key in keys:
             key += "_"
-        keys.append(key)
-    return keys
+        keys[key] = None
+    return list(keys)
 
 
 def point(name: str, value: float, step: int, at: float) -> Point:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.core.events import EvaluationDone
 from orchestrator.report import scores
 from orchestrator.report.history import RunHistory
@@ -37,14 +39,19 @@ def of_row(lane: LaneHistory, event: EvaluationDone) -> tuple[Point, ...]:
             for task, figures in report.figures.items()
             for name, value in figures.items()
         },
-        **{f"routing/{name}": value for name, value in lane.routing(event.index).items()},
         **{f"model/{name}": value for name, value in report.model_figures.items()},
         **{
             f"validation/{name}": score
             for name, score in zip(_scored(lane, event.index), report.validation, strict=False)
         },
     }
-    return tuple(point(name, value, event.index + 1, event.at) for name, value in values.items())
+    told = tuple(point(name, value, event.index + 1, event.at) for name, value in values.items())
+    return (*told, *of_routing(lane.routing(event.index), event.index, event.at))
+
+
+def of_routing(figures: Mapping[str, float], index: int, at: float) -> tuple[Point, ...]:
+    """Of a stage, at the number of stages learnt: what became of the experts by its end."""
+    return tuple(point(f"routing/{name}", x, index + 1, at) for name, x in figures.items())
 
 
 def of_scores(lane: LaneHistory, event: EvaluationDone) -> tuple[Point, ...]:

@@ -32,12 +32,14 @@ from orchestrator.report import scores
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
+from orchestrator.report.row_by_row import RowByRow
 from orchestrator.report.summary import settings_digest
 from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
 from orchestrator.tracking.points import (
     largest,
     method_means,
     of_interval,
+    of_routing,
     of_row,
     of_scores,
     of_shape,
@@ -77,10 +79,10 @@ class Projection:
     def __init__(self) -> None:
         self.history = RunHistory()
         self.dirty = Dirty()
-        self._shown: set[tuple[str, int, int]] = set()
-        """Cells of the matrices (lane, stage, task) that were written."""
-        self._summed: dict[str, int] = {}
-        """Lane -> complete rows whose metrics were written."""
+        self._shown: set[tuple[str, int]] = set()
+        """Rows of the matrices (lane, stage) that were written."""
+        self._summed: dict[str, RowByRow] = {}
+        """Lane -> its complete rows whose metrics were written."""
         self._compared: dict[str, int] = {}
         """Lane -> stages whose scores against baselines were written."""
         self._begun: RunStarted | None = None
@@ -450,34 +452,49 @@ class Projection:
         for shown in (self.history.lanes[one.name] for one in alike):
             if shown.opened:
                 self.dirty.lanes.add(shown.name)
+                writes += self._late_drifts(shown, event)
                 writes += self._cells(shown)
-                writes += self._sums(shown, event.at) if event.index >= 0 else []
+                writes += self._sums(shown, event.at, late=event.index < 0)
         return [*writes, *self._comparisons(event.at)]
 
+    def _late_drifts(self, lane: LaneHistory, event: EvaluationDone) -> list[Write]:
+        """What rows of later stages, which came before this one, say together with it."""
+        return [
+            LogPoints(key=self.key(lane, index), points=of_routing(figures, index, event.at))
+            for index, figures in lane.drifted_since(event.index).items()
+            if figures and lane.stages[index].trained_by is None
+        ]
+
     def _cells(self, lane: LaneHistory) -> list[Write]:
-        """Cells of the lane's matrix not yet written."""
-        keys, points = task_keys(lane.tasks), []
-        rows = [(index, lane.row(index)) for index in range(-1, max(lane.rows, default=-1) + 1)]
-        for index, row in rows:
-            if row is None:
-                continue
-            for task, score in enumerate(row.scores):
-                if score is not None and (lane.name, index, task) not in self._shown:
-                    self._shown.add((lane.name, index, task))
-                    points.append(point(f"task/{keys[task]}", score, index + 1, row.at))
+        """Rows of the lane's matrix not yet written."""
+        last = max(lane.rows, default=-1)
+        fresh = [index for index in range(-1, last + 1) if (lane.name, index) not in self._shown]
+        rows = {index: row for index in fresh if (row := lane.row(index)) is not None}
+        self._shown |= {(lane.name, index) for index in rows}
+        keys = task_keys(lane.tasks) if rows else []
+        points = (
+            point(f"task/{keys[task]}", score, index + 1, row.at)
+            for index, row in rows.items()
+            for task, score in enumerate(row.scores)
+            if score is not None
+        )
         return [LogPoints(key=self.key(lane), points=tuple(points))]
 
-    def _sums(self, lane: LaneHistory, at: float) -> list[Write]:
-        """Metrics of every row that became complete: a lane's curves over stages learnt."""
-        rows, done = lane.complete(), self._summed.get(lane.name, 0)
-        self._summed[lane.name] = len(rows)
+    def _sums(self, lane: LaneHistory, at: float, late: bool = False) -> list[Write]:
+        """Metrics of every row that became complete: a lane's curves over stages learnt.
+
+        ``late``: the untrained model's row has come, which adds metrics to rows written before it.
+        """
+        names = scores.meaningful(lane)
+        rows = self._summed.setdefault(lane.name, RowByRow(names))
+        initial = scores.initial(self.history.lanes, lane)
+        found = list(enumerate(rows.late(initial) if late else (), start=1))
+        for row in lane.complete(len(rows.rows)):
+            values = rows.add(row, initial)
+            count = len(rows.rows)
+            found.append((count, values | lane.trainability(count)))
         points = tuple(
-            point(name, value, count, at)
-            for count in range(done + 1, len(rows) + 1)
-            for name, value in {
-                **scores.of_matrix(self.history.lanes, lane, count),
-                **lane.trainability(count),
-            }.items()
+            point(name, value, count, at) for count, told in found for name, value in told.items()
         )
         return [LogPoints(key=self.key(lane), points=points)]
 

@@ -7,10 +7,13 @@ and for each kind the same and the seconds until the run was whole again.
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,17 +60,21 @@ def kinds(count: int, random: Random, named: Sequence[str]) -> list[str]:
     return found[:count]
 
 
-def main(count: int, number: int, named: Sequence[str]) -> int:
-    """Inject ``count`` faults drawn from seed ``number``; how many did not end well."""
+def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
+    """Inject ``count`` faults drawn from seed ``number``, none once ``seconds`` are over; how many
+    did not end well."""
     from orchestrator.tracking.tracker import Tracker
 
     told: dict[str, dict[str, Any]] = {}
+    deadline = time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="gs") as folder, cluster() as address:
         template = Path(folder) / "template"
         template.mkdir()
         Tracker(template / "none", None).connect()
         lab = Lab(Path(folder), address, template / "mlflow.db")
         for place, kind in enumerate(kinds(count, Random(number), named)):
+            if time.monotonic() > deadline:
+                break
             entry = told.setdefault(
                 kind, {"count": 0, "lost": 0, "repeated": 0, "failed": 0, "seconds": []}
             )
@@ -90,14 +97,21 @@ def main(count: int, number: int, named: Sequence[str]) -> int:
     sums = {
         name: sum(one[name] for one in told.values()) for name in ("lost", "repeated", "failed")
     }
+    injected = sum(entry["count"] for entry in told.values())
     for entry in told.values():
         times = entry.pop("seconds")
         entry["seconds"] = (
             {"mean": round(sum(times) / len(times), 1), "most": max(times)} if times else {}
         )
-    print(json.dumps({"injected": count, **sums, "kinds": told}))
+    print(json.dumps({"injected": injected, "seed": number, **sums, "kinds": told}))
     return sum(sums.values())
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]) else 0)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("count", type=int)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("kinds", nargs="*", help="none = all", metavar="KIND")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no fault after")
+    given = parser.parse_args()
+    sys.exit(1 if main(given.count, given.seed, given.kinds, given.seconds) else 0)

@@ -20,8 +20,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from orchestrator.core.events import LaneOpened
+from orchestrator.core.events import LaneOpened, WorkFailed
 from orchestrator.core.journal import JOURNAL_FILE
+from orchestrator.report.history import RunHistory
 from tests.commands import Command
 from tests.watched import Watched
 
@@ -33,6 +34,8 @@ WORKER = "ray::LaneWorker", "ray::EvaluationWorker"
 """Beginnings of the titles that Ray gives to our actors."""
 TIMED = ("time/", "system/")
 """Metrics of how long and how large: no two runs have the same."""
+FAILURES = "failures"
+"""Metric of what went wrong: the journal says what it must show."""
 
 _TOP = """
 name = "chaos"
@@ -198,6 +201,9 @@ class Lab:
         if twice := [name for name, count in edits.items() if count > 1]:
             raise Repeated(f"decided twice: {twice}")
         shown = rows(trial, uri)
+        told = Counter({row: shown.pop(row) for row in list(shown) if row[1] == FAILURES})
+        if told != (known := failures(trial)):
+            raise Lost(f"MLflow shows the failures {dict(told)}, the journal {dict(known)}")
         if missing := whole.rows - shown:
             raise Lost(f"MLflow lacks {len(missing)} rows, such as {next(iter(missing))}")
         if extra := shown - whole.rows:
@@ -240,6 +246,18 @@ def rows(trial: Trial, uri: str | None = None) -> Counter[Any]:
                 for one in client.get_metric_history(run.info.run_id, name):
                     found[(key, name, one.step, one.value)] += 1
     return found
+
+
+def failures(trial: Trial) -> Counter[Any]:
+    """The rows by which MLflow must show the failures of lanes that had opened."""
+    history, found = RunHistory(), Counter[Any]()
+    for record in trial.records():
+        if history.add(record) and isinstance(record.event, WorkFailed):
+            lane = history.lanes[record.event.lane]
+            found[f"RUN/{lane.name}", FAILURES, lane.failures, float(lane.failures)] += (
+                lane.opened > 0
+            )
+    return +found
 
 
 def until(happened: Callable[[], Any], seconds: float = ENDS_S) -> Any:

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from orchestrator.core.folder import CHECKPOINTS, STREAM_FILE, here
 from orchestrator.report.history import RunHistory
-from orchestrator.report.metrics import course
 from orchestrator.report.page.charts import Node, Series, Whisker, graph, lines, whiskers
 from orchestrator.report.page.lanes import lane_view
+from orchestrator.report.row_by_row import after_each
 from orchestrator.report.runs import Run
 from orchestrator.report.summary import COSTS, MEASURES, Variant, shown, standings, variants
 from workers.contract import Json
@@ -98,7 +98,7 @@ def _means(runs: Sequence[Run]) -> Markup:
     found: dict[str, list[dict[int, float]]] = {}
     for run in runs:
         for lane in run.history.lanes.values():
-            after = enumerate(course(lane.complete()), start=1)
+            after = enumerate(after_each(lane.complete(), ["acc.final"]), start=1)
             curve = {stages: at["acc.final"] for stages, at in after if "acc.final" in at}
             if len(curve) > 1 and lane.plan.course != "alone":
                 found.setdefault(lane.label, []).append(curve)

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
 from orchestrator.report.lifetimes import lifetimes, moment
-from orchestrator.report.metrics import course
 from orchestrator.report.page.charts import Bar, Mark, Series, lines, timeline
+from orchestrator.report.row_by_row import after_each
 from orchestrator.report.text import failure_text, part_text
 from workers.contract import Json
 
@@ -109,7 +109,7 @@ def _course(lane: LaneHistory, marks: list[Mark]) -> Markup:
     if lane.plan.course == "alone":
         names = {"learning_accuracy": names["learning_accuracy"]}
     after = [end + 1 for end in lane.plan.ends]
-    told = course(lane.complete())
+    told = after_each(lane.complete(), names)
     series = [
         Series(
             name=text,

@@ -16,8 +16,9 @@ from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.evaluations import EVALUATIONS
 from orchestrator.report.history import report
-from orchestrator.report.metrics import METRICS, course, summarise, terms_of
+from orchestrator.report.metrics import METRICS, summarise, terms_of
 from orchestrator.report.results import print_report
+from orchestrator.report.row_by_row import after_each
 from orchestrator.report.text import part_text
 from tests.fakes import FakeExecutor, tiny
 from workers.parsing import checked
@@ -107,9 +108,9 @@ def test_no_metric_of_nothing_known() -> None:
     assert set(terms_of([[nan] * 2] * 2, [nan] * 2)) == set(METRICS)
 
 
-def test_the_course_leaves_out_what_is_not_known() -> None:
+def test_metrics_after_each_row_leave_out_what_is_not_known() -> None:
     rows = [[nan] * 3, [0.6, 0.8, nan], [0.7, 0.5, 0.9]]
-    told = course(rows)
+    told = after_each(rows, ("acc.final", "learning_accuracy", "forgetting.max"))
     assert told[0] == {}
     assert told[1] == {"acc.final": 0.7, "learning_accuracy": 0.8}
     assert told[2]["forgetting.max"] == pytest.approx(summarise(rows)["forgetting.max"])

@@ -92,6 +92,35 @@ def test_sums_are_written_once_per_row_even_where_rows_arrive_out_of_order() -> 
         assert len(mixed) == len(straight)
 
 
+def test_every_point_is_the_same_whenever_rows_arrive() -> None:
+    """Evaluations run beside training: whether a later stage has grown the model, or a later row is
+    known already, changes nothing."""
+
+    def probed(record: Record) -> Record:
+        event = record.event
+        if event.type != "EvaluationDone":
+            return record
+        drifting = [0.5, 0.5] if event.index < 2 else [0.9, 0.1]
+        probes = {"tops": {"body": [drifting]}, "bags": {"body": [drifting]}}
+        return replace(record, event=replace(event, report=replace(event.report, probes=probes)))
+
+    records = [probed(record) for record in story(lanes=(("replay", 0),), lose_at=None)]
+    rows = [i for i, r in enumerate(records) if r.event.type == "EvaluationDone"]
+
+    def shown(told: list[Record]) -> Counter[tuple[str, str, int, float]]:
+        logged = [write for write in writes(told) if isinstance(write, LogPoints)]
+        return Counter((w.key, p.name, p.step, p.value) for w in logged for p in w.points)
+
+    straight = shown(records)
+    names = {name for _, name, _, _ in straight}
+    assert {"routing/age_share/body/-1", "routing/routing_drift/tops"} <= names
+    for place, row in enumerate(rows):
+        for later in rows[place + 1 :]:
+            moved = [*records]
+            moved.insert(later, moved.pop(row))
+            assert shown(moved) == straight, (place, later)
+
+
 def test_figures_and_validation_scores_of_a_row_are_points_of_its_stage() -> None:
     def told(record: Record) -> Record:
         if record.event.type != "EvaluationDone":

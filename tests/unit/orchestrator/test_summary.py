@@ -11,7 +11,6 @@ import pytest
 
 from orchestrator.core.events import Record, RunStarted
 from orchestrator.report.history import RunHistory
-from orchestrator.report.metrics import COURSE, course, summarise
 from orchestrator.report.summary import as_json, standings, variants
 from orchestrator.report.tables import Value, as_csv, as_parquet, values
 from tests.journals import RUN_ID, TASKS, story
@@ -80,14 +79,6 @@ def test_json_holds_values_means_and_intervals() -> None:
     )
     assert replay["half_width"]["acc.final"] > 0
     assert finetune["half_width"]["acc.final"] is None
-
-
-def test_the_course_is_every_block_s_summary() -> None:
-    lane = told(story()).lanes["finetune-s0"]
-    matrix = lane.complete()
-    for stages, here in enumerate(course(matrix), start=1):
-        whole = summarise(matrix[:stages], names=COURSE)
-        assert here == pytest.approx(whole)
 
 
 def test_the_long_table_holds_matrix_metrics_and_cost() -> None:
