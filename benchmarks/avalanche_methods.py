@@ -97,13 +97,16 @@ def der(lane: Lane) -> Any:
 
 
 def gdumb(lane: Lane) -> Any:
+    """A class-balanced memory, each class a uniform sample, whatever storage the lane names."""
     from avalanche.training.plugins import GDumbPlugin
 
     return plain(lane, GDumbPlugin(lane.method.buffer))
 
 
 def icarl(lane: Lane) -> Any:
-    """A mean of the binary cross entropies where ours is a sum over classes."""
+    """A mean of the binary cross entropies where ours is a sum over classes. Classes that come
+    again are distilled, not learnt from labels; their means are those of the last exemplars, half
+    of them of mirrored images."""
     from avalanche.training.supervised import ICaRL
 
     *hidden, last = lane.model.head.layers

@@ -44,6 +44,9 @@ class ICaRL(Method):
     (algorithm 5), those of the task's classes are herded (algorithm 4) out of all its samples of
     the stage. Features are what the model's ``readout`` reads, divided by their length.
 
+    The paper has no class come again. Where one does, its labels decide anew, and its exemplars
+    are herded out of the task's samples of it and the exemplars that it had.
+
     Evaluations take the class whose mean is nearest (algorithm 1): the mean, scaled to length 1, of
     the features that the evaluated model gives to the class's exemplars. Outputs are negative
     squared distances [C], ``UNSEEN`` for a class without exemplars; the figure ``loss`` is their

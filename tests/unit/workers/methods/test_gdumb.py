@@ -1,7 +1,8 @@
-"""GDumb: trains on its balanced memory alone, and offers a stage's samples once."""
+"""GDumb: trains on its memory alone, and offers a stage's samples once."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.methods import NOTHING, build, over
@@ -43,6 +44,30 @@ def test_a_stage_that_is_taken_up_has_the_same_samples() -> None:
     first, other = method.state(), resumed.state()
     assert all(torch.equal(first[name], other[name]) for name in first)
     assert (first["y"] >= 2).any(), "the memory is that of the stage that has ended"
+
+
+@pytest.mark.parametrize(
+    ("storage", "of_each_task"),
+    [("greedy", [12, 0, 0]), ("task_balanced", [4, 4, 4]), ("class_balanced", None)],
+)
+def test_where_all_classes_come_again_the_storage_decides(
+    storage: str, of_each_task: list[int] | None
+) -> None:
+    """The paper's memory is full of the first task; others hold samples of every task."""
+    method = build("gdumb", buffer=12, storage=storage)
+    for first in (0, 100, 200):
+        data = task([0, 1, 2], first)
+        part = method.training_data(data, ())
+        method.end_stage(over(data))
+        resumed = build("gdumb", seed=9, buffer=12, storage=storage)
+        resumed.load_state(method.state(), NOTHING)
+        method = resumed
+    tasks = (part.x[:, 0].long() // 100).bincount(minlength=3).tolist()
+    if of_each_task is None:
+        assert min(tasks) > 0
+        assert part.y.bincount().tolist() == [4, 4, 4]
+    else:
+        assert tasks == of_each_task
 
 
 def test_it_is_no_plain_start() -> None:

@@ -123,6 +123,27 @@ def test_the_loss_is_that_of_the_paper() -> None:
     assert float(method.loss(now, x, y).detach()) == pytest.approx(total / 5, rel=1e-5)
 
 
+def test_a_class_that_comes_again_is_learnt_from_its_labels_and_herded_anew() -> None:
+    """Class 1 is in both tasks: nothing distils it, and old and new samples stand for it."""
+    method, net = build("icarl", buffer=12), Net()
+    stage(method, net, task([0, 1], 0))
+    held = method.exemplars[1].x.clone()
+    data = task([1, 2], 1)
+    method.begin_stage(context := replace(over(data), model=net))
+    x, y = data.train.x[:4], torch.tensor([1, 2, 0, 1])
+    targets = torch.stack([torch.sigmoid(net(x))[:, 0], (y == 1).float(), (y == 2).float()], 1)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        net(x)[:, :3], targets.detach(), reduction="none"
+    )
+    expected = float(losses.sum(1).mean().detach())
+    assert float(method.loss(net, x, y).detach()) == pytest.approx(expected, rel=1e-5)
+    method.end_stage(context)
+    pool = torch.cat([data.train.x[data.train.y == 1], held])
+    places = brute(features(net, pool).tolist(), 4)
+    assert torch.equal(method.exemplars[1].x, pool[places])
+    assert {k: len(part) for k, part in method.exemplars.items()} == {0: 4, 1: 4, 2: 4}
+
+
 def test_classes_of_other_tasks_do_not_count_where_tasks_are_known() -> None:
     method, net = build("icarl", buffer=12), Net()
     stage(method, net, task([0, 1], 0))

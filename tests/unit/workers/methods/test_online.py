@@ -205,9 +205,11 @@ def test_what_does_not_fit_the_stream_is_refused(tmp_path: Path) -> None:
     write_texts(tmp_path)
     lanes = [{"method": kind} for kind in ("der", "er_ace")]
     lanes.append({"name": "balanced", "method": {"kind": "replay", "storage": "class_balanced"}})
+    lanes.append({"method": "gdumb"})
     with pytest.raises(ConfigError) as caught:
         tiny(**text_lane(tmp_path, policies={}, lanes=lanes))
     told = [problem.found for problem in caught.value.problems]
     assert "outputs of each window of tokens" in told[0]
     assert told[1] == "method 'er_ace' tells classes apart, objective 'language_modelling' has none"
     assert told[2].startswith("buffer 'class_balanced' tells classes apart")
+    assert told[3].startswith("buffer 'greedy' tells classes apart")

@@ -23,7 +23,7 @@ GROWING = [
     {"kind": "der", **MEMORY},
     {"kind": "icarl", "buffer": 40},
 ]
-FROM_SCRATCH = [{"kind": "gdumb", "buffer": 40}, {"kind": "scratch"}]
+FROM_SCRATCH = [{"kind": "gdumb", "buffer": 40, "storage": "task_balanced"}, {"kind": "scratch"}]
 
 
 def named(method: dict[str, Any]) -> str:
