@@ -129,9 +129,7 @@ def resume(
     if started is None:
         raise InputError(f"{run_dir}: no journal there; give the folder of a run")
     settings = dict(map(configuration.setting, overrides))
-    config = changing.changed(
-        configuration.restore(started.config), changing.before(folder.path) | settings
-    )
+    config = changing.changed(started, changing.before(folder.path) | settings)
     return _drive(config, folder, tracking_uri, address, quiet, wait_for_nodes, settings=settings)
 
 

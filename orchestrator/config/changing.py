@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from orchestrator.config import checks
-from orchestrator.config.file import ConfigError
+from orchestrator.config.file import ConfigError, restore
 from orchestrator.config.run import LaneConfig, RunConfig
-from orchestrator.config.sections import SECTIONS, changeable
-from orchestrator.core.events import RunResumed
+from orchestrator.config.sections import SECTIONS
+from orchestrator.core.events import RunResumed, RunStarted
 from orchestrator.core.journal import JOURNAL_FILE, read
 from workers.contract import InputError, Json
 from workers.parsing import choose
@@ -29,12 +29,14 @@ def before(run_dir: Path) -> dict[str, Json]:
     return found
 
 
-def changed(config: RunConfig, settings: Mapping[str, Json]) -> RunConfig:
-    """The config with these settings in every lane that may change them.
+def changed(started: RunStarted, settings: Mapping[str, Json]) -> RunConfig:
+    """The config of a run, with these settings in every lane that may change them.
 
     Raises InputError where no lane may, ConfigError where a lane cannot be with the value.
     """
-    allowed = {path for lane in config.lanes for path in changeable(lane.sections)}
+    config = restore(started.config)
+    may = {plan.spec.lane: plan.spec.changeable for plan in started.plan.lanes}
+    allowed = {path for paths in may.values() for path in paths}
     refused = sorted(settings.keys() - allowed)
     if refused:
         raise InputError(
@@ -43,8 +45,9 @@ def changed(config: RunConfig, settings: Mapping[str, Json]) -> RunConfig:
         )
     lanes, problems = [], list[Problem]()
     for lane in config.lanes:
-        own, found = _changed(lane, settings)
-        lanes.append(own)
+        own = {path: settings[path] for path in may[lane.name] if path in settings}
+        made, found = _changed(lane, own) if own else (lane, [])
+        lanes.append(made)
         problems += found
     if problems:
         raise ConfigError("--set", dict.fromkeys(problems))
@@ -53,12 +56,11 @@ def changed(config: RunConfig, settings: Mapping[str, Json]) -> RunConfig:
 
 def _changed(lane: LaneConfig, settings: Mapping[str, Json]) -> tuple[LaneConfig, list[Problem]]:
     sections, problems = dict(lane.sections), list[Problem]()
-    for path in changeable(lane.sections):
-        if path in settings:
-            name, key = path.split(".")
-            raw = {**asdict(sections[name]), key: settings[path]}
-            _, config, found = choose(SECTIONS[name].table(), raw, name)
-            problems += found
-            sections[name] = sections[name] if found else config
+    for path, value in settings.items():
+        name, key = path.split(".")
+        raw = {**asdict(sections[name]), key: value}
+        _, config, found = choose(SECTIONS[name].table(), raw, name)
+        problems += found
+        sections[name] = sections[name] if found else config
     made = replace(lane, sections=sections)
     return made, problems or checks.mismatches(made)

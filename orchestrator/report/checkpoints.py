@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import changing
-from orchestrator.config import file as configuration
 from orchestrator.config.run import LaneConfig
 from orchestrator.core.folder import here, open_folder
 from orchestrator.core.hints import command
@@ -54,7 +53,7 @@ def find(run_dir: str | Path, lane: str | None, stage: int | None) -> Found:
     index = max(saved) if stage is None else stage
     checkpoint = named(saved, index, f"finished stage of lane {chosen.name!r}")
     placed = here(checkpoint, folder.checkpoints)
-    config = changing.changed(configuration.restore(started.config), changing.before(folder.path))
+    config = changing.changed(started, changing.before(folder.path))
     settings = config.lane(chosen.name)
     return Found(settings, index, settings.tasks()[index], placed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def engines(config: RunConfig) -> list[str]:
 
 def test_the_engine_may_be_changed_and_is_in_no_digest() -> None:
     before = checked()
-    after = changing.changed(before, JAX)
+    after = changing.changed(begin(before, "one"), JAX)
     assert engines(before) == ["native", "native"]
     assert engines(after) == ["jax", "jax"]
     for one, other in zip(before.lanes, after.lanes, strict=True):
@@ -58,12 +59,22 @@ def test_the_engine_may_be_changed_and_is_in_no_digest() -> None:
 
 def test_what_results_depend_on_is_refused() -> None:
     with pytest.raises(InputError, match=r"--set stream.tasks: .* may change: stream.engine\."):
-        changing.changed(checked(), {**JAX, "stream.tasks": []})
+        changing.changed(begin(checked(), "one"), {**JAX, "stream.tasks": []})
     plain = check(
         {"name": "x", "stream": {"kind": "split", "dataset": "digits"}, "lanes": [{}]}, "test"
     )
     with pytest.raises(InputError, match="may change: nothing"):
-        changing.changed(plain, JAX)
+        changing.changed(begin(plain, "one"), JAX)
+
+
+def test_a_run_whose_digests_have_the_engine_keeps_it() -> None:
+    """One that a version began which knew of no such settings."""
+    started = begin(checked(), "one")
+    lanes = [replace(lane, spec=replace(lane.spec, changeable=())) for lane in started.plan.lanes]
+    older = replace(started, plan=replace(started.plan, lanes=tuple(lanes)))
+    assert older.plan.lanes[0].spec.built_from != started.plan.lanes[0].spec.built_from
+    with pytest.raises(InputError, match="may change: nothing"):
+        changing.changed(older, JAX)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +91,7 @@ def test_what_results_depend_on_is_refused() -> None:
 )
 def test_an_engine_that_cannot_be_is_told(stream: dict[str, Any], engine: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        changing.changed(checked(**stream), {"stream.engine": engine})
+        changing.changed(begin(checked(**stream), "one"), {"stream.engine": engine})
 
 
 def test_lanes_go_on_with_what_was_changed_last(tmp_path: Path) -> None:
