@@ -7,8 +7,10 @@ entry says, the first model and the last one are scored on every task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -100,7 +102,15 @@ class Window(Evaluation):
 
     def chosen(self, index: int, ends: Sequence[int]) -> Sequence[int]:
         first, last = index - self.config.behind + 1, index + self.config.ahead
-        return [place for place, end in enumerate(ends) if first <= end <= last]
+        order = _by_end(tuple(ends))
+        known = slice(bisect_left(order, (first, 0)), bisect_left(order, (last + 1, 0)))
+        return [place for _, place in order[known]]
+
+
+@lru_cache(maxsize=16)
+def _by_end(ends: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(stage, place) of every task, stages ascending."""
+    return sorted((end, place) for place, end in enumerate(ends))
 
 
 class Sample(Evaluation):

@@ -28,27 +28,30 @@ def stage_digests(lane: LaneConfig) -> tuple[str, ...]:
     """
     sections, policies, stream = lane.sections, lane.live_policies(), lane.stream()
     exact, tasks = trainers.TRAINERS[lane.trainer].exact, lane.tasks()
-    told = len(domains_of(tasks)) > 1 or any(policy.by_domain for policy in policies.values())
+    domains = domains_of(tasks)
+    told = len(domains) > 1 or any(policy.by_domain for policy in policies.values())
     start = lane.start
     begun: Json = None if start is None else [start.checkpoint.digest, start.optimizer]
     if lane.merged is not None:
         begun = lane.merged.identity
     stages = len(tasks) if exact and sections["training"].counts_stages else None
     common = [lane.trainer, _plain(sections["training"]), stages, told, begun]
-    seen = [scored_on(lane), [asdict(task) for task in tasks]]
+    seen = digest([scored_on(lane), [asdict(task) for task in tasks]])
+    plain_policies = {name: _plain(config) for name, config in lane.policies.items()}
+    untouched, model = _plain(before_edits(sections["model"])), _plain(sections["model"])
+    learnt_by = [_plain(sections["method"]), list(domains)]
     found = []
     for task in tasks:
         acting = [
-            [name, _plain(config)]
-            for name, config in lane.policies.items()
+            [name, config]
+            for name, config in plain_policies.items()
             if policies[name].first_stage <= task.index
         ]
-        model = sections["model"] if acting else before_edits(sections["model"])
         plain = task.index == 0 and not acting and _plain_start(sections["method"])
-        method = None if plain else [_plain(sections["method"]), list(domains_of(tasks))]
+        method = None if plain else learnt_by
         data = stream.identity(task) if exact else _plain(sections["stream"])
-        whole = [*common, data, _plain(model), method, [acting, seen] if acting else None]
-        found.append(digest(whole))
+        by = [model, method, [acting, seen]] if acting else [untouched, method, None]
+        found.append(digest([*common, data, *by]))
     return tuple(found)
 
 

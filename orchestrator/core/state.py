@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,8 @@ from workers.contract import (
 
 LaneStatus = Literal["waiting", "opening", "running", "closing", "done", "failed"]
 RunStatus = Literal["running", "interrupted", "failed", "done"]
+Row = tuple[float, ...]
+"""Validation score on each task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +66,9 @@ class LaneState:
     """Durable checkpoints inside the current stage."""
     behind: tuple[Command, ...] = ()
     """Commands of the current stage that the last of them contain."""
-    ends: Mapping[int, StageEnd] = field(default_factory=dict)
-    """Index -> end of each complete stage, -1 = the untrained model; those that other lanes
-    trained for this one are among them."""
+    ends: dict[int, StageEnd] = field(default_factory=dict)
+    """Index -> end of each complete stage, ascending, -1 = the untrained model; those that other
+    lanes trained for this one are among them."""
     model: ModelState = field(default_factory=ModelState)
     memory: Mapping[str, Json] = field(default_factory=dict)
     """Policy -> what it remembers."""
@@ -76,7 +78,7 @@ class LaneState:
     """What the worker said at the start of the current stage."""
     reports: tuple[IntervalReport, ...] = ()
     """Of the current stage's intervals."""
-    rows: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    rows: Mapping[int, Row] = field(default_factory=dict)
     """Stage index (-1 = untrained) -> validation score on each task; empty where it was given up
     or the stream has no validation part."""
     steps_before: int = 0
@@ -97,7 +99,7 @@ class LaneState:
         complete stage, or the lane's first model where each task is learnt alone."""
         if not self.ends:
             return None
-        return self.ends[-1 if self.plan.course == "alone" else max(self.ends)]
+        return self.ends[-1 if self.plan.course == "alone" else next(reversed(self.ends))]
 
     @property
     def parent(self) -> CheckpointRef | None:
@@ -108,6 +110,26 @@ class LaneState:
     def active(self) -> bool:
         """Whether the lane holds a worker."""
         return self.status in ("opening", "running", "closing")
+
+
+class Earlier(Mapping[int, Row]):
+    """Rows of stages before one. A view of the lane's, so that a decision copies none of them."""
+
+    __slots__ = ("_before", "_rows")
+
+    def __init__(self, rows: Mapping[int, Row], before: int) -> None:
+        self._rows, self._before = rows, before
+
+    def __getitem__(self, index: int) -> Row:
+        if index >= self._before:
+            raise KeyError(index)
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for index in self._rows if index < self._before)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

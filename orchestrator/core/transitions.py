@@ -19,7 +19,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.merging import scored
-from orchestrator.core.state import LaneState, StageEnd
+from orchestrator.core.state import Earlier, LaneState, StageEnd
 from orchestrator.policies.base import View
 from workers.contract import (
     CheckpointRef,
@@ -90,7 +90,7 @@ def view(lane: LaneState, n: int, steps_before: int | None = None) -> View:
         steps_before=total if steps_before is None else steps_before,
         start=lane.start,
         reports=lane.reports,
-        rows={index: row for index, row in lane.rows.items() if index < lane.stage.index},
+        rows=Earlier(lane.rows, lane.stage.index),
         model=lane.model,
         edits=lane.edits,
     )

@@ -134,6 +134,11 @@ class LaneHistory:
     rows: dict[int, Row] = field(default_factory=dict)
     founders: dict[str, int] = field(default_factory=dict)
     """Layer -> experts that were there from the start."""
+    tasks: list[str] = field(init=False)
+    """Names of the tasks that models are scored on, in order."""
+
+    def __post_init__(self) -> None:
+        self.tasks = [task.name for task in self.plan.columns]
 
     # ------------------------------------------------------------ what came in
 
@@ -241,11 +246,6 @@ class LaneHistory:
         """Baseline -> the lane that is this one's."""
         found: Mapping[str, str] = self.config.get("baselines", {})
         return found
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of the tasks that models are scored on, in order."""
-        return [task.name for task in self.plan.columns]
 
     def skipped(self, index: int) -> bool:
         """Whether the stage was given up: a later one started while it has no checkpoint."""

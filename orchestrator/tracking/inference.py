@@ -47,7 +47,7 @@ def _writes(parent: str, stream: str, told: Json, at: float) -> list[Write]:
         params=flatten({"policy": policy}) | {"lane": told["lane"], "stage": str(told["stage"])},
     )
     values: dict[str, float] = {}
-    rows = zip(task_keys(told["tasks"]), told["plain"], told["scores"], strict=True)
+    rows = zip(task_keys(tuple(told["tasks"])), told["plain"], told["scores"], strict=True)
     for name, plain, score in rows:
         values |= {f"plain/{name}": plain, f"score/{name}": score}
         values[f"difference/{name}"] = score - plain

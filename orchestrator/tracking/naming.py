@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from orchestrator.tracking.writes import Point
@@ -32,7 +32,8 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w\-./: ]", "_", name, flags=re.ASCII).strip("/ ") or "_"
 
 
-def task_keys(tasks: Iterable[str]) -> list[str]:
+@lru_cache(maxsize=64)
+def task_keys(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """Metric names of tasks, in order and all different."""
     keys: dict[str, None] = {}
     for index, task in enumerate(tasks):
@@ -42,7 +43,7 @@ def task_keys(tasks: Iterable[str]) -> list[str]:
         while key in keys:
             key += "_"
         keys[key] = None
-    return list(keys)
+    return tuple(keys)
 
 
 def point(name: str, value: float, step: int, at: float) -> Point:

@@ -47,7 +47,7 @@ def lane_page(history: RunHistory, name: str, run: str, run_dir: Path) -> Page:
     tags = {NOTE: views.lane_note(told, run, FIGURES if lane.rows else (), run_dir)}
     tags |= _grown([told])
     if lane.rows:
-        keys = dict(zip(task_keys(lane.tasks), lane.tasks, strict=True))
+        keys = dict(zip(task_keys(tuple(lane.tasks)), lane.tasks, strict=True))
         texts["matrix.csv"] = views.matrix_csv(told)
         texts["tables/acc.json"] = json.dumps(views.matrix_table(told))
         texts[TASKS_FILE] = json.dumps(keys)

@@ -64,7 +64,7 @@ def of_scores(lane: LaneHistory, event: EvaluationDone) -> tuple[Point, ...]:
 
 def _scored(lane: LaneHistory, index: int) -> list[str]:
     """Keys of the tasks that a model was scored on."""
-    keys = task_keys(lane.tasks)
+    keys = task_keys(tuple(lane.tasks))
     return [keys[place] for place in lane.plan.scored_after(index)]
 
 

@@ -85,6 +85,8 @@ class Projection:
         """Lane -> its complete rows whose metrics were written."""
         self._compared: dict[str, int] = {}
         """Lane -> stages whose scores against baselines were written."""
+        self._digests: dict[str, str] = {}
+        """Lane -> digest of what it is; every stage's run has it."""
         self._begun: RunStarted | None = None
         """The run's beginning, shown once something follows: a run may be begun anew."""
 
@@ -191,8 +193,10 @@ class Projection:
 
     def _settings(self, lane: LaneHistory) -> str:
         """What seeds are grouped by, beside the lane's name without its seed."""
-        assert self.history.started is not None
-        return settings_digest(lane, self.history.started.run_id)
+        if lane.name not in self._digests:
+            assert self.history.started is not None
+            self._digests[lane.name] = settings_digest(lane, self.history.started.run_id)
+        return self._digests[lane.name]
 
     def _run_started(self, event: RunStarted) -> list[Write]:
         self.dirty.run = True
@@ -471,7 +475,7 @@ class Projection:
         fresh = [index for index in range(-1, last + 1) if (lane.name, index) not in self._shown]
         rows = {index: row for index in fresh if (row := lane.row(index)) is not None}
         self._shown |= {(lane.name, index) for index in rows}
-        keys = task_keys(lane.tasks) if rows else []
+        keys = task_keys(tuple(lane.tasks))
         points = (
             point(f"task/{keys[task]}", score, index + 1, row.at)
             for index, row in rows.items()

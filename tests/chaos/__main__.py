@@ -113,5 +113,5 @@ if __name__ == "__main__":
     parser.add_argument("seed", type=int)
     parser.add_argument("kinds", nargs="*", help="none = all", metavar="KIND")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no fault after")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sys.exit(1 if main(given.count, given.seed, given.kinds, given.seconds) else 0)

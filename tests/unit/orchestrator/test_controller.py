@@ -20,6 +20,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.state import RunState
+from orchestrator.core.transitions import view
 from orchestrator.policies.base import View
 from tests.fakes import FakeExecutor, tiny
 from workers.contract import Json, ModelState
@@ -97,6 +98,16 @@ def test_a_resume_gives_every_budget_back() -> None:
     run.cluster.queue.clear()
     run.fail("worker_lost")
     assert run.lane.status == "opening", "the budget is whole again"
+
+
+def test_policies_see_rows_of_earlier_stages_only() -> None:
+    """A stage that is trained again, as its checkpoint was lost, has later rows already."""
+    run = Run()
+    run.take(run.until(in_stage(1)))
+    rows = {-1: (0.1,), 0: (0.5,), 1: (0.7,)}
+    seen = view(replace(run.lane, rows=rows), 0).rows
+    assert seen == {-1: (0.1,), 0: (0.5,)}
+    assert (len(seen), seen.get(0), seen.get(1)) == (2, (0.5,), None)
 
 
 def test_gpus_in_use_are_not_given_twice() -> None:

@@ -158,7 +158,7 @@ def test_flatten_puts_a_kind_under_its_section() -> None:
 @given(st.lists(st.text(max_size=8), max_size=12))
 @example(["a-02", "a", "a"])
 def test_task_keys_are_names_mlflow_takes_and_all_different(tasks: list[str]) -> None:
-    keys = task_keys(tasks)
+    keys = task_keys(tuple(tasks))
     assert len(set(keys)) == len(tasks)
     assert all(metric_name(key) == key and "/" not in key for key in keys)
 
