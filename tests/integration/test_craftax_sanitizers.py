@@ -1,8 +1,8 @@
 """The compiled games under the sanitizers of addresses and undefined behaviour, in random states.
 
-GROWSTAGE_FUZZ sets how many steps each game takes (``make fuzz-craftax``: a million), in parts that
-are drawn from seeds of their own, of which GROWSTAGE_FUZZ_SEED is the first: a part of the full game
-takes some minutes.
+GROWSTAGE_FUZZ sets how many steps each game takes (``make fuzz-craftax``: a million), in parts
+that are drawn from seeds of their own, of which GROWSTAGE_FUZZ_SEED is the first: a part of the
+full game takes some minutes.
 """
 
 from __future__ import annotations
