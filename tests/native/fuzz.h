@@ -1,5 +1,5 @@
 // Plays batches of games from random states through the functions that Python calls, to be compiled
-// with sanitizers: PROGRAM STEPS. Some actions are none; they must be refused before a game moves.
+// with sanitizers: PROGRAM STEPS SEED. Some actions are none; they must be refused before a game moves.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ int fuzz(int count, char** arguments) {
   using State = typename Game::State;
   constexpr int kGames = 19;  // no multiple of those that are drawn for together
   const long steps = count > 1 ? std::atol(arguments[1]) : 100000;
-  Dice dice(1);
+  Dice dice(count > 2 ? static_cast<uint32_t>(std::atol(arguments[2])) : 1);
   // On the heap and of the very size, so that a step beyond is seen.
   std::vector<State> states(kGames), before;
   std::vector<float> rewards(kGames), dense(kGames * Game::kDense);
