@@ -136,6 +136,11 @@ class LaneHistory:
     """Layer -> experts that were there from the start."""
     tasks: list[str] = field(init=False)
     """Names of the tasks that models are scored on, in order."""
+    _drifts: dict[tuple[str, int], tuple[Row, Row, dict[str, float]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """(task, stage) -> the two rows, and what ``_drift`` came to with them: a report of a run asks
+    for all of them anew whenever a stage ends."""
 
     def __post_init__(self) -> None:
         self.tasks = [task.name for task in self.plan.columns]
@@ -365,7 +370,11 @@ class LaneHistory:
         then, now = self.rows.get(learnt), self.rows[index]
         if learnt >= index or then is None or task not in then.probes or task not in now.probes:
             return {}
-        return specialisation.drifts(task, then.probes[task], now.probes[task])
+        known = self._drifts.get((task, index))
+        if known is None or known[0] is not then or known[1] is not now:
+            figures = specialisation.drifts(task, then.probes[task], now.probes[task])
+            known = self._drifts[task, index] = (then, now, figures)
+        return known[2]
 
     def stage_edits(self, stage: str) -> list[tuple[Edit, EditReport]]:
         """Edits of one stage, in order."""
