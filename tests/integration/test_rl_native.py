@@ -212,6 +212,15 @@ def test_no_jax_is_imported(name):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=100)
 
 
+def test_rllib_brings_no_jax_into_a_worker():
+    code = (
+        "import sys; import workers.rl.trainer, workers.rl.evaluator;"
+        "assert 'ray.rllib' in sys.modules;"
+        "assert not {'jax', 'flax', 'craftax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=100)
+
+
 def test_without_a_library_the_jax_engine_plays(monkeypatch):
     monkeypatch.setattr(library, "load", lambda: library.Native(None, "no compiler"))
     assert CLASSIC.engine("compact") == "jax"
