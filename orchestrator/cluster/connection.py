@@ -156,7 +156,7 @@ def _send_token() -> None:
     """Send the token that a cluster may ask for: Ray does so unasked only where it finds the
     cluster itself."""
     if mode := token_mode():
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         os.environ.update(mode)
         Config.initialize("")  # read from the environment when Ray was imported
