@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from types import FrameType
 from typing import Annotated
@@ -26,6 +27,8 @@ from orchestrator.commands.options import (
 from workers.contract import InputError, RunError
 
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+AGAIN_S = 0.1
+"""Until a wish to stop that the interpreter dropped is raised once more."""
 
 app = typer.Typer(
     name="growstage",
@@ -170,15 +173,33 @@ def _finish(status: str, run_dir: str, as_json: bool) -> None:
 
 class _Stop:
     """Takes the first ^C or SIGTERM as a wish to stop; those after it would only break what ends in
-    order."""
+    order.
+
+    Where that comes while a finalizer or a callback of a weak reference runs, the interpreter drops
+    what is raised: then it is raised once more a moment later, from where it counts.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._dropped = sys.unraisablehook
+        sys.unraisablehook = self.dropped
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked = True
             raise KeyboardInterrupt
+
+    def dropped(self, told: sys.UnraisableHookArgs) -> None:
+        """Told of every exception that the interpreter drops."""
+        if told.exc_type is not KeyboardInterrupt or not self.asked:
+            self._dropped(told)
+            return
+        self.asked = False
+        waiting = threading.main_thread().ident
+        assert waiting is not None
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (waiting, signal.SIGINT))
+        again.daemon = True
+        again.start()
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ from orchestrator.cluster.jobs import in_job, token_mode
 from workers.contract import InputError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
+LEAVE_S = 30.0
+"""In which a local Ray is left; then its raylet is killed, which ends it at once."""
 STARTS = 2
 """How often a local Ray is started before the run gives up."""
 UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
@@ -189,10 +191,22 @@ def disconnect() -> None:
     thread, it would reach for a core worker that is gone, and Ray ends the process upon that.
     """
     gc.collect()
+    # Ray says goodbye to the raylet and waits for its answer, for ever where that stands still.
+    late = threading.Timer(LEAVE_S, _end_raylet)
+    late.daemon = True
+    late.start()
     # Ray first asks the head to end a subscription (``PythonGcsSubscriber::Close``): where that
     # is not answered in time there is nothing left to leave.
     with suppress(GetTimeoutError):
         ray.shutdown()
+    late.cancel()
+
+
+def _end_raylet() -> None:
+    """Kill the raylet of a local Ray of this process; one that was joined is not its to end."""
+    node = ray._private.worker._global_node
+    for started in () if node is None else node.all_processes.get("raylet", ()):
+        started.process.kill()
 
 
 def _user_path() -> list[str]:

@@ -28,18 +28,16 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.sharing import scored_alike
-from orchestrator.report import scores
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory
-from orchestrator.report.row_by_row import RowByRow
 from orchestrator.report.summary import settings_digest
-from orchestrator.tracking.naming import flatten, milliseconds, point, task_keys
+from orchestrator.tracking.matrices import Matrices
+from orchestrator.tracking.naming import flatten, milliseconds, point
 from orchestrator.tracking.points import (
     largest,
     method_means,
     of_interval,
-    of_routing,
     of_row,
     of_scores,
     of_shape,
@@ -79,12 +77,7 @@ class Projection:
     def __init__(self) -> None:
         self.history = RunHistory()
         self.dirty = Dirty()
-        self._shown: set[tuple[str, int]] = set()
-        """Rows of the matrices (lane, stage) that were written."""
-        self._summed: dict[str, RowByRow] = {}
-        """Lane -> its complete rows whose metrics were written."""
-        self._compared: dict[str, int] = {}
-        """Lane -> stages whose scores against baselines were written."""
+        self._matrices = Matrices(self.history, self.key)
         self._digests: dict[str, str] = {}
         """Lane -> digest of what it is; every stage's run has it."""
         self._begun: RunStarted | None = None
@@ -245,7 +238,9 @@ class Projection:
             params={**flatten(config), "lane": lane.name, "variant": lane.label},
         )
         reopened: list[Write] = [ReopenRun(key=key)] if event.attempt > 1 else []
-        taken = [*self._cells(lane), *self._sums(lane, event.at)] if lane.rows else []
+        taken = (
+            [*self._matrices.cells(lane), *self._matrices.sums(lane, event.at)] if lane.rows else []
+        )
         return [run, *reopened, *taken]
 
     def _lane_closed(self, lane: LaneHistory, event: LaneClosed) -> list[Write]:
@@ -299,7 +294,7 @@ class Projection:
             context="training",
         )
         shape = of_shape(lane.shape, 0, event.at)
-        return [run, dataset, LogPoints(key=key, points=shape), *self._cells(lane)]
+        return [run, dataset, LogPoints(key=key, points=shape), *self._matrices.cells(lane)]
 
     def _short(self, lane: LaneHistory) -> str:
         """What tells a stage's run from the same stage of other lanes."""
@@ -456,67 +451,12 @@ class Projection:
         for shown in (self.history.lanes[one.name] for one in alike):
             if shown.opened:
                 self.dirty.lanes.add(shown.name)
-                writes += self._late_drifts(shown, event)
-                writes += self._cells(shown)
-                writes += self._sums(shown, event.at, late=event.index < 0)
-        return [*writes, *self._comparisons(event.at)]
-
-    def _late_drifts(self, lane: LaneHistory, event: EvaluationDone) -> list[Write]:
-        """What rows of later stages, which came before this one, say together with it."""
-        return [
-            LogPoints(key=self.key(lane, index), points=of_routing(figures, index, event.at))
-            for index, figures in lane.drifted_since(event.index).items()
-            if figures and lane.stages[index].trained_by is None
-        ]
-
-    def _cells(self, lane: LaneHistory) -> list[Write]:
-        """Rows of the lane's matrix not yet written."""
-        last = max(lane.rows, default=-1)
-        fresh = [index for index in range(-1, last + 1) if (lane.name, index) not in self._shown]
-        rows = {index: row for index in fresh if (row := lane.row(index)) is not None}
-        self._shown |= {(lane.name, index) for index in rows}
-        keys = task_keys(tuple(lane.tasks))
-        points = (
-            point(f"task/{keys[task]}", score, index + 1, row.at)
-            for index, row in rows.items()
-            for task, score in enumerate(row.scores)
-            if score is not None
-        )
-        return [LogPoints(key=self.key(lane), points=tuple(points))]
-
-    def _sums(self, lane: LaneHistory, at: float, late: bool = False) -> list[Write]:
-        """Metrics of every row that became complete: a lane's curves over stages learnt.
-
-        ``late``: the untrained model's row has come, which adds metrics to rows written before it.
-        """
-        names = scores.meaningful(lane)
-        rows = self._summed.setdefault(lane.name, RowByRow(names))
-        initial = scores.initial(self.history.lanes, lane)
-        found = list(enumerate(rows.late(initial) if late else (), start=1))
-        for row in lane.complete(len(rows.rows)):
-            values = rows.add(row, initial)
-            count = len(rows.rows)
-            found.append((count, values | lane.trainability(count)))
-        points = tuple(
-            point(name, value, count, at) for count, told in found for name, value in told.items()
-        )
-        return [LogPoints(key=self.key(lane), points=points)]
-
-    def _comparisons(self, at: float) -> list[Write]:
-        """Scores against baselines of every stage after which those became known."""
-        writes: list[Write] = []
-        for lane in self.history.lanes.values():
-            known = scores.compared(self.history.lanes, lane) if lane.opened else 0
-            done, self._compared[lane.name] = self._compared.get(lane.name, 0), known
-            points = tuple(
-                point(name, value, count, at)
-                for count in range(done + 1, known + 1)
-                for name, value in scores.of_baselines(self.history.lanes, lane, count).items()
-            )
-            if points:
-                self.dirty.lanes.add(lane.name)
-                writes.append(LogPoints(key=self.key(lane), points=points))
-        return writes
+                writes += self._matrices.late_drifts(shown, event)
+                writes += self._matrices.cells(shown)
+                writes += self._matrices.sums(shown, event.at, late=event.index < 0)
+        compared = self._matrices.comparisons(event.at)
+        self.dirty.lanes |= compared.keys()
+        return [*writes, *compared.values()]
 
 
 def _end(status: str) -> str | None:

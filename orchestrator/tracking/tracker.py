@@ -63,7 +63,8 @@ class Tracker:
 
         ``go_on``: asked between writes; what is left when it says no is written another time.
 
-        Raises TrackingAway where the store fails: the offset and all later calls are unharmed.
+        Raises TrackingAway where the store fails: the offset and all later calls are unharmed, and
+        the next one tries the same writes again, however long the journal before them is.
         """
         try:
             with answering():
@@ -71,7 +72,6 @@ class Tracker:
                     pass
         except TrackingAway:
             self.store.recall()
-            self._start_over()
             raise
         return self.store.ledger.offset
 
@@ -106,38 +106,52 @@ class Tracker:
         """Read the journal from its beginning again."""
         self._projection = Projection()
         self._folded, self._mark = 0, ""
+        self._offset = self.store.ledger.offset
+        """The ledger's, as it was left."""
+        self._unwritten: list[Write] | None = None
+        """What follows from records that were folded and that the store does not surely hold."""
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
 
     def _step(self, go_on: GoOn = always) -> bool:
         """Write one chunk and advance the offset; False where the journal holds no more."""
-        path, ledger = self.run_dir / JOURNAL_FILE, self.store.ledger
+        path = self.run_dir / JOURNAL_FILE
         if not path.is_file():
             return False
         self.store.check()
+        ledger = self.store.ledger
+        if self._folded and ledger.offset != self._offset:  # the store was emptied
+            self._start_over()
         if not self._folded and ledger.offset and mark_at(path, ledger.offset) != ledger.mark:
             to_stderr(f"{ledger.path} was written for another journal; all is written again")
             ledger.rewind()  # identical rows are stored once
-        durable = self._until()
-        records = read(path, self._folded, self._mark)
-        chunk = list(islice(takewhile(lambda known: known[1] <= durable, records), RECORDS))
-        if not chunk:
+        if self._unwritten is None and not self._fold(path):
             self._draw(False, go_on)
             return False
+        self.store.perform(self._unwritten or ())
+        self._refresh(go_on)
+        if self._folded > ledger.offset:
+            ledger.advance(self._folded, self._mark)
+        self._offset, self._unwritten = ledger.offset, None
+        return True
+
+    def _fold(self, path: Path) -> bool:
+        """Take in one chunk, and note what is to be written; False where there is none."""
+        durable, offset = self._until(), self.store.ledger.offset
+        records = read(path, self._folded, self._mark)
+        chunk = list(islice(takewhile(lambda known: known[1] <= durable, records), RECORDS))
         writes: list[Write] = []
-        for record, offset in chunk:
+        for record, end in chunk:
             told = self._projection.add(record)
-            if offset > ledger.offset:
+            if end > offset:
                 writes += told
             else:
                 self._projection.dirty = Dirty()
-            self._folded = offset
-        self.store.perform(writes)
-        self._refresh(go_on)
-        self._mark = mark_at(path, self._folded) or ""
-        if self._folded > ledger.offset:
-            ledger.advance(self._folded, self._mark)
-        return True
+            self._folded = end
+        if chunk:
+            self._unwritten = writes
+            self._mark = mark_at(path, self._folded) or ""
+        return bool(chunk)
 
     # ------------------------------------------------------------ notes, tables, figures
 

@@ -96,7 +96,8 @@ def _head(trial: Trial) -> None:
 
 
 def _raylet_starved(trial: Trial) -> None:
-    """The node of the run's own Ray is declared dead, and stays so: the run ends by itself."""
+    """The node of the run's own Ray is declared dead, and stays so: the run ends by itself. Its
+    workers are spoken to directly, so that it may be done before that is noticed."""
     soon = {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
     command = trial.start(own_ray=True, **soon)
     trial.somewhere(command, last=10)
@@ -104,10 +105,11 @@ def _raylet_starved(trial: Trial) -> None:
     trial.now()
     os.kill(pid, signal.SIGSTOP)
     code = command.wait(ENDS_S)
-    _kill(pid)
-    assert code == FAILED, f"{code}: {command.err}"[-2000:]
-    assert "growstage resume" in command.err, command.err[-2000:]
     assert BARE not in command.err, command.err[-2000:]
+    done = code == 0 and trial.lines() == trial.lab.whole[trial.stream].records
+    if not done:
+        assert code == FAILED, f"{code}: {command.err}"[-2000:]
+        assert "growstage resume" in command.err, command.err[-2000:]
     trial.gone()
     trial.resume().succeed(ENDS_S)
 
@@ -380,7 +382,11 @@ def _served(trial: Trial, uri: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
     command += ["--port", port, "--backend-store-uri", f"sqlite:///{store}"]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes less
     )
     until(lambda: _answers(int(port)), 120.0)
     return process

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.core.append_only import AppendOnly, Disk
 from orchestrator.core.events import Record, RunInterrupted
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.tracking.background import TrackingAway
+from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.writes import Write
 from tests.journals import story, write
 from tests.simulation import pages
 from tests.simulation.server import Server
@@ -95,4 +99,78 @@ def test_only_what_is_durable_is_shown(tmp_path: Path) -> None:
     other.mkdir()
     (other / JOURNAL_FILE).write_bytes(path.read_bytes())
     Tracker(other, "http://x", Store(other, "http://x", whole.connect), drawn=pages).project()
+    assert server.shown() == whole.shown()
+
+
+class Refusing(Server):
+    """Refuses one request of forty-one."""
+
+    asked = 0
+
+    def request(self, work: Any) -> Any:
+        self.asked += 1
+        if self.asked % 41 == 0:
+            raise OSError("refused")
+        return super().request(work)
+
+
+class Counted(Projection):
+    """Counts the records that all of its kind took in."""
+
+    records = 0
+
+    def add(self, record: Record) -> list[Write]:
+        Counted.records += 1
+        return super().add(record)
+
+
+def test_a_store_that_refuses_again_and_again_has_each_record_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a retry costs does not grow with the journal."""
+    monkeypatch.setattr("orchestrator.tracking.tracker.RECORDS", 10)
+    monkeypatch.setattr("orchestrator.tracking.tracker.Projection", Counted)
+    monkeypatch.setattr(Counted, "records", 0)
+    path = write(tmp_path / "run", story())
+    server, whole = Refusing(), Server()
+    tracker = Tracker(path.parent, "http://x", refused_store(path, server), drawn=pages)
+    failures = 0
+    while True:
+        try:
+            offset = tracker.project()
+        except TrackingAway:
+            failures += 1
+        else:
+            break
+    assert failures > 3
+    assert offset == path.stat().st_size
+    assert Counted.records == len(list(read(path)))
+    other = write(tmp_path / "other", story())
+    Tracker(
+        other.parent, "http://x", Store(other.parent, "http://x", whole.connect), drawn=pages
+    ).project()
+    assert server.shown() == whole.shown()
+
+
+def refused_store(path: Path, server: Refusing) -> Store:
+    """A store of a server whose first request is the one after it was connected to."""
+    store = Store(path.parent, "http://x", server.connect)
+    store.connect()
+    return store
+
+
+def test_a_store_that_was_emptied_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "run", story()[:12])
+    server, whole = Server(), Server()
+    store = Store(path.parent, "http://x", server.connect)
+    tracker = Tracker(path.parent, "http://x", store, drawn=pages)
+    tracker.project()
+    server.empty()
+    server.new_id("e")  # ids of the store before are not given again
+    store.recall()  # as after a failure
+    write(tmp_path / "run", story()[12:])
+    tracker.project()
+    other = write(tmp_path / "other", story())
+    again = Store(other.parent, "http://x", whole.connect)
+    Tracker(other.parent, "http://x", again, drawn=pages).project()
     assert server.shown() == whole.shown()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +25,11 @@ from tests.fakes import FakeExecutor, tiny
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     yield
     for number, handler in known.items():
         signal.signal(number, handler)
+    sys.unraisablehook = hook
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -52,6 +56,36 @@ def test_in_start_up(
         command.main()
     assert ended.value.code == 130
     assert "interrupted; nothing is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_comes_in_a_callback_counts(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is raised in a callback of a weak reference is dropped by the interpreter."""
+    app = typer.Typer()
+
+    class Thing:
+        pass
+
+    @app.command()
+    def slow() -> None:
+        thing = Thing()
+        known = weakref.ref(thing, lambda _: signal.raise_signal(number))
+        del thing
+        assert known() is None
+        time.sleep(20.0)
+
+    monkeypatch.setattr(command, "app", app)
+    monkeypatch.setattr(sys, "argv", ["growstage"])
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 130
+    assert time.monotonic() - began < 10.0
+    err = capsys.readouterr().err
+    assert "interrupted; nothing is lost" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("swallowed", [True, False])
