@@ -205,7 +205,8 @@ def disconnect() -> None:
 def _end_raylet() -> None:
     """Kill the raylet of a local Ray of this process; one that was joined is not its to end."""
     node = ray._private.worker._global_node
-    for started in () if node is None else node.all_processes.get("raylet", ()):
+    raylets: list[Any] = [] if node is None else node.all_processes.get("raylet", [])
+    for started in raylets:
         started.process.kill()
 
 
