@@ -109,9 +109,9 @@ def start(options: Mapping[str, Any]) -> None:
 def stoppable() -> Iterator[None]:
     """A SIGTERM that comes inside the block, while Ray starts, stops as ^C does.
 
-    Ray's own handler raises SystemExit wherever its code happens to be, which may swallow it: what
-    came is read from the pipe that the interpreter writes signals to. A handler of ours is put
-    back afterwards.
+    Ray's own handler raises SystemExit wherever its code happens to be, which may swallow it, or
+    the interpreter where a finalizer runs: what came is read from the pipe that the interpreter
+    writes signals to. A handler of ours is put back afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,9 +121,17 @@ def stoppable() -> Iterator[None]:
     for end in (reading, writing):
         os.set_blocking(end, False)
     known = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    tell = sys.unraisablehook
+
+    def dropped(told: sys.UnraisableHookArgs) -> None:
+        if told.exc_type is not SystemExit:
+            tell(told)
+
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = tell
         signal.set_wakeup_fd(known)
         if callable(handler):
             signal.signal(signal.SIGTERM, handler)

@@ -105,6 +105,29 @@ def test_a_sigterm_while_ray_starts_counts(swallowed: bool) -> None:
     assert signal.getsignal(signal.SIGTERM) is own
 
 
+def test_a_sigterm_in_a_finalizer_while_ray_starts_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interpreter drops what Ray's handler raises there, and would say so with a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    class Referred:
+        """Something with a finalizer."""
+
+    def start() -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        referred = Referred()
+        _kept = weakref.ref(referred, lambda ref: signal.raise_signal(signal.SIGTERM))
+        del referred
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", hook := told.append)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        start()
+    assert told == []
+    assert sys.unraisablehook == hook
+
+
 def test_without_a_signal_ray_starts_as_ever() -> None:
     own = signal.getsignal(signal.SIGTERM)
     with stoppable():
