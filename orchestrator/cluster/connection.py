@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from workers.contract import InputError, RunError
 CONNECT_TIMEOUT_S = 10.0
 LEAVE_S = 30.0
 """In which a local Ray is left; then its raylet is killed, which ends it at once."""
+LOCAL_RAY = "GROWSTAGE_LOCAL_RAY"
+"""Environment variable that all processes of a local Ray inherit: the mark of who started it."""
 STARTS = 2
 """How often a local Ray is started before the run gives up."""
 UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
@@ -87,6 +90,7 @@ def start(options: Mapping[str, Any]) -> None:
 
     Raises RunError where they do not come up a second time either.
     """
+    os.environ[LOCAL_RAY] = f"{os.getpid()}-{uuid.uuid4().hex}"
     for attempt in range(STARTS):
         try:
             with stoppable():
@@ -208,6 +212,21 @@ def disconnect() -> None:
     with suppress(GetTimeoutError):
         ray.shutdown()
     late.cancel()
+    _end_agents()
+
+
+def _end_agents() -> None:
+    """End what is left of a local Ray of this process: agents stay for good where the head that
+    their raylet belonged to was killed."""
+    mark = os.environ.get(LOCAL_RAY, "")
+    if not mark.startswith(f"{os.getpid()}-"):  # joined, or inherited from who started this process
+        return
+    del os.environ[LOCAL_RAY]
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # another's, or gone
+            ours = f"{LOCAL_RAY}={mark}".encode() in (place / "environ").read_bytes()
+            if ours and (place / "cmdline").read_bytes().startswith(b"ray::"):
+                os.kill(int(place.name), signal.SIGKILL)  # they take no other
 
 
 def _end_raylet() -> None:
