@@ -209,10 +209,12 @@ def disconnect() -> None:
     late.start()
     # Ray first asks the head to end a subscription (``PythonGcsSubscriber::Close``): where that
     # is not answered in time there is nothing left to leave.
-    with suppress(GetTimeoutError):
-        ray.shutdown()
-    late.cancel()
-    _end_agents()
+    try:
+        with suppress(GetTimeoutError):
+            ray.shutdown()
+    finally:
+        late.cancel()
+        _end_agents()
 
 
 def _end_agents() -> None:
