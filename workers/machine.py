@@ -16,6 +16,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def leave_memory_unfilled() -> None:
+    """Do not fill new tensors before they are written, which deterministic torch does.
+
+    Nothing here reads memory it has not written; filling it costs time at every operation.
+    """
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def resident_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

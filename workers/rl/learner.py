@@ -27,6 +27,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
+from workers.adam import MemoryOrderAdam
 from workers.contract import (
     EditReport,
     Json,
@@ -35,6 +36,7 @@ from workers.contract import (
     derive_seed,
 )
 from workers.edits import Edit
+from workers.machine import leave_memory_unfilled
 from workers.methods import METHODS
 from workers.methods.base import Method, MethodContext
 from workers.models.acting import ActingModel
@@ -92,6 +94,7 @@ class GrowableLearner(PPOTorchLearner):
     def build(self) -> None:
         """Build the model as RLlib does, then the lane's method and counters."""
         super().build()
+        leave_memory_unfilled()
         options = cast(Any, self.config).learner_config_dict
         cls, config = checked(METHODS, options["method"])
         self._method: Method = cls(config, derive_seed(options["seed"], "method"))
@@ -107,7 +110,7 @@ class GrowableLearner(PPOTorchLearner):
         named = list(self._net.named_parameters())
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.Adam(named, lr=config.lr, eps=1e-5, fused=True),
+            optimizer=MemoryOrderAdam(named, lr=config.lr, eps=1e-5, fused=True),
             params=[parameter for _, parameter in named],
             lr_or_lr_schedule=config.lr,
         )

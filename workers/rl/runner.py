@@ -18,7 +18,7 @@ from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from workers.contract import RunError, TaskSpec, derive_seed
-from workers.machine import pick_device
+from workers.machine import leave_memory_unfilled, pick_device
 from workers.moe.growth import surgery
 from workers.rl.building import build_stream, sample_actions
 from workers.rl.dlpack import as_tensor, torch_type
@@ -57,6 +57,7 @@ class BatchEnvRunner(SingleAgentEnvRunner):
 
     def make_env(self) -> None:
         """Build the batch of environments of this runner."""
+        leave_memory_unfilled()
         context = self.config.env_config
         self.num_envs = self.config.num_envs_per_env_runner
         self._stream = build_stream(context["stream"], context["seed"])

@@ -32,7 +32,7 @@ from workers.contract import (
 )
 from workers.diagnostics.observing import at_start
 from workers.edits import Edit, EditProbe
-from workers.machine import pick_device, resident_mb
+from workers.machine import leave_memory_unfilled, pick_device, resident_mb
 from workers.methods import MethodContext
 from workers.moe.growth import optimizer_state, surgery
 from workers.moe.routed import IDLE, Routed, StepContext, observing, routed_layers
@@ -454,8 +454,7 @@ def _make_deterministic(lane: LaneSpec) -> None:
     """Threads and seeds of this process, so that a rerun gives the same bits."""
     torch.set_num_threads(lane.threads)
     torch.use_deterministic_algorithms(True)
-    # Nothing here reads memory it has not written; filling it first costs time at every op.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    leave_memory_unfilled()
     torch.manual_seed(derive_seed(lane.seed, "lane"))
 
 

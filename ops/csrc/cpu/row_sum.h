@@ -12,10 +12,19 @@
 
 namespace growstage::cpu {
 
+// Bytes of one register: compilers keep wider vectors in memory.
+#ifdef __AVX512F__
+constexpr int64_t kRegister = 64;
+#elif defined(__AVX__)
+constexpr int64_t kRegister = 32;
+#else
+constexpr int64_t kRegister = 16;
+#endif
+
 template <class T>
 struct Vector {
-  typedef T type __attribute__((vector_size(64)));
-  static constexpr int64_t lanes = 64 / sizeof(T);
+  typedef T type __attribute__((vector_size(kRegister)));
+  static constexpr int64_t lanes = kRegister / sizeof(T);
 };
 
 constexpr int kVectors = 8;
@@ -30,12 +39,13 @@ inline typename Vector<T>::type load(const T* from) {
   return value;
 }
 
-// to[0..width) += sum over the list of factor * rows[list[i]][0..width); without factors, of rows.
+// to[0..width) = from[0..width) + sum over the list of factor * rows[list[i]][0..width); without
+// factors, of rows.
 template <class T>
 inline void add_rows(const T* rows, int64_t stride, const int32_t* list, const T* factors,
-                     int64_t count, int64_t width, T* to) {
-  if (count == 0) return;
+                     int64_t count, int64_t width, const T* from, T* to) {
   if (width < kStrip<T>) {
+    if (from != to) std::copy_n(from, width, to);
     for (int64_t i = 0; i < count; ++i) {
       const T* row = rows + list[i] * stride;
       const T factor = factors == nullptr ? T{1} : factors[i];
@@ -46,7 +56,7 @@ inline void add_rows(const T* rows, int64_t stride, const int32_t* list, const T
   constexpr int64_t lanes = Vector<T>::lanes;
   typename Vector<T>::type sum[kVectors];
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) sum[v] = load(to + v * lanes);
+  for (int v = 0; v < kVectors; ++v) sum[v] = load(from + v * lanes);
   for (int64_t i = 0; i < count; ++i) {
     const T* row = rows + list[i] * stride;
     if (factors == nullptr) {
@@ -65,6 +75,18 @@ inline const int16_t* codes_of(const Observed& x, int64_t sample) {
   return x.entries + sample * x.entry_width;
 }
 
+// Lists one behind the other; the i-th begins at ends[i].
+template <class T>
+struct Lists {
+  std::vector<int32_t> places;
+  std::vector<T> factors;
+  std::vector<int64_t> ends{0};
+
+  Lists(int64_t most, bool with_factors) : places(most), factors(with_factors ? most : 0) {}
+  int64_t size(int64_t list) const { return ends[list + 1] - ends[list]; }
+  const int32_t* of(int64_t list) const { return places.data() + ends[list]; }
+};
+
 template <class T, class Parallel>
 void row_sum(const Parallel& parallel, const T* weight, const T* bias, const Observed& x,
              int64_t width, T* y) {
@@ -77,35 +99,43 @@ void row_sum(const Parallel& parallel, const T* weight, const T* bias, const Obs
     for (int64_t j = 0; j < width; ++j) pairs[(d / 2) * width + j] += sign * row[j];
   }
   parallel(x.batch, 16, [&](int64_t begin, int64_t end) {
-    const int64_t most = std::max(x.slots, x.scalars);
-    std::vector<int32_t> plain(most), paired(most), real(most);
-    std::vector<T> factors(most);
-    constexpr int64_t block = 64;  // samples whose lists are kept while the strips pass
+    constexpr int64_t block = 256;  // samples whose lists are kept while the strips pass
     for (int64_t first = begin; first < end; first += block) {
       const int64_t last = std::min(first + block, end);
+      // One more than they hold: every code is written where the next one belongs, then counted.
+      const int64_t most = (last - first) * x.slots + 1, reals = (last - first) * x.scalars + 1;
+      Lists<T> plain(most, false), paired(most, false), real(reals, true);
+      int64_t plains = 0, paireds = 0, scalars = 0;
+      for (int64_t b = first; b < last; ++b) {
+        const int16_t* codes = codes_of(x, b);
+        for (int64_t k = 0; k < x.slots; ++k) {
+          const int32_t code = codes[k];
+          plain.places[plains] = code;
+          paired.places[paireds] = code - static_cast<int32_t>(x.ones);
+          plains += code >= 0 && code < x.ones;
+          paireds += code >= x.ones;
+        }
+        for (int64_t s = 0; s < x.scalars; ++s) {
+          real.places[scalars] = static_cast<int32_t>(x.ones + s);
+          real.factors[scalars] = scalar(x, b, s);
+          scalars += real.factors[scalars] != T{0};
+        }
+        plain.ends.push_back(plains);
+        paired.ends.push_back(paireds);
+        real.ends.push_back(scalars);
+      }
       for (int64_t column = 0; column < width; column += kStrip<T>) {
         const int64_t strip = std::min(kStrip<T>, width - column);
         for (int64_t b = first; b < last; ++b) {
-          int64_t plains = 0, paireds = 0, reals = 0;
-          const int16_t* codes = codes_of(x, b);
-          for (int64_t k = 0; k < x.slots; ++k) {
-            const int32_t code = codes[k];
-            plain[plains] = code;
-            paired[paireds] = code - static_cast<int32_t>(x.ones);
-            plains += code >= 0 && code < x.ones;
-            paireds += code >= x.ones;
-          }
-          for (int64_t s = 0; s < x.scalars; ++s) {
-            factors[reals] = scalar(x, b, s);
-            real[reals] = static_cast<int32_t>(x.ones + s);
-            reals += factors[reals] != T{0};
-          }
+          const int64_t i = b - first;
           T* target = y + b * width + column;
-          std::copy_n(start.data() + column, strip, target);
           const T* none = nullptr;
-          add_rows(weight + column, width, plain.data(), none, plains, strip, target);
-          add_rows(pairs.data() + column, width, paired.data(), none, paireds, strip, target);
-          add_rows(weight + column, width, real.data(), factors.data(), reals, strip, target);
+          add_rows(weight + column, width, plain.of(i), none, plain.size(i), strip,
+                   start.data() + column, target);
+          add_rows(pairs.data() + column, width, paired.of(i), none, paired.size(i), strip, target,
+                   target);
+          add_rows(weight + column, width, real.of(i), real.factors.data() + real.ends[i],
+                   real.size(i), strip, target, target);
         }
       }
     }
@@ -146,7 +176,9 @@ void row_sum_backward(const Parallel& parallel, const T* grad, const Observed& x
       const int64_t strip = std::min(kStrip<T>, width - column);
       for (int64_t c = begin; c < end; ++c) {
         T* target = c < x.ones ? grad_weight + c * width : pairs.data() + (c - x.ones) * width;
-        add_rows(grad + column, width, list(c), none, size(c), strip, target + column);
+        if (size(c) > 0)
+          add_rows(grad + column, width, list(c), none, size(c), strip, target + column,
+                   target + column);
       }
     }
   });
@@ -164,7 +196,7 @@ void row_sum_backward(const Parallel& parallel, const T* grad, const Observed& x
       std::fill_n(row, width, T{0});
       for (int64_t column = 0; column < width; column += kStrip<T>)
         add_rows(grad + column, width, seen.data(), factors.data(), count,
-                 std::min(kStrip<T>, width - column), row + column);
+                 std::min(kStrip<T>, width - column), row + column, row + column);
     }
   });
   for (int64_t u = 0; u < x.usual_count; ++u)

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.adam import MemoryOrderAdam
 from workers.contract import InputError
 
 MASTER = "master"
 """Name of a master weight (``workers.supervised.precision``) among what is kept for a parameter."""
 
+_ADAM = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"})
 _KEYS: dict[type, frozenset[str]] = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
-    torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
-    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    MemoryOrderAdam: _ADAM,
 }
 """What each known optimizer keeps for a parameter; others are taken as they come."""
 
@@ -54,8 +57,13 @@ def load_named_state(
         parameter = parameters[name]
         group = group_of[parameter]
         on_host = key == "step" and not (group.get("capturable") or group.get("fused"))
-        place = tensor.clone() if on_host else tensor.to(parameter.device, copy=True)
-        optimizer.state[parameter][key] = place
+        if on_host:
+            optimizer.state[parameter][key] = tensor.clone()
+        elif tensor.dim():  # in the order of memory of its parameter, as optimizers make it
+            place = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
+            optimizer.state[parameter][key] = place.copy_(tensor)
+        else:
+            optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
 
 
 def check_named_state(

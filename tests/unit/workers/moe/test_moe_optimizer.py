@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workers.adam import MemoryOrderAdam
 from workers.contract import InputError
 from workers.models.classifier import Classifier
 from workers.moe.growth.optimizer_state import load_named_state, named_state, rebind
@@ -44,6 +45,67 @@ def test_round_trip_continues_with_the_same_bits(kind: str) -> None:
         _step(restored, fresh)
     for a, b in zip(model.parameters(), restored.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def _transposed(optimizer: type, **options):
+    """A layer whose weight lies column by column, and its optimizer after two steps."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 16)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().t().contiguous().t())
+    made = optimizer(list(layer.named_parameters()), 1e-2, **options)
+    for step in range(2):
+        _learn(layer, made, step)
+    return layer, made
+
+
+def _learn(layer, optimizer, step: int) -> None:
+    optimizer.zero_grad()
+    x = torch.randn(8, 24, generator=torch.Generator().manual_seed(step))
+    # Made as the row sum makes it: a product with the transpose, which lies row by row.
+    (x @ layer.weight.t() + layer.bias).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}], ids=["adam", "amsgrad"])
+def test_adam_in_the_order_of_memory_takes_adams_own_steps(options) -> None:
+    plain, _ = _transposed(torch.optim.Adam, fused=True, **options)
+    layer, optimizer = _transposed(MemoryOrderAdam, fused=True, **options)
+    for a, b in zip(layer.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    state = optimizer.state[layer.weight]
+    assert not layer.weight.is_contiguous()
+    assert all(
+        value.stride() == layer.weight.stride() for value in state.values() if value.dim() == 2
+    )
+
+
+@pytest.mark.parametrize("optimizer", [MemoryOrderAdam, torch.optim.Adam])
+def test_no_copy_of_a_transposed_weight_is_made(optimizer) -> None:
+    _, made = _transposed(optimizer, fused=True)
+    with torch.profiler.profile(record_shapes=True) as seen:
+        made.step()
+    events = seen.key_averages(group_by_input_shape=True)
+    assert "aten::_fused_adam_" in {event.key for event in events}
+    matrices = [e for e in events if e.key == "aten::copy_" and len(e.input_shapes[0]) == 2]
+    assert bool(matrices) == (optimizer is torch.optim.Adam)  # else the subclass has no use
+
+
+def test_restored_state_lies_as_its_parameter_does() -> None:
+    layer, optimizer = _transposed(MemoryOrderAdam, fused=True)
+    saved = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in named_state(layer, optimizer).items()
+    }
+    again, fresh = _transposed(MemoryOrderAdam, fused=True)
+    again.load_state_dict(layer.state_dict())
+    load_named_state(again, fresh, saved)
+    assert fresh.state[again.weight]["exp_avg"].stride() == again.weight.stride()
+    for one, other in ((layer, optimizer), (again, fresh)):
+        _learn(one, other, 7)
+    assert torch.equal(layer.weight, again.weight)
+    with pytest.raises(InputError, match="momentum_buffer"):
+        load_named_state(again, fresh, {"weight/momentum_buffer": torch.zeros(16, 24)})
 
 
 def test_loading_copies_and_replaces() -> None:
