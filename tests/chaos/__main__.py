@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.faults import FAULTS, strike
+from tests.chaos.faults import FAULTS, Fault, clock_library, strike
 from tests.chaos.lab import Lab, Lost, Repeated
 
 CPUS = 4
@@ -53,11 +53,17 @@ def cluster() -> Iterator[str]:
 
 def kinds(count: int, random: Random, named: Sequence[str]) -> list[str]:
     """So many kinds, each as often as the others, in a drawn order."""
-    able = [name for name in named or FAULTS if os.geteuid() == 0 or not FAULTS[name].needs_root]
+    able = [name for name in named or FAULTS if possible(FAULTS[name])]
     found: list[str] = []
     while len(found) < count:
         found += random.sample(able, len(able))
     return found[:count]
+
+
+def possible(fault: Fault) -> bool:
+    """Whether this machine and user can do it."""
+    lacks_clock = fault.needs_clock and clock_library() is None
+    return not lacks_clock and (os.geteuid() == 0 or not fault.needs_root)
 
 
 def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
@@ -93,7 +99,7 @@ def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
             else:
                 outcome = f"whole again after {seconds:.1f} s"
                 entry["seconds"].append(round(seconds, 1))
-            print(f"{place} {kind}: {outcome[:3000]}", flush=True)
+            print(f"{place} {kind}, {lab.last}: {outcome[:3000]}", flush=True)
     sums = {
         name: sum(one[name] for one in told.values()) for name in ("lost", "repeated", "failed")
     }

@@ -30,9 +30,12 @@ class Fault:
 
     inject: Callable[[Trial], None]
     """Start the run, disturb it, bring it to its end."""
-    stream: str = "one"
+    streams: tuple[str, ...] = ("digits", "texts", "agent")
+    """What it may disturb; one is drawn."""
     needs_root: bool = False
     """Whether it mounts file systems."""
+    needs_clock: bool = False
+    """Whether it needs libfaketime."""
     checks: bool = False
     """Whether it looks itself at what the run came to, where that is gone afterwards."""
 
@@ -418,11 +421,38 @@ def _two_drivers(trial: Trial) -> None:
     command.succeed(ENDS_S)
 
 
+# ---------------------------------------------------------------- clocks
+
+
+def _clock_jumps(trial: Trial) -> None:
+    """The driver's clock of the day, back or forth by up to a day, twice; what is measured with
+    the steady clock goes on."""
+    told = trial.folder / "clock"
+    told.write_text("+0")
+    faked = {"LD_PRELOAD": str(clock_library()), "FAKETIME_TIMESTAMP_FILE": str(told)}
+    faked |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    command = trial.start(**faked)
+    trial.somewhere(command, last=6)
+    trial.now()
+    for _ in range(2):
+        jump = trial.random.randint(-86_400, 86_400)
+        told.with_suffix(".new").write_text(f"{jump:+d}")
+        told.with_suffix(".new").replace(told)
+        time.sleep(trial.random.uniform(0.2, 1.0))
+    command.succeed(ENDS_S)
+
+
+def clock_library() -> Path | None:
+    """libfaketime, where the machine has it (Debian: libfaketime)."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    return found[0] if found else None
+
+
 FAULTS: Mapping[str, Fault] = {
     "driver killed": Fault(_driver),
     "killed during resume": Fault(_during_resume),
     "worker killed": Fault(_worker),
-    "one of two replicas killed": Fault(_replica, "two workers"),
+    "one of two replicas killed": Fault(_replica, ("two workers",)),
     "evaluator killed": Fault(_evaluator),
     "raylet killed": Fault(_raylet),
     "raylet starved": Fault(_raylet_starved),
@@ -443,6 +473,7 @@ FAULTS: Mapping[str, Fault] = {
     "MLflow server killed": Fault(_server_killed, checks=True),
     "MLflow server stopped": Fault(_server_stopped, checks=True),
     "two drivers": Fault(_two_drivers),
+    "clock jumps": Fault(_clock_jumps, needs_clock=True),
 }
 """Kinds by name."""
 
@@ -453,7 +484,7 @@ def strike(lab: Lab, kind: str, random: Random) -> float:
     Raises Lost or Repeated, or AssertionError where the run did not end as it must.
     """
     fault = FAULTS[kind]
-    with lab.trial(fault.stream, random) as trial:
+    with lab.trial(random.choice(fault.streams), random) as trial:
         fault.inject(trial)
         seconds = time.monotonic() - trial.injected
         if not fault.checks:
