@@ -113,7 +113,7 @@ rollout = 16
 minibatches = 4
 steps_per_stage = 768
 intervals = 6
-test_episodes = 4
+eval_episodes = 4
 eval_max_steps = 20
 [[lanes]]
 """
