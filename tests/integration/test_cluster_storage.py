@@ -55,6 +55,7 @@ def plugin(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_here_resumed_there(cluster: str, runs: Path, plugin: Path, tmp_path: Path) -> None:
     """Each machine has a cache of its own; all of them reach the same storage."""
     config = tmp_path / "far.toml"

@@ -52,6 +52,7 @@ def test_two_learners_stay_equal_through_growth(trainer):
     assert runner_fingerprints(trainer) == {actor_part(trainer)}
 
 
+@pytest.mark.slow
 def test_a_killed_learner_ends_the_interval_and_the_lane_goes_on_from_its_checkpoint(
     trainer, tmp_path
 ):

@@ -101,6 +101,7 @@ def test_rays_own_command(head: Head, project: Path, tmp_path: Path) -> None:
     assert "run done" in output
 
 
+@pytest.mark.slow
 def test_users_own_stream_as_a_job(head: Head, project: Path, tmp_path: Path) -> None:
     """The example, from a folder outside the repository; its module is a package in another one on
     the path and travels along, and the journal says which code it was."""
