@@ -148,6 +148,8 @@ def _main(
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if "LD_PRELOAD" in env:  # which a program reads where it begins
+        os.execve(sys.executable, [sys.executable, "-m", package, *words], env)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start without it
     sys.argv = [package, *words]
     sys.path[:0] = known_path(env)
