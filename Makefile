@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/simulation tests/fuzz tests/test_configs.py
 
-.PHONY: setup demo test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo audit test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -94,6 +94,11 @@ docs: setup ## tables, generated configs, the site in build/site
 
 tutorial: setup ## every command of the tutorial
 	GROWSTAGE_TUTORIAL=1 $(BIN)/python -m pytest tests/unit/test_tutorial.py
+
+audit: setup ## known vulnerabilities of the pinned dependencies (asks PyPI)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | expand -t 18
