@@ -80,6 +80,8 @@ class Projection:
         self._matrices = Matrices(self.history, self.key)
         self._digests: dict[str, str] = {}
         """Lane -> digest of what it is; every stage's run has it."""
+        self._means: dict[str, float] = {}
+        """Of methods, as the run shows them."""
         self._begun: RunStarted | None = None
         """The run's beginning, shown once something follows: a run may be begun anew."""
 
@@ -100,8 +102,10 @@ class Projection:
                 return []
             case RunResumed():
                 return self._resumed(event)
-            case RunInterrupted() | RunFinished():
+            case RunInterrupted():
                 return self._run_ended(event.at)
+            case RunFinished():
+                return [*self._means_of_methods(event.at), *self._run_ended(event.at)]
         lane = self.history.lanes[event.lane]
         match event:
             case LaneOpened():
@@ -319,12 +323,17 @@ class Projection:
             for _, key, end in self._ends()
             if end is not None and end != "done"
         ]
-        points = method_means(self.history, at) if self.trial is None else ()
-        writes.append(LogPoints(key=self.key(), points=points))
         writes.append(
             CloseRun(key=self.key(), status=STATUS[self.history.status], at=milliseconds(at))
         )
         return writes
+
+    def _means_of_methods(self, at: float) -> list[Write]:
+        """Once for each value, however often the run ends: a run with failures may be resumed."""
+        points = method_means(self.history, at) if self.trial is None else ()
+        new = tuple(one for one in points if self._means.get(one.name) != one.value)
+        self._means |= {one.name: one.value for one in new}
+        return [LogPoints(key=self.key(), points=new)] if new else []
 
     def _ends(self) -> list[tuple[LaneHistory, str, str | None]]:
         """How each opened lane and its open stages ended; None while they go on."""

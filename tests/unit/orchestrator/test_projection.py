@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.core.events import Record, RunStarted
+from orchestrator.core.events import Record, RunInterrupted, RunResumed, RunStarted
 from orchestrator.report.colours import lane_colours
 from orchestrator.tracking.naming import flatten, metric_name, task_keys
 from orchestrator.tracking.projection import Projection
@@ -143,6 +143,19 @@ def test_ends() -> None:
     assert len(closed) == 9
     assert set(closed.values()) == {"FINISHED"}
     assert [w.key for w in found if isinstance(w, ReopenRun)] == [f"{RUN_ID}/replay-s0"]
+
+
+def test_a_run_that_ends_twice_shows_the_means_of_its_methods_once() -> None:
+    """A signal between the last lane's end and the run's had them written twice."""
+    *before, last = story()
+    at = last.event.at
+    cut = Record(event=RunInterrupted(at=at, reason="SIGTERM"))
+    again = Record(event=RunResumed(at=at + 1.0, code_version="abc1234", cpus=2, gpus=0))
+    whole = points(writes([*before, last]), RUN_ID, "method/replay.acc.final")
+    assert len(whole) == 1
+    for ends in ([cut, again, last], [last, again, last]):
+        found = points(writes([*before, *ends]), RUN_ID, "method/replay.acc.final")
+        assert [(one.step, one.value) for one in found] == [(0, whole[0].value)]
 
 
 def test_flatten_puts_a_kind_under_its_section() -> None:
