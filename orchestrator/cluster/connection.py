@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,13 @@ from orchestrator.cluster.jobs import in_job, token_mode
 from workers.contract import InputError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
+HEAD_GONE_S = 20.0
+"""How long the head of a local Ray may be gone before the process ends, where it does not by
+itself."""
+HEAD_GONE = (
+    "the head of the local Ray (gcs_server) was killed; everything done is saved, go on with "
+    "`growstage resume`"
+)
 LEAVE_S = 30.0
 """In which a local Ray is left; then its raylet is killed, which ends it at once."""
 LOCAL_RAY = "GROWSTAGE_LOCAL_RAY"
@@ -95,6 +103,7 @@ def start(options: Mapping[str, Any]) -> None:
         try:
             with stoppable():
                 ray.init(**options)
+            threading.Thread(target=_watch_head, daemon=True).start()
             return
         except Exception as error:
             # Ray raises a bare Exception where its processes are not up within 30 seconds.
@@ -149,7 +158,13 @@ def stoppable() -> Iterator[None]:
 
 
 def cluster_size() -> tuple[float, float]:
-    """CPUs and GPUs of all live nodes."""
+    """CPUs and GPUs of all live nodes.
+
+    Raises RunError where the head of a local Ray of this process has ended: Ray would wait for it,
+    and end the process after a minute without a word to it.
+    """
+    if _head_is_gone():
+        raise RunError(HEAD_GONE)
     total = ray.cluster_resources()
     return float(total.get("CPU", 0.0)), float(total.get("GPU", 0.0))
 
@@ -203,6 +218,11 @@ def disconnect() -> None:
     thread, it would reach for a core worker that is gone, and Ray ends the process upon that.
     """
     gc.collect()
+    mark = os.environ.pop(LOCAL_RAY, "")  # the head is watched no more
+    if _head_is_gone():
+        # Ray may end the process in the midst of leaving: first what would stay behind.
+        _end_raylet()
+        _end_agents(mark)
     # Ray says goodbye to the raylet and waits for its answer, for ever where that stands still.
     late = threading.Timer(LEAVE_S, _end_raylet)
     late.daemon = True
@@ -214,16 +234,14 @@ def disconnect() -> None:
             ray.shutdown()
     finally:
         late.cancel()
-        _end_agents()
+        _end_agents(mark)
 
 
-def _end_agents() -> None:
-    """End what is left of a local Ray of this process: agents stay for good where the head that
-    their raylet belonged to was killed."""
-    mark = os.environ.get(LOCAL_RAY, "")
+def _end_agents(mark: str) -> None:
+    """End what is left of the local Ray of this process that has this mark: agents stay for good
+    where the head that their raylet belonged to was killed."""
     if not mark.startswith(f"{os.getpid()}-"):  # joined, or inherited from who started this process
         return
-    del os.environ[LOCAL_RAY]
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another's, or gone
             ours = f"{LOCAL_RAY}={mark}".encode() in (place / "environ").read_bytes()
@@ -233,10 +251,34 @@ def _end_agents() -> None:
 
 def _end_raylet() -> None:
     """Kill the raylet of a local Ray of this process; one that was joined is not its to end."""
+    for process in _own("raylet"):
+        process.kill()
+
+
+def _head_is_gone() -> bool:
+    """Whether the head of a local Ray of this process has ended; of one that was joined, False."""
+    return any(process.poll() is not None for process in _own("gcs_server"))
+
+
+def _watch_head() -> None:
+    """End the process where the head has ended and its calls wait for it: Ray does so after a
+    minute, without a word of what to do, and leaves agents behind."""
+    mark, gone = os.environ[LOCAL_RAY], 0.0
+    while os.environ.get(LOCAL_RAY) == mark:  # until this Ray is left
+        time.sleep(1.0)
+        gone = gone + 1.0 if _head_is_gone() else 0.0
+        if gone >= HEAD_GONE_S:
+            print(f"failed: {HEAD_GONE}", file=sys.stderr, flush=True)
+            _end_raylet()
+            _end_agents(mark)
+            os._exit(1)  # the journal is durable record by record
+
+
+def _own(kind: str) -> list[Any]:
+    """Processes of this kind that a local Ray of this process was started with."""
     node = ray._private.worker._global_node
-    raylets: list[Any] = [] if node is None else node.all_processes.get("raylet", [])
-    for started in raylets:
-        started.process.kill()
+    started: list[Any] = [] if node is None else node.all_processes.get(kind, [])
+    return [one.process for one in started]
 
 
 def _user_path() -> list[str]:
