@@ -10,6 +10,7 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.core.controller import Decision, decide, fold, schedule
 from orchestrator.core.events import (
+    CheckpointSaved,
     EvaluationDone,
     Event,
     LaneOpened,
@@ -20,9 +21,10 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.state import RunState
-from orchestrator.core.transitions import view
+from orchestrator.core.transitions import planned_stages, view
 from orchestrator.policies.base import View
 from tests.fakes import FakeExecutor, tiny
+from tests.journals import plan, story
 from workers.contract import Json, ModelState
 from workers.edits import RefreshMask, SetPhase
 
@@ -204,3 +206,18 @@ def test_a_lane_opens_from_its_last_durable_checkpoint() -> None:
     assert opened.checkpoint == saved.checkpoint  # type: ignore[union-attr]
     assert opened.attempt == 2
     assert isinstance(run.cluster.wait(0)[0], LaneOpened)
+
+
+def test_what_a_checkpoint_holds_is_not_to_be_done_again() -> None:
+    records, seen = story(), 0
+    for end, record in enumerate(records, 1):
+        if isinstance(record.event, CheckpointSaved):
+            queue = fold(records[:end])[0].lanes[record.event.lane].queue
+            assert all(command.seq > record.event.seq for command in queue)
+            seen += 1
+    assert seen > 2
+
+
+def test_every_stage_has_a_seed_of_its_own() -> None:
+    stages = planned_stages(plan([("replay", 0)]).lanes[0])
+    assert len({stage.seed for stage in stages}) == len(stages) > 1

@@ -13,13 +13,14 @@ from orchestrator.core.append_only import AppendOnly, Disk
 from orchestrator.core.events import Record, RunInterrupted
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.tracking.background import TrackingAway
+from orchestrator.tracking.ledger import LEDGER_FILE
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import Write
 from tests.journals import story, write
 from tests.simulation import pages
-from tests.simulation.server import Server
+from tests.simulation.server import Client, Server
 from workers.contract import RunError
 
 
@@ -173,4 +174,67 @@ def test_a_store_that_was_emptied_meanwhile_is_written_anew(tmp_path: Path) -> N
     other = write(tmp_path / "other", story())
     again = Store(other.parent, "http://x", whole.connect)
     Tracker(other.parent, "http://x", again, drawn=pages).project()
+    assert server.shown() == whole.shown()
+
+
+def test_an_offset_that_another_journal_was_shown_to_is_not_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record ends there in this journal too: what it stands at tells them apart."""
+    path = write(tmp_path / "run", story())
+    server, whole = Server(), Server()
+    Tracker(
+        path.parent, "http://x", Store(path.parent, "http://x", server.connect), drawn=pages
+    ).project()
+    other = write(tmp_path / "other", story(run_id="fashion-ffffffff"))
+    assert other.stat().st_size == path.stat().st_size
+    (other.parent / LEDGER_FILE).write_bytes((path.parent / LEDGER_FILE).read_bytes())
+    for one in (server, whole):
+        folder = (
+            other.parent
+            if one is server
+            else write(tmp_path / "again", story(run_id="fashion-ffffffff")).parent
+        )
+        Tracker(folder, "http://x", Store(folder, "http://x", one.connect), drawn=pages).project()
+    assert "was written for another journal" in capsys.readouterr().err
+    missing = [key for key in whole.shown() if key not in server.shown()]
+    assert missing == []
+
+
+class Forgetful(Server):
+    """Refuses the first request that carries params."""
+
+    refused = 0
+
+    def connect(self, uri: str) -> Client:
+        return Hesitant(self)
+
+
+class Hesitant(Client):
+    """A client of such a server."""
+
+    server: Forgetful
+
+    def log_batch(self, run: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        if params and not self.server.refused:
+            self.server.refused += 1
+            raise OSError("refused")
+        super().log_batch(run, metrics, params, tags)
+
+
+def test_params_that_were_refused_are_written_again(tmp_path: Path) -> None:
+    """The ledger knows a run once all of it is there."""
+    path = write(tmp_path / "run", story())
+    server, whole = Forgetful(), Server()
+    tracker = Tracker(
+        path.parent, "http://x", Store(path.parent, "http://x", server.connect), drawn=pages
+    )
+    with pytest.raises(TrackingAway):
+        tracker.project()
+    tracker.project()
+    other = write(tmp_path / "other", story())
+    Tracker(
+        other.parent, "http://x", Store(other.parent, "http://x", whole.connect), drawn=pages
+    ).project()
+    assert server.refused == 1
     assert server.shown() == whole.shown()

@@ -138,6 +138,17 @@ def test_claimed_experts_stay_with_the_domain_that_used_them_first() -> None:
     assert ask(made, view(n=0, domain="b", after=(third,))) == (), "no longer new"
 
 
+def test_an_owner_keeps_its_expert_and_nobody_gets_one_that_is_gone() -> None:
+    made = usage(sharing="claim")
+    matrix = [[0.2, 0.2, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0], [0.0] * 4]
+    rows = [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4]
+    held = {"0": "a", "1": "a"}
+    masks, _, owners = made._claimed(matrix, rows, held, (2,), False)
+    assert owners == {"0": "a", "1": "a", "3": "b"}, "b used it more, and came later"
+    assert masks[0] == [1, 1, 0, 0]
+    assert masks[2] == [1, 0, 0, 0], "none is free, and 2 is gone: it shares its favourite"
+
+
 def test_a_domain_whose_favourites_are_taken_claims_the_best_free_expert() -> None:
     made = usage(sharing="claim")
     first = only(made, counted({"a": [9, 9, 0, 0]}, index=0))

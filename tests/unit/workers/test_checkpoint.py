@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workers import checkpoint
-from workers.contract import InputError
+from workers.contract import InputError, LaneSpec
 
 TENSORS = {
     "model": {"w": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0)},
@@ -51,6 +51,31 @@ def test_damage_is_found(tmp_path: Path, name: str) -> None:
     file.write_bytes(bytes(data))
     with pytest.raises(InputError, match="damaged or foreign"):
         checkpoint.read(ref)
+
+
+def test_a_write_that_fails_leaves_nothing_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = write(tmp_path / "c")
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "c", model={"w": torch.ones(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert checkpoint.describe(ref.uri) == ref
+
+
+def test_a_checkpoint_of_a_lane_with_other_settings_is_refused(tmp_path: Path) -> None:
+    lane = LaneSpec(lane="a", trainer="t", method="finetune", seed=0, settings={"model": 1})
+    other = LaneSpec(lane="b", trainer="t", method="finetune", seed=0, settings={"model": 2})
+    state = {"trainer": "t", "settings_digest": lane.built_from}
+    ref = checkpoint.write(str(tmp_path / "c"), TENSORS, state, seq=3, stage="s")
+    assert checkpoint.read_of(ref, lane).state == state
+    with pytest.raises(InputError, match="other settings than 'b'"):
+        checkpoint.read_of(ref, other)
 
 
 def test_what_else_lies_in_the_folder_is_none_of_it(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from workers.contract import InputError
+from workers.contract import DivergedError, InputError
 from workers.edits import AdaptRouter, Cause, Duplicate, Grow, RefreshMask, SetPhase
 from workers.models import HEADS
 from workers.models.classifier import Classifier
+from workers.moe.domains.masks import Mask
 from workers.moe.growth import surgery
 from workers.moe.routed import StepContext, observing, routed_layers
 from workers.moe.routers import RouterContext
@@ -321,6 +322,31 @@ def test_impossible_masks_are_refused_and_change_nothing(change, message) -> Non
     with pytest.raises(InputError, match=message):
         surgery.apply(net, None, replace(refresh(net, [[1] * 4] * 2), **change), None)
     assert surgery.fingerprint(net) == before
+
+
+def test_an_older_mask_is_refused() -> None:
+    net = model()
+    optimizer = torch.optim.AdamW(net.named_parameters())
+    surgery.apply(net, optimizer, refresh(net, [[1, 1, 0, 0], [0, 0, 1, 1]], version=3), None)
+    with pytest.raises(DivergedError, match="trains under version 3"):
+        surgery.apply(net, optimizer, refresh(net, [[1] * 4, [1] * 4], version=2), None)
+
+
+def test_experts_born_after_a_mask_are_trained_by_every_domain() -> None:
+    mask = Mask(version=1, domains=DOMAINS, rows=((1, 0), (0, 1)))
+    assert [mask.trains("north", expert) for expert in range(4)] == [True, False, True, True]
+    assert mask.trains("elsewhere", 1), "a domain the mask does not know"
+
+
+def test_a_phase_drops_the_gradients_of_what_it_freezes() -> None:
+    net = model()
+    optimizer = torch.optim.AdamW(net.named_parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    surgery.apply(net, optimizer, phase(("router",)), None)
+    kept = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert kept == {name for name, p in net.named_parameters() if p.requires_grad}
+    assert 0 < len(kept) < len(list(net.parameters()))
 
 
 def test_phase_without_routed_layers_is_refused() -> None:
