@@ -221,3 +221,20 @@ def test_what_a_checkpoint_holds_is_not_to_be_done_again() -> None:
 def test_every_stage_has_a_seed_of_its_own() -> None:
     stages = planned_stages(plan([("replay", 0)]).lanes[0])
     assert len({stage.seed for stage in stages}) == len(stages) > 1
+
+
+class Alternating(Asked):
+    """Of two policies each keeps something only where it was heard."""
+
+    def propose(self, lane: str, view: View, memory: Any) -> Decision:
+        decided = super().propose(lane, view, memory)
+        return replace(decided, memory={f"p{len(self.views) % 2}": view.n})
+
+
+def test_a_policy_that_keeps_nothing_new_still_has_what_it_kept() -> None:
+    run = Run()
+    run.asked = Alternating()
+    while len(run.asked.views) < 3:
+        (event,) = run.cluster.wait(0)
+        run.take(event)
+    assert set(run.lane.memory) == {"p0", "p1"}

@@ -53,6 +53,15 @@ def test_damage_is_found(tmp_path: Path, name: str) -> None:
         checkpoint.read(ref)
 
 
+def test_a_state_that_says_something_else_is_damage(tmp_path: Path) -> None:
+    ref = write(tmp_path / "c")
+    file = tmp_path / "c" / "state.json"
+    file.write_text(file.read_text().replace('"a": [1]', '"a": [2]'))
+    assert checkpoint.describe(ref.uri) != ref
+    with pytest.raises(InputError, match="damaged or foreign"):
+        checkpoint.read(ref)
+
+
 def test_a_write_that_fails_leaves_nothing_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
