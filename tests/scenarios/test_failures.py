@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
 from orchestrator.core.controller import fold
@@ -191,10 +193,11 @@ def test_a_closed_lane_whose_row_fails_is_opened_again_by_a_resume(tmp_path: Pat
     assert lane["status"] == "waiting"
 
 
-def test_a_worker_whose_answer_contradicts_makes_room(tmp_path: Path) -> None:
+@pytest.mark.parametrize("revision", [7, -1])
+def test_a_worker_whose_answer_contradicts_makes_room(tmp_path: Path, revision: int) -> None:
     class Diverging(FakeExecutor):
         def counted(self, action: RunInterval) -> Json:
-            return {"revision": 7} if action.lane == "finetune-s0" else {}
+            return {"revision": revision} if action.lane == "finetune-s0" else {}
 
     failures = {"diverged": {"retries": 1, "then": "fail_lane"}}
     lanes, told = run(tmp_path, tiny(**TWO, failures=failures), Diverging(room=1))
