@@ -98,12 +98,12 @@ def start(options: Mapping[str, Any]) -> None:
 
     Raises RunError where they do not come up a second time either.
     """
-    os.environ[LOCAL_RAY] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    mark = os.environ[LOCAL_RAY] = f"{os.getpid()}-{uuid.uuid4().hex}"
     for attempt in range(STARTS):
         try:
             with stoppable():
                 ray.init(**options)
-            threading.Thread(target=_watch_head, daemon=True).start()
+            threading.Thread(target=_watch_head, args=(mark,), daemon=True).start()
             return
         except Exception as error:
             # Ray raises a bare Exception where its processes are not up within 30 seconds.
@@ -260,10 +260,10 @@ def _head_is_gone() -> bool:
     return any(process.poll() is not None for process in _own("gcs_server"))
 
 
-def _watch_head() -> None:
+def _watch_head(mark: str) -> None:
     """End the process where the head has ended and its calls wait for it: Ray does so after a
     minute, without a word of what to do, and leaves agents behind."""
-    mark, gone = os.environ[LOCAL_RAY], 0.0
+    gone = 0.0
     while os.environ.get(LOCAL_RAY) == mark:  # until this Ray is left
         time.sleep(1.0)
         gone = gone + 1.0 if _head_is_gone() else 0.0

@@ -54,6 +54,10 @@ def cluster() -> Iterator[str]:
 def kinds(count: int, random: Random, named: Sequence[str]) -> list[str]:
     """So many kinds, each as often as the others, in a drawn order."""
     able = [name for name in named or FAULTS if possible(FAULTS[name])]
+    if out := [name for name in named or FAULTS if name not in able]:
+        print(f"not possible here (root, libfaketime), left out: {', '.join(out)}", flush=True)
+    if not able:
+        raise SystemExit("no kind of fault is possible here")
     found: list[str] = []
     while len(found) < count:
         found += random.sample(able, len(able))
