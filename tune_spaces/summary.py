@@ -32,6 +32,8 @@ class Attempt:
     parent: str | None
     status: str
     folder: Path
+    last: float
+    """When the last record was written, in seconds since the epoch."""
     planned: int
     """Stages of the stream."""
     values: tuple[float, ...]
@@ -122,12 +124,13 @@ def _trial(attempt: Attempt) -> Json:
 
 def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None:
     """None where the journal holds no whole record yet."""
-    history = RunHistory()
+    history, last = RunHistory(), 0.0
     started: set[int] = set()
     trained: set[int] = set()
     shared: set[int] = set()
     for record, _ in read(folder / JOURNAL_FILE):
         history.add(record)
+        last = record.event.at
         match record.event:
             case StageStarted(stage=stage):
                 started.add(stage.index)
@@ -149,6 +152,7 @@ def _attempt(folder: Path, objective: Objective, planned: int) -> Attempt | None
         parent=first.trial.parent,
         status=STATUS.get(history.status, history.status),
         folder=folder,
+        last=last,
         planned=planned,
         values=tuple(objective(scores, stages) for stages in range(1, learnt + 1)),
         experts=max(experts, default=0),

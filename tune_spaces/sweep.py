@@ -139,7 +139,7 @@ def _show(
         for name, image in images.items():
             (folder / Path(name).name).write_bytes(image)
     try:
-        tracker.finish(summary["status"] == "done", found, sweep_page(summary, texts, images))
+        tracker.finish(summary["status"], found, sweep_page(summary, texts, images))
     except TrackingAway as error:
         cure = resume_option(folder)
         print(f"MLflow takes no writes; {cure} catches up ({error})", file=sys.stderr)

@@ -19,6 +19,7 @@ from orchestrator.report.history import RunHistory
 from orchestrator.report.text import Links
 from orchestrator.tracking.background import GoOn, always
 from orchestrator.tracking.pages import NOTE, Page
+from orchestrator.tracking.projection import STATUS
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.tracking.writes import CloseRun, LogPoints, OpenRun, Point, ReopenRun, Write
 from tune_spaces.objective import Objective, parse, scores_of
@@ -61,19 +62,13 @@ class SweepTracker:
             self._told[attempt] = rows  # only now: what a store refused is written next time
         return len(self._trials)
 
-    def finish(self, done: bool, found: list[Attempt], page: Page) -> None:
-        """Show the sweep's results on its run and close it."""
-        now = round(time.time() * 1000)
-        winner = best(found)
-        points = [_point("trials", len({a.trial for a in found}), now)]
-        if winner is not None:
-            points.append(_point("best.objective", winner.values[-1], now))
-            points.append(_point("best.experts", winner.experts, now))
-        writes: list[Write] = [
-            LogPoints(key=self.plan.id, points=tuple(points)),
-            CloseRun(key=self.plan.id, status="FINISHED" if done else "KILLED", at=now),
-        ]
-        self.sweep.publish(writes, {self.plan.id: page})
+    def finish(self, status: str, found: list[Attempt], page: Page) -> None:
+        """Show the sweep's results on its run and close it. Metrics come with its end only: one
+        that was interrupted goes on, and would have them twice."""
+        key = self.plan.id
+        points = () if status == "interrupted" else _outcome(found)
+        closed = CloseRun(key=key, status=STATUS[status], at=round(time.time() * 1000))
+        self.sweep.publish([LogPoints(key=key, points=points), closed], {key: page})
 
     def links(self) -> Links:
         return self.sweep.links()
@@ -160,5 +155,12 @@ def _short(trial: Json) -> str:
     return f"{trial['trial'].rpartition('_')[2]}.{trial['attempt']} {settings}"
 
 
-def _point(name: str, value: float, at: int) -> Point:
-    return Point(name=name, value=float(value), step=0, at=at)
+def _outcome(found: list[Attempt]) -> tuple[Point, ...]:
+    """What a sweep came to, at the time of the last record of all: told again, it is the same."""
+    if not found:
+        return ()
+    at = round(1000 * max(attempt.last for attempt in found))
+    values: dict[str, float] = {"trials": len({attempt.trial for attempt in found})}
+    if (winner := best(found)) is not None:
+        values |= {"best.objective": winner.values[-1], "best.experts": winner.experts}
+    return tuple(Point(name=name, value=float(v), step=0, at=at) for name, v in values.items())

@@ -324,10 +324,8 @@ def _settle(
     """Open what the cluster has room for; finish the run when nothing is left."""
     state, orphans = _without_parents(state, at)
     actions = (*actions, *orphans)
-    failed = {name for name, lane in state.lanes.items() if lane.status == "failed"}
-    pending = [key for key in state.evaluations if not _spent(state, key)]
-    settled = all(lane.status in ("done", "failed") for lane in state.lanes.values())
-    if abort or (settled and not pending):
+    if abort or _settled(state):
+        failed = any(lane.status == "failed" for lane in state.lanes.values())
         return state, (*actions, FinishRun(status="failed" if failed else "done"))
     for name in schedule(state):
         lane = state.lanes[name]
@@ -345,6 +343,12 @@ def _settle(
         )
         actions = (*actions, start)
     return state, actions
+
+
+def _settled(state: RunState) -> bool:
+    """Whether no lane has work left, and no evaluation is waited for."""
+    ended = all(lane.status in ("done", "failed") for lane in state.lanes.values())
+    return ended and all(_spent(state, key) for key in state.evaluations)
 
 
 def _take_over(state: RunState, lane: LaneState, actions: Actions) -> tuple[RunState, Actions]:
@@ -376,16 +380,17 @@ def schedule(state: RunState) -> tuple[str, ...]:
     """Waiting lanes that fit beside the active ones, in the config's order; those whose first
     stages another lane is to train, or whose model is made of other lanes' models, wait for them
     without holding anything."""
+    waiting = [lane for lane in state.lanes.values() if lane.status == "waiting"]
+    if not waiting:
+        return ()
     cpus = state.cpus - sum(lane.plan.cpus for lane in state.lanes.values() if lane.active)
     gpus = state.gpus - sum(lane.plan.gpus for lane in state.lanes.values() if lane.active)
     ready = []
-    for name, lane in state.lanes.items():
-        if lane.status != "waiting" or held_back(lane, state.lanes):
-            continue
-        if unfinished(lane, state.lanes):
+    for lane in waiting:
+        if held_back(lane, state.lanes) or unfinished(lane, state.lanes):
             continue
         if lane.plan.cpus <= cpus + 1e-9 and lane.plan.gpus <= gpus + 1e-9:
-            ready.append(name)
+            ready.append(lane.name)
             cpus -= lane.plan.cpus
             gpus -= lane.plan.gpus
     return tuple(ready)

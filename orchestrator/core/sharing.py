@@ -68,14 +68,18 @@ def taken(lane: LaneState, lanes: Lanes) -> Taken | None:
 def scored_alike(name: str, index: int, lanes: Lanes) -> list[LaneState]:
     """The lane, and all whose model after stage ``index`` is the same checkpoint scored alike."""
     own = lanes[name]
+    end = own.ends.get(index)
+    if end is None:
+        return [own]
     return [
         lane
         for lane in lanes.values()
-        if lane.name == name
+        if lane is own
         or (
-            index in lane.ends
+            (other := lane.ends.get(index)) is not None
+            and other.lane == end.lane  # who trained it: tells most lanes apart at once
+            and other.checkpoint == end.checkpoint
             and lane.plan.scored_on == own.plan.scored_on
-            and lane.ends[index].checkpoint == own.ends[index].checkpoint
         )
     ]
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
-from orchestrator.core.controller import Recorded, decide
+from orchestrator.core.controller import Actions, Recorded, decide
 from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
@@ -20,6 +20,7 @@ from orchestrator.core.events import (
     Event,
     IntervalDone,
     LaneOpened,
+    OpenLane,
     Record,
     RecordFailure,
     RunFinished,
@@ -63,7 +64,7 @@ class RunHistory:
         shown = [action.failure for action in actions if isinstance(action, RecordFailure)]
         self._shown += shown
         counts = self._take_in(event, before, bool(shown))
-        self._share(before)
+        self._share(before, event, actions)
         return counts
 
     def _take_in(self, event: Event, before: RunState, refused: bool) -> bool:
@@ -92,20 +93,20 @@ class RunHistory:
                 return self._answered(event, before.lanes[event.lane].answered)
         return True
 
-    def _share(self, before: RunState) -> None:
-        """Show stages and rows of R in the lanes for which another one trained or scored them."""
-        for name, lane in self.state.lanes.items():
-            known = before.lanes.get(name)
-            if known is None or known is lane:
-                continue
-            own = self.lanes[name]
-            if lane.ends is not known.ends:
-                for index, end in lane.ends.items():
-                    if end.lane != name and index not in known.ends:
-                        own.take_over(self.lanes[end.lane], index)
-            if lane.rows is not known.rows:
-                for index in lane.rows.keys() - known.rows.keys():
-                    self._share_row(own, index)
+    def _share(self, before: RunState, event: Event, actions: Actions) -> None:
+        """Show stages and rows of R in the lanes for which another one trained or scored them:
+        those that open, which may take stages over, and those whose model was scored."""
+        names = [action.spec.lane for action in actions if isinstance(action, OpenLane)]
+        if isinstance(event, EvaluationDone):
+            alike = scored_alike(event.lane, event.index, self.state.lanes)
+            names += [lane.name for lane in alike]
+        for name in names:
+            lane, known, own = self.state.lanes[name], before.lanes[name], self.lanes[name]
+            for index, end in lane.ends.items():
+                if end.lane != name and index not in known.ends:
+                    own.take_over(self.lanes[end.lane], index)
+            for index in lane.rows.keys() - known.rows.keys():
+                self._share_row(own, index)
 
     def _share_row(self, own: LaneHistory, index: int) -> None:
         """A row that another lane's evaluation gave, where one did."""

@@ -76,7 +76,9 @@ class Matrices:
         """Lane -> scores against its baselines of every stage after which those became known."""
         writes: dict[str, Write] = {}
         for lane in self._history.lanes.values():
-            known = scores.compared(self._history.lanes, lane) if lane.opened else 0
+            if not lane.opened or not lane.baselines:
+                continue
+            known = scores.compared(self._history.lanes, lane)
             done, self._compared[lane.name] = self._compared.get(lane.name, 0), known
             points = tuple(
                 point(name, value, count, at)

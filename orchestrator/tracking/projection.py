@@ -78,6 +78,8 @@ class Projection:
         self.history = RunHistory()
         self.dirty = Dirty()
         self._matrices = Matrices(self.history, self.key)
+        self._colours: dict[str, str] = {}
+        """Of lanes, which a run has from its beginning."""
         self._digests: dict[str, str] = {}
         """Lane -> digest of what it is; every stage's run has it."""
         self._means: dict[str, float] = {}
@@ -172,9 +174,10 @@ class Projection:
         }
 
     def _lane_tags(self, lane: LaneHistory, level: str) -> dict[str, str]:
-        colours = lane_colours([(one.label, one.name) for one in self.history.lanes.values()])
         trial = self.trial
-        colour = colours[lane.name] if trial is None else trial_colour(trial.trial, trial.attempt)
+        colour = (
+            self._colours[lane.name] if trial is None else trial_colour(trial.trial, trial.attempt)
+        )
         settings = self._settings(lane)
         return {
             **self._tags(level),
@@ -197,6 +200,7 @@ class Projection:
 
     def _run_started(self, event: RunStarted) -> list[Write]:
         self.dirty.run = True
+        self._colours = lane_colours([(one.label, one.name) for one in self.history.lanes.values()])
         lanes = [lane["name"] for lane in event.config["lanes"]]
         params = {
             "name": event.name,

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.faults import FAULTS, Fault, clock_library, strike
+from tests.chaos.faults import ALL, FAULTS, Fault, clock_library, strike
 from tests.chaos.lab import Lab, Lost, Repeated
 
 CPUS = 4
@@ -51,10 +51,13 @@ def cluster() -> Iterator[str]:
         ray.shutdown()
 
 
-def kinds(count: int, random: Random, named: Sequence[str]) -> list[str]:
+def kinds(
+    count: int, random: Random, named: Sequence[str], streams: Sequence[str] = ALL
+) -> list[str]:
     """So many kinds, each as often as the others, in a drawn order."""
-    able = [name for name in named or FAULTS if possible(FAULTS[name])]
-    if out := [name for name in named or FAULTS if name not in able]:
+    suited = [name for name in named or FAULTS if FAULTS[name].within(streams)]
+    able = [name for name in suited if possible(FAULTS[name])]
+    if out := [name for name in suited if name not in able]:
         print(f"not possible here (root, libfaketime), left out: {', '.join(out)}", flush=True)
     if not able:
         raise SystemExit("no kind of fault is possible here")
@@ -70,7 +73,9 @@ def possible(fault: Fault) -> bool:
     return not lacks_clock and (os.geteuid() == 0 or not fault.needs_root)
 
 
-def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
+def main(
+    count: int, number: int, named: Sequence[str], streams: Sequence[str], seconds: float
+) -> int:
     """Inject ``count`` faults drawn from seed ``number``, none once ``seconds`` are over; how many
     did not end well."""
     from orchestrator.tracking.tracker import Tracker
@@ -82,7 +87,7 @@ def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
         template.mkdir()
         Tracker(template / "none", None).connect()
         lab = Lab(Path(folder), address, template / "mlflow.db")
-        for place, kind in enumerate(kinds(count, Random(number), named)):
+        for place, kind in enumerate(kinds(count, Random(number), named, streams)):
             if time.monotonic() > deadline:
                 break
             entry = told.setdefault(
@@ -90,7 +95,7 @@ def main(count: int, number: int, named: Sequence[str], seconds: float) -> int:
             )
             entry["count"] += 1
             try:
-                seconds = strike(lab, kind, Random(f"{number}/{place}"))
+                seconds = strike(lab, kind, Random(f"{number}/{place}"), streams)
             except Lost as error:
                 outcome = f"LOST: {error}"
                 entry["lost"] += 1
@@ -122,6 +127,9 @@ if __name__ == "__main__":
     parser.add_argument("count", type=int)
     parser.add_argument("seed", type=int)
     parser.add_argument("kinds", nargs="*", help="none = all", metavar="KIND")
+    parser.add_argument("--stream", action="append", choices=ALL, help="what is disturbed; all")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no fault after")
     given = parser.parse_intermixed_args()
-    sys.exit(1 if main(given.count, given.seed, given.kinds, given.seconds) else 0)
+    sys.exit(
+        1 if main(given.count, given.seed, given.kinds, given.stream or ALL, given.seconds) else 0
+    )

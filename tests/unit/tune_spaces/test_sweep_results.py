@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.tracking.pages import Page
 from tests.streams import OPTIONS
 from tune_spaces import SPACES
 from tune_spaces.figures import (
@@ -21,6 +22,7 @@ from tune_spaces.search import _scheduler, within
 from tune_spaces.space import Choice, LogUniform, ends
 from tune_spaces.summary import Attempt, as_json, base_of, best, gain, latest
 from tune_spaces.sweep import make_plan
+from tune_spaces.tracking import SweepTracker
 
 SPACE = {"policies.growth.add": Choice((1, 2, 4)), "training.lr": LogUniform(1e-4, 1e-2)}
 
@@ -35,6 +37,7 @@ def attempt(trial: str, *values: float, number: int = 0, add: int = 1, **more: A
         "parent": None,
         "status": "done",
         "folder": Path(trial),
+        "last": 1000.0,
         "planned": 3,
         "values": values,
         "experts": 1,
@@ -136,3 +139,24 @@ def test_a_bar_for_each_parameter() -> None:
     shares = {"policies.growth.add": 0.7, "policies.growth.every": 0.3}
     assert importance_bars(shares, "acc.final").startswith(b"\x89PNG")
     assert importance_bars(dict.fromkeys(shares, 0.0), "acc.final").startswith(b"\x89PNG")
+
+
+def test_what_a_sweep_came_to_is_shown_once_however_often_it_ends(tmp_path: Path) -> None:
+    """An interrupt shows no outcome, and an end that is told again adds nothing."""
+    import mlflow
+
+    sweep = SweepTracker(make_plan("growth", None, None, **OPTIONS), tmp_path / "sweep", None)
+    sweep.connect()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    shown = []
+    for status in ("interrupted", "done", "done"):
+        sweep.finish(status, FOUND, Page())
+        (run,) = client.search_runs(experiments)
+        told = [
+            [row.value for row in client.get_metric_history(run.info.run_id, name)]
+            for name in ("trials", "best.objective", "best.experts")
+        ]
+        shown.append((run.info.status, told))
+    outcome = [[4.0], [0.65], [1.0]]
+    assert shown == [("KILLED", [[], [], []]), ("FINISHED", outcome), ("FINISHED", outcome)]

@@ -1,0 +1,203 @@
+"""A run, or a search, that a fault disturbs: how it is started, where it stands, its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.events import LaneOpened, RunFinished
+from orchestrator.core.journal import JOURNAL_FILE
+from tests.chaos.streams import STREAMS
+from tests.commands import Command
+from tests.watched import Watched
+from tune_spaces.search import SWEEP_FILE
+from workers.streams import places
+
+if TYPE_CHECKING:
+    from tests.chaos.lab import Lab
+
+MARK = "GROWSTAGE_CHAOS_MARK"
+"""Variable that every process of a disturbed run has in its environment."""
+ENDS_S, GONE_S = 240.0, 30.0
+"""Seconds in which a command ends, and in which its processes are gone after that."""
+WORKER = "ray::LaneWorker", "ray::EvaluationWorker", "ray::ImplicitFunc"
+"""Beginnings of the titles that Ray gives to our actors."""
+
+
+@dataclass(slots=True)
+class Disturbed:
+    """One run that is disturbed, in a folder of its own."""
+
+    lab: Lab
+    stream: str
+    folder: Path
+    random: Random
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    injected: float = 0.0
+    """Moment at which the fault came."""
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "runs" / "one"
+
+    @property
+    def journal(self) -> Path:
+        return self.run_dir / JOURNAL_FILE
+
+    def runs(self) -> dict[str, Path]:
+        """Folder of each run that is made, by a name that it has however it is disturbed."""
+        return {"": self.run_dir}
+
+    def start(self, *more: object, own_ray: bool = False, **env: str) -> Command:
+        """The command under way: on the lab's cluster, or with a Ray of its own. It goes on with
+        what is in the folder."""
+        words = ("run", self.config(), "--run-dir", self.run_dir)
+        return self._command("orchestrator", *words, *more, own_ray=own_ray, env=env)
+
+    def resume(self, *more: object, own_ray: bool = False, **env: str) -> Command:
+        words = ("resume", self.run_dir)
+        return self._command("orchestrator", *words, *more, own_ray=own_ray, env=env)
+
+    def config(self) -> Path:
+        """The stream file."""
+        path = self.folder / "chaos.toml"
+        path.write_text(STREAMS[self.stream].file.replace("TEXTS", str(self.lab.texts)))
+        return path
+
+    def _command(
+        self, package: str, *words: object, own_ray: bool, env: Mapping[str, str]
+    ) -> Command:
+        known = {places.ENVIRONMENT: str(self.lab.folder / "data")}
+        if not own_ray:
+            known["RAY_ADDRESS"] = self.lab.address
+        return Command(package, *words, env={MARK: self.mark, **known, **env})
+
+    # ------------------------------------------------------------ moments
+
+    def records(self) -> list[Any]:
+        """What the journals say so far."""
+        return [record for folder in self.runs().values() for record in Watched(folder).read()]
+
+    def lines(self) -> int:
+        paths = (folder / JOURNAL_FILE for folder in self.runs().values())
+        return sum(path.read_bytes().count(b"\n") for path in paths if path.exists())
+
+    def somewhere(self, command: Command, first: int = 2, last: int = 3) -> None:
+        """Wait until the run has come to a random place: after record ``first``, and at least
+        ``last`` records before its end."""
+        place = self.random.randint(first, self.lab.whole[self.stream].records - last)
+        command.until(lambda: self.lines() >= place)
+        time.sleep(self.random.uniform(0.0, 0.05))
+
+    def done(self) -> bool:
+        """Whether everything is trained and told."""
+        return self.lines() == self.lab.whole[self.stream].records
+
+    def opened(self) -> Any:
+        """What the lane's worker told when it stood ready; of several that are there, the last."""
+        events = [record.event for record in self.records()]
+        told = [event.report for event in events if isinstance(event, LaneOpened)]
+        return [report for report in told if _alive(report.pid)][-1]
+
+    def now(self) -> None:
+        """The fault comes now."""
+        self.injected = time.monotonic()
+
+    # ------------------------------------------------------------ processes
+
+    def processes(self, name: str = "") -> list[int]:
+        """Processes of this run whose command line holds ``name``: those that its commands
+        started, and its workers on the lab's cluster, which serves one at a time."""
+        actors = [pid for pid in _descendants(os.getpid()) if _command_line(pid).startswith(WORKER)]
+        own = [pid for pid in _pids() if self._mine(pid)]
+        return [pid for pid in {*actors, *own} if name in _command_line(pid) and _alive(pid)]
+
+    def _mine(self, pid: int) -> bool:
+        with suppress(OSError):
+            return f"{MARK}={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        return False
+
+    def gone(self) -> None:
+        """Raises AssertionError where processes of the run stay; they are ended then."""
+        deadline = time.monotonic() + GONE_S
+        while left := self.processes():
+            if time.monotonic() > deadline:
+                told = [f"{pid} {_command_line(pid)[:120]}" for pid in left]
+                for pid in left:
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                raise AssertionError(f"processes are left behind: {told}")
+            time.sleep(0.1)
+
+
+@dataclass(slots=True)
+class DisturbedSearch(Disturbed):
+    """A search of two trials, which are runs of their own."""
+
+    def runs(self) -> dict[str, Path]:
+        """By number of trial and attempt: Tune draws the rest of a trial's name."""
+        paths = sorted((self.run_dir / "trials").glob("*/*"))
+        return {f"{path.parent.name.rpartition('_')[2]}/{path.name}": path for path in paths}
+
+    def start(self, *more: object, own_ray: bool = False, **env: str) -> Command:
+        if (self.run_dir / SWEEP_FILE).exists():
+            return self.resume(*more, own_ray=own_ray, **env)
+        words = ("growth", "--base", self.config(), "--num-samples", 2, "--scheduler", "none")
+        words = (*words, "--sweep-dir", self.run_dir)
+        return self._command("tune_spaces", *words, *more, own_ray=own_ray, env=env)
+
+    def resume(self, *more: object, own_ray: bool = False, **env: str) -> Command:
+        words = ("--resume", self.run_dir)
+        return self._command("tune_spaces", *words, *more, own_ray=own_ray, env=env)
+
+    def done(self) -> bool:
+        ends = [record for record in self.records() if isinstance(record.event, RunFinished)]
+        return len(ends) == len(self.lab.whole[self.stream].essence)
+
+
+def until(happened: Callable[[], Any], seconds: float = ENDS_S) -> Any:
+    """What ``happened`` says once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _descendants(root: int) -> list[int]:
+    """Processes that this one started, and those that they started."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        with suppress(OSError, IndexError, ValueError):
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            children.setdefault(int(stat[1]), []).append(pid)
+    found = list(children.get(root, []))
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def _command_line(pid: int) -> str:
+    with suppress(OSError):
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
+    return ""
+
+
+def _alive(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
