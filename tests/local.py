@@ -28,6 +28,12 @@ from orchestrator.core.events import (
 )
 from workers.contract import CheckpointError
 
+SCORING: dict[FailureKind, FailureKind] = {
+    "worker_lost": "evaluation",
+    "checkpoint_lost": "model_lost",
+}
+"""What a failure is called where a model was to be scored."""
+
 
 class LocalExecutor:
     """Performs every action at once, in order. ``lose`` names commands whose worker dies. As in
@@ -105,14 +111,16 @@ class LocalExecutor:
         kind: FailureKind = "worker_lost",
         message: str = "killed by the test",
     ) -> None:
-        lane = action.spec.lane if isinstance(action, OpenLane) else action.lane
-        self.workers.pop(lane, None)
+        scoring = isinstance(action, Evaluate)
+        lane = action.spec.lane if scoring or isinstance(action, OpenLane) else action.lane
+        if not scoring:
+            self.workers.pop(lane, None)
         self.queue.append(
             WorkFailed(
                 at=self.at,
                 lane=lane,
-                attempt=action.attempt,
-                kind=kind,
+                attempt=0 if scoring else action.attempt,
+                kind=SCORING[kind] if scoring else kind,
                 index=getattr(action, "index", -1),
                 message=message,
             )

@@ -50,7 +50,7 @@ from orchestrator.core.transitions import (
     view,
     with_next_stage,
     with_work,
-    without_base,
+    without,
 )
 from orchestrator.policies.base import View
 from workers.contract import Json
@@ -161,7 +161,8 @@ def _answered(
             lane = shaped(replace(lane, fingerprints=prints), event.report.after)
         case CheckpointSaved():
             lane = checkpointed(lane, event)
-            if event.final and first and lane.plan.scored_after(event.index):
+            unknown = event.final and event.index not in lane.rows  # so too where it is made anew
+            if unknown and lane.plan.scored_after(event.index):
                 pending = {**state.evaluations, (lane.name, event.index): event.checkpoint}
                 state = replace(state, evaluations=pending)
                 actions = (evaluation(lane, event.index, event.checkpoint),)
@@ -240,13 +241,15 @@ def _restart(state: RunState, event: RunResumed) -> tuple[RunState, Actions]:
 
 def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     """Retry within the budget of this kind of failure, then do what the policy says."""
-    if event.kind == "evaluation":
+    if event.scoring:
         return _evaluation_failed(state, event)
     lane = state.lanes[event.lane]
     if event.attempt != lane.attempt or not lane.active:
         return state, ()
     if event.kind == "checkpoint_lost":
-        return _settle(_with(state, replace(without_base(lane), status="waiting")), (), event.at)
+        assert lane.base is not None
+        lane = replace(without(lane, lane.base.seq), status="waiting")
+        return _settle(_with(state, lane), (), event.at)
     budget = state.plan.failures[event.kind]
     skips = budget.then == "skip_stage" and lane.parent is not None
     skips = skips and lane.status != "opening"  # it would not open for the next stage either
@@ -281,6 +284,8 @@ def _evaluation_failed(state: RunState, event: WorkFailed) -> tuple[RunState, Ac
     budget = state.plan.failures["evaluation"]
     if count <= budget.retries:
         lane = state.lanes[event.lane]
+        if event.kind == "model_lost" and lane.plan.course != "alone" and lane.status != "failed":
+            return _made_again(state, lane, event)
         return state, (evaluation(lane, event.index, state.evaluations[key]),)
     if budget.then == "skip_stage":
         return _told(state, *key, (), event.at)
@@ -290,6 +295,17 @@ def _evaluation_failed(state: RunState, event: WorkFailed) -> tuple[RunState, Ac
         state = _with(state, replace(lane, status="failed"))
         drops = (*drops, DropLane(lane=lane.name)) if lane.active else drops
     return _settle(state, drops, event.at, abort=budget.then == "abort_run")
+
+
+def _made_again(state: RunState, lane: LaneState, event: WorkFailed) -> tuple[RunState, Actions]:
+    """The model to score is lost: the lane comes to it again, from the checkpoint before it, and
+    it is scored then. Where the lane's own work met the loss first, that is under way."""
+    seq = lane.ends[event.index].checkpoint.seq
+    if any(command.seq == seq for command in lane.queue):
+        return state, ()
+    drops: Actions = (DropLane(lane=lane.name),) if lane.active else ()
+    lane = replace(without(lane, seq), status="waiting")
+    return _settle(_with(state, lane), drops, event.at)
 
 
 def _without_parents(state: RunState, at: float) -> tuple[RunState, Actions]:

@@ -159,9 +159,11 @@ def _evaluation(told: str) -> Evaluation:
     return made
 
 
-FailureKind = Literal["worker_lost", "stage_error", "diverged", "evaluation", "checkpoint_lost"]
-"""``checkpoint_lost``: the checkpoint to open is gone or damaged; it needs no budget, as each time
-there is one less."""
+FailureKind = Literal[
+    "worker_lost", "stage_error", "diverged", "evaluation", "model_lost", "checkpoint_lost"
+]
+"""``model_lost``: the checkpoint to score is gone or damaged; its budget is that of ``evaluation``.
+``checkpoint_lost``: the one to open is; it needs no budget, as each time there is one less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +331,11 @@ class WorkFailed:
     """Stage whose model was to be scored, -1 = the untrained one; at which stage a lane's own work
     failed its state tells."""
     message: str
+
+    @property
+    def scoring(self) -> bool:
+        """Whether an evaluation failed, and no work of the lane's."""
+        return self.kind in ("evaluation", "model_lost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

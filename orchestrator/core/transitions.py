@@ -202,13 +202,12 @@ def checkpointed(lane: LaneState, event: CheckpointSaved) -> LaneState:
     return replace(lane, ends=ends, retries={}, saves=(), behind=())
 
 
-def without_base(lane: LaneState) -> LaneState:
-    """The lane once the checkpoint it was to open is lost: it goes on from the newest one before,
-    and what came after is issued again under its old numbers."""
-    assert lane.base is not None
+def without(lane: LaneState, lost: int) -> LaneState:
+    """The lane once a checkpoint is lost, which has the number ``lost``: it goes on from the newest
+    one before, and what came after is issued again under its old numbers."""
     path = [lane.ends[-1]] if lane.plan.course == "alone" else [*lane.ends.values()]
     refs = [*(end.checkpoint for end in path), *lane.saves]
-    older = [ref for ref in refs if ref.seq < lane.base.seq]
+    older = [ref for ref in refs if ref.seq < lost]
     base = max(older, key=lambda ref: ref.seq, default=None)
     known = [*(command for end in path for command in end.commands), *lane.behind, *lane.queue]
     after = 0 if base is None else base.seq

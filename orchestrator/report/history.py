@@ -130,7 +130,7 @@ class RunHistory:
 
     def _fail(self, event: WorkFailed, before: RunState) -> None:
         """Work did not come back; where a lane's own work stood, its state tells."""
-        if event.kind != "evaluation":
+        if not event.scoring:
             event = replace(event, index=before.lanes[event.lane].index)
         self.lanes[event.lane].fail(event)
 

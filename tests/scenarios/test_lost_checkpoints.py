@@ -13,7 +13,14 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
 from orchestrator.core.controller import fold
-from orchestrator.core.events import ApplyEdit, OpenLane, Record, WorkFailed
+from orchestrator.core.events import (
+    ApplyEdit,
+    Evaluate,
+    EvaluationDone,
+    OpenLane,
+    Record,
+    WorkFailed,
+)
 from orchestrator.core.journal import Journal, read
 from orchestrator.core.state import RunState
 from orchestrator.driver import Driver, Interrupted
@@ -104,13 +111,13 @@ def test_an_older_checkpoint_does_and_the_bits_are_the_same(
         [*(end.checkpoint for end in lane.ends.values()), *lane.saves], key=lambda ref: ref.seq
     )
     assert there[-1] == lane.base
-    waiting = {ref.uri for ref in state.evaluations.values()}
-    for ref in [ref for ref in there[-lost:] if ref.uri not in waiting]:
+    for ref in there[-lost:]:
         DAMAGE[damage](ref)
     came = drive(tmp_path, config, resumed=True)
     assert came.state.status == "done"
     assert ends(came.state) == ends(whole.state)
-    failures = [r.event for r in came.records if isinstance(r.event, WorkFailed)]
+    failed = [r.event for r in came.records if isinstance(r.event, WorkFailed)]
+    failures = [event for event in failed if not event.scoring]
     assert {event.kind for event in failures} == {"checkpoint_lost"}
     opened = [one for one in came.executor.performed if isinstance(one, OpenLane)]
     assert len(opened) == len(failures) + 1, "one by one, from the newest"
@@ -122,6 +129,50 @@ def test_an_older_checkpoint_does_and_the_bits_are_the_same(
     (wanted,) = report(whole.records)["lanes"]
     assert found["matrix"] == wanted["matrix"]
     assert found["metrics"] == wanted["metrics"]
+
+
+@pytest.mark.parametrize("index", [-1, 0, 1])
+def test_a_model_that_is_lost_before_it_was_scored_is_made_again(
+    whole: Came, tmp_path: Path, index: int
+) -> None:
+    """Where the lane itself needs it no more too: after the last stage nothing opens it."""
+    config = tiny(**CHANGES)
+    scored = next(
+        n
+        for n, record in enumerate(whole.records, 1)
+        if isinstance(record.event, EvaluationDone) and record.event.index == index
+    )
+    state = drive(tmp_path, config, stop_after=scored - 1).state
+    ((key, ref),) = state.evaluations.items()
+    assert key[1] == index
+    flipped(ref)
+    came = drive(tmp_path, config, resumed=True)
+    assert came.state.status == "done"
+    assert ends(came.state) == ends(whole.state)
+    told = [r.event for r in came.records if isinstance(r.event, WorkFailed)]
+    assert "model_lost" in {event.kind for event in told}
+    (found,), (wanted,) = report(came.records)["lanes"], report(whole.records)["lanes"]
+    for part in ("matrix", "initial", "validation", "metrics"):
+        assert found[part] == wanted[part], part
+
+
+def test_a_model_that_is_lost_again_and_again_ends_as_the_budget_says(
+    whole: Came, tmp_path: Path
+) -> None:
+    """What damages every copy is met as often as an evaluation may fail, and no oftener."""
+    config = tiny(**CHANGES, failures={"evaluation": {"retries": 1, "then": "fail_lane"}})
+
+    class Damaging(LocalExecutor):
+        def perform(self, action: Any) -> None:
+            if isinstance(action, Evaluate) and action.index == 1:
+                flipped(action.checkpoint)
+            super().perform(action)
+
+    executor, journal = Damaging(tmp_path / "checkpoints"), Journal(tmp_path / "journal.jsonl")
+    assert Driver(config, journal, executor).run(begin(config, "run"), joined(2, 0)) == "failed"
+    journal.close()
+    failed = [record.event for record, _ in read(journal.path)]
+    assert [e.kind for e in failed if isinstance(e, WorkFailed)] == ["model_lost", "model_lost"]
 
 
 def test_it_is_told(whole: Came, tmp_path: Path) -> None:

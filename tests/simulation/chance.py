@@ -25,7 +25,7 @@ FAULTS: dict[str, str] = {
     "evaluator_fails": "an evaluation raises",
     "replica_differs": "one of two workers answers otherwise",
     "outlives": "a worker of a driver that is gone executes one command more",
-    "checkpoint_lost": "what a lane would be opened from is gone, between two drivers",
+    "checkpoint_lost": "what would be opened or scored is gone, between two drivers",
     "clock_jumps": "the wall clock is set, either way",
     "store_away": "the tracking server refuses for a while",
     "store_times_out": "the tracking server does what was asked, and its answer is lost",
@@ -53,8 +53,13 @@ class Chance:
 
     def fault(self, kind: str) -> bool:
         """Whether this fault happens here; each history has some kinds and a bounded number."""
-        if not self.may(kind) or self.random.random() > self.rate:
-            return False
+        return self.may(kind) and self.random.random() <= self.rate and self._spent(kind)
+
+    def seldom_asked(self, kind: str) -> bool:
+        """As ``fault``, where a history asks a few times only: in every other case then."""
+        return self.may(kind) and self.often(0.5) and self._spent(kind)
+
+    def _spent(self, kind: str) -> bool:
         self.left -= 1
         self.faults[kind] += 1
         return True

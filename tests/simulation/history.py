@@ -90,8 +90,8 @@ def tell(random: Random, run: str, folder: Path, without: tuple[str, ...] = ()) 
 
 
 def _lose_checkpoints(seen: Seen) -> None:
-    """What lanes would be opened from is gone, where nobody else needs it: no evaluation of it is
-    open, no lane is made of it."""
+    """What lanes would be opened from, or what is to be scored, is gone, where no lane is made of
+    another one's."""
     path = seen.folder / JOURNAL_FILE
     if not seen.chance.may("checkpoint_lost") or not path.is_file():
         return
@@ -99,10 +99,10 @@ def _lose_checkpoints(seen: Seen) -> None:
     lanes = state.lanes.values()
     if any(lane.plan.spec.merged or lane.plan.stem for lane in lanes):
         return
-    needed = {ref.uri for ref in state.evaluations.values()}
-    for ref in [lane.base for lane in lanes if lane.base and lane.status != "done"]:
-        if ref.uri not in needed and seen.chance.fault("checkpoint_lost"):
-            CHECKPOINTS.pop(ref.uri, None)
+    opened = [lane.base for lane in lanes if lane.base and lane.status != "done"]
+    for uri in dict.fromkeys(ref.uri for ref in [*opened, *state.evaluations.values()]):
+        if seen.chance.seldom_asked("checkpoint_lost"):
+            CHECKPOINTS.pop(uri, None)
 
 
 def _session(seen: Seen, world: World) -> str:

@@ -64,7 +64,7 @@ def _nothing_twice(records: list[Record]) -> None:
         if isinstance(event, CheckpointSaved) and event.final
     )
     failed = {event.kind for event in (r.event for r in records) if isinstance(event, WorkFailed)}
-    if "checkpoint_lost" in failed:
+    if failed & {"checkpoint_lost", "model_lost"}:
         return  # it is made anew
     must(all(n == 1 for n in saved.values()), "a stage was saved twice:", saved)
     by_stage = Counter(
@@ -109,8 +109,9 @@ class Budgets:
     def _count(self, failure: WorkFailed, before: RunState, state: RunState) -> None:
         if failure.kind == "checkpoint_lost" or failure.message.startswith("its model is made"):
             return
-        lane, budget = failure.lane, state.plan.failures[failure.kind]
-        kind = failure.kind if failure.kind != "evaluation" else f"evaluation {failure.index}"
+        lane = failure.lane
+        budget = state.plan.failures["evaluation" if failure.scoring else failure.kind]
+        kind = f"evaluation {failure.index}" if failure.scoring else failure.kind
         self.failures[lane][kind] += 1
         count, status = self.failures[lane][kind], state.lanes[lane].status
         must(count <= budget.retries + 1, lane, kind, "met", count, "times")
@@ -118,7 +119,7 @@ class Budgets:
             must(status != "failed" or before.lanes[lane].status == "failed", lane, "fails early")
         elif budget.then != "skip_stage":
             must(status == "failed", lane, "goes on though its budget is spent")
-        if count > budget.retries and failure.kind != "evaluation":
+        if count > budget.retries and not failure.scoring:
             self.failures.pop(lane)
 
 
