@@ -32,7 +32,7 @@ def cluster() -> Iterator[str]:
     """Address of a local Ray for all runs that need none of their own."""
     import ray
 
-    from orchestrator.cluster.connection import start
+    from orchestrator.cluster.local_ray import start
 
     start(
         {

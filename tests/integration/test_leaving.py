@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAVES = """
 import os, signal, sys
 import ray
-from orchestrator.cluster import connection
+from orchestrator.cluster import connection, local_ray
 
 connection.connect(None)
 (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
 os.kill(raylet.process.pid, signal.SIGSTOP)
-connection.LEAVE_S = 2.0
+local_ray.LEAVE_S = 2.0
 connection.disconnect()
 print("left", raylet.process.poll())
 """
@@ -26,7 +26,7 @@ HEADLESS = """
 import os, signal, time
 from pathlib import Path
 import ray
-from orchestrator.cluster import connection
+from orchestrator.cluster import connection, local_ray
 
 def left():
     found = []
@@ -40,14 +40,14 @@ def left():
     return found
 
 connection.connect(None)
-mark = os.environ[connection.LOCAL_RAY].encode()
+mark = os.environ[local_ray.LOCAL_RAY].encode()
 assert left(), "agents carry the mark"
 processes = ray._private.worker._global_node.all_processes
 for name in ("raylet", "gcs_server"):
     (started,) = processes[name]
     os.kill(started.process.pid, signal.SIGKILL)
 connection.disconnect()
-assert connection.LOCAL_RAY not in os.environ
+assert local_ray.LOCAL_RAY not in os.environ
 until = time.monotonic() + 20.0
 while left() and time.monotonic() < until:
     time.sleep(0.2)
@@ -57,11 +57,11 @@ print("left", left())
 WAITS = """
 import os, signal
 import ray
-from orchestrator.cluster import connection
+from orchestrator.cluster import connection, local_ray
 
-connection.HEAD_GONE_S = 3.0
+local_ray.HEAD_GONE_S = 3.0
 connection.connect(None)
-print(os.environ[connection.LOCAL_RAY], flush=True)
+print(os.environ[local_ray.LOCAL_RAY], flush=True)
 (head,) = ray._private.worker._global_node.all_processes["gcs_server"]
 os.kill(head.process.pid, signal.SIGKILL)
 print(ray.cluster_resources())  # which waits for the head

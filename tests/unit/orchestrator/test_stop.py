@@ -15,7 +15,7 @@ import typer
 
 import orchestrator.__main__ as command
 from orchestrator.beginning import begin, joined
-from orchestrator.cluster.connection import stoppable
+from orchestrator.cluster.signals import stoppable
 from orchestrator.core.events import Event
 from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver
