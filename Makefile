@@ -3,7 +3,7 @@ BIN := .venv/bin
 TORCH ?= cpu
 FAST := tests/unit tests/scenarios tests/simulation tests/fuzz tests/test_configs.py
 
-.PHONY: setup demo audit test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
+.PHONY: setup demo audit coverage test test-fast test-slow test-chaos lint fmt types check bench bench-ops docs tutorial help chaos simulate mutants fuzz fuzz-craftax pixels constraints ops emulate-cuda test-gpu sanitize-cuda wheel
 
 setup: .venv/.ready ## .venv with pinned dependencies, kernels built
 
@@ -39,6 +39,9 @@ demo: setup ## a real stream on a local Ray: digits and Craftax
 test: setup ## all tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(FAST) tests/doors
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests/integration
+
+coverage: setup ## lines that the fast tests and doors run, without what they do in other processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report term $(FAST) tests/doors
 
 test-slow: setup ## tests that take a minute or more each
 	$(BIN)/python -m pytest -m slow tests/integration

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
-from contextlib import suppress
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -24,11 +19,7 @@ from orchestrator.commands.options import (
     WaitForNodes,
     print_json,
 )
-from workers.contract import InputError, RunError
-
-EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
-AGAIN_S = 0.1
-"""Until a wish to stop that the interpreter dropped is raised once more."""
+from orchestrator.entry import EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, enter
 
 app = typer.Typer(
     name="growstage",
@@ -166,67 +157,18 @@ def _finish(status: str, run_dir: str, as_json: bool) -> None:
             f"interrupted; the state is saved. Go on with:\n  {resume_command(run_dir)}",
             file=sys.stderr,
         )
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise Interrupted
     if status != "done":
         raise typer.Exit(EXIT_FAILED)
 
 
-class _Stop:
-    """Takes the first ^C or SIGTERM as a wish to stop; those after it would only break what ends in
-    order.
-
-    Where that comes while a finalizer or a callback of a weak reference runs, the interpreter drops
-    what is raised: then it is raised once more a moment later, from where it counts.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._dropped = sys.unraisablehook
-        sys.unraisablehook = self.dropped
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            self.asked = True
-            raise KeyboardInterrupt
-
-    def dropped(self, told: sys.UnraisableHookArgs) -> None:
-        """Told of every exception that the interpreter drops."""
-        if told.exc_type is not KeyboardInterrupt or not self.asked:
-            self._dropped(told)
-            return
-        self.asked = False
-        waiting = threading.main_thread().ident
-        assert waiting is not None
-        again = threading.Timer(AGAIN_S, signal.pthread_kill, (waiting, signal.SIGINT))
-        again.daemon = True
-        again.start()
-
-
 def main() -> None:
-    """Entry point: user mistakes end with one clear message and exit code 2."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that a config may name my_module:MyStream
-    stop = _Stop()
-    with suppress(ValueError):  # in another thread than the main one nobody presses ^C
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        app()
-    except SystemExit:
-        if not stop.asked:
-            raise
-        print(
-            "interrupted; nothing is lost: a folder that has a journal is gone on with by "
-            "`growstage resume FOLDER`",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_INTERRUPTED)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
-    except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    """Entry point of ``growstage``."""
+    enter(
+        app,
+        "interrupted; nothing is lost: a folder that has a journal is gone on with by "
+        "`growstage resume FOLDER`",
+    )
 
 
 if __name__ == "__main__":

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from orchestrator.entry import EXIT_FAILED, Interrupted, enter
 from tune_spaces import SPACES
-from workers.contract import InputError, RunError
+from workers.contract import InputError
 from workers.tables import first_line
 
-EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 _SPACES = "\n\n".join(f"{name}: {first_line(cls)}" for name, cls in SPACES.items())
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -100,23 +98,18 @@ def main_(
     if as_json:
         print(json.dumps(summary), flush=True)
     if status == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise Interrupted
     if status != "done":
         raise typer.Exit(EXIT_FAILED)
 
 
 def main() -> None:
-    """Entry point: user mistakes end with one clear message and exit code 2."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
-    except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    """Entry point of searches."""
+    enter(
+        app,
+        "interrupted; nothing is lost: a folder that has a sweep is gone on with by "
+        "`python -m tune_spaces --resume FOLDER`",
+    )
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 
-import orchestrator.__main__ as command
+import orchestrator.__main__
+import tune_spaces.__main__
 from orchestrator.beginning import begin, joined
 from orchestrator.cluster.signals import stoppable
 from orchestrator.core.events import Event
 from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver
+from orchestrator.entry import Interrupted
 from tests.fakes import FakeExecutor, tiny
 
 
@@ -32,9 +35,14 @@ def _handlers() -> Iterator[None]:
     sys.unraisablehook = hook
 
 
+COMMANDS = (orchestrator.__main__, tune_spaces.__main__)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("times", [1, 5])
 def test_in_start_up(
+    command: ModuleType,
     times: int,
     number: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
@@ -58,9 +66,13 @@ def test_in_start_up(
     assert "interrupted; nothing is lost" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_that_comes_in_a_callback_counts(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: ModuleType,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is raised in a callback of a weak reference is dropped by the interpreter."""
     app = typer.Typer()
@@ -86,6 +98,26 @@ def test_one_that_comes_in_a_callback_counts(
     err = capsys.readouterr().err
     assert "interrupted; nothing is lost" in err
     assert "Traceback" not in err
+
+
+def test_a_command_that_says_how_to_go_on_is_not_followed_by_another_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def search() -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # once more, in the midst of ending in order
+        raise Interrupted
+
+    monkeypatch.setattr(tune_spaces.__main__, "app", app)
+    monkeypatch.setattr(sys, "argv", ["tune_spaces"])
+    with pytest.raises(SystemExit) as ended:
+        tune_spaces.__main__.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("swallowed", [True, False])
