@@ -31,12 +31,15 @@ class Ledger:
         """Of the journal's line that ends at ``offset``."""
         self.ids: dict[str, str] = {}
         """``run:KEY``, ``model:KEY`` or ``experiment`` -> id in the store."""
+        self.doubtful: set[str] = set()
+        """Runs and models that were asked for with no answer: they may come to be, at any time."""
         self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
         for line in _lines(path):
             if line["store"] != self._store:
                 continue
             if line.get("forget"):
-                self.ids, self.offset = {}, 0
+                self.ids, self.doubtful, self.offset = {}, set(), 0
+            self.doubtful.update(line.get("doubtful", ()))
             if "offset" in line:
                 self.offset, self.mark = line["offset"], line.get("mark", "")
             self.ids.update(line.get("ids", {}))
@@ -47,9 +50,15 @@ class Ledger:
         self.ids[name] = identifier
         self._append({"ids": {name: identifier}})
 
+    def doubt(self, name: str) -> None:
+        """Remember, durably, that it may come to be without our knowing."""
+        if name not in self.doubtful:
+            self.doubtful.add(name)
+            self._append({"doubtful": [name]})
+
     def forget(self) -> None:
         """Drop the ids and the offset: the store does not hold them (any more)."""
-        self.ids, self.offset = {}, 0
+        self.ids, self.doubtful, self.offset = {}, set(), 0
         self._append({"forget": True})
 
     def advance(self, offset: int, mark: str) -> None:

@@ -44,7 +44,8 @@ POINTS = 1000
 PARAMS = 100
 """Params MLflow takes in one request."""
 TIMEOUT_S = 10
-RETRIES = 1
+RETRIES = 0
+"""By MLflow's client, which does not ask first whether what it asked for was done."""
 
 
 def default_uri(run_dir: Path) -> str:
@@ -143,6 +144,20 @@ class Store:
         for (key, model), found in points.items():
             self._log_points(key, model, found)
 
+    def settle(self) -> None:
+        """Of runs and models that were asked for again, as no answer came, keep those that are
+        known: a server that stood still may have made the others as well, later."""
+        for name in self.ledger.doubtful & self.ledger.ids.keys():
+            kind, _, key = name.partition(":")
+            there, delete = (
+                (self._runs(self.ledger.ids["experiment"], key), self.client.delete_run)
+                if kind == "run"
+                else (self._models(key), self.client.delete_logged_model)
+            )
+            for identifier in there:
+                if identifier != self.ledger.ids[name]:
+                    delete(identifier)
+
     def run(self, key: str) -> str:
         """Id of a run; one that another run folder created (a trial's search) is looked up."""
         name = f"run:{key}"
@@ -193,9 +208,21 @@ class Store:
             case LogModel():
                 self._log_model(write)
 
-    def _find_run(self, experiment: str, key: str) -> str | None:
+    def _runs(self, experiment: str, key: str) -> list[str]:
         found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(key)}'")
-        return found[0].info.run_id if found else None
+        return [run.info.run_id for run in found]
+
+    def _find_run(self, experiment: str, key: str) -> str | None:
+        return next(iter(self._runs(experiment, key)), None)
+
+    @contextmanager
+    def _making(self, name: str) -> Iterator[None]:
+        """Where no answer comes it may be there all the same, now or later."""
+        try:
+            yield
+        except Exception:
+            self.ledger.doubt(name)
+            raise
 
     def _open_run(self, write: OpenRun) -> None:
         """Create the run unless the ledger or the store knows one with its key."""
@@ -210,9 +237,10 @@ class Store:
             tags = {**write.tags, KEY: _key(write.key)}
             if write.parent is not None:
                 tags["mlflow.parentRunId"] = self.run(write.parent)
-            run = self.client.create_run(
-                experiment, start_time=write.at, tags=tags, run_name=write.name
-            ).info.run_id
+            with self._making(name):
+                run = self.client.create_run(
+                    experiment, start_time=write.at, tags=tags, run_name=write.name
+                ).info.run_id
         params = [Param(key, value[:6000]) for key, value in write.params.items()]
         for start in range(0, len(params), PARAMS):
             self.client.log_batch(run, params=params[start : start + PARAMS])
@@ -312,13 +340,17 @@ class Store:
         if model not in {item.model_id for item in known.outputs.model_outputs}:
             self.client.log_outputs(run, [LoggedModelOutput(model, step=write.step)])
 
-    def _find_model(self, write: LogModel) -> str | None:
+    def _models(self, key: str) -> list[str]:
         experiment = self.ledger.ids["experiment"]
-        query = f"tags.`{KEY}` = '{_key(write.key)}'"
+        query = f"tags.`{KEY}` = '{_key(key)}'"
         found = self.client.search_logged_models([experiment], filter_string=query)
-        for item in found:
-            self.client.finalize_logged_model(item.model_id, "READY")
-        return found[0].model_id if found else None
+        return [model.model_id for model in found]
+
+    def _find_model(self, write: LogModel) -> str | None:
+        found = next(iter(self._models(write.key)), None)
+        if found is not None:
+            self.client.finalize_logged_model(found, "READY")
+        return found
 
     def _model_of_another_run(self, digest: str) -> str | None:
         """The first model of these contents in any experiment; None where the store has none."""
@@ -332,13 +364,15 @@ class Store:
         experiment = self.ledger.ids["experiment"]
         note = views.model_note(parents, experiment)
         tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
-        model: LoggedModel = self.client.create_logged_model(
-            experiment,
-            name=write.name,
-            source_run_id=self.run(write.run),
-            tags={**tags, "mlflow.note.content": note},
-            params={**write.params, "parent_model": ",".join(parents) or "none"},
-        )
+        run = self.run(write.run)
+        with self._making(f"model:{write.key}"):
+            model: LoggedModel = self.client.create_logged_model(
+                experiment,
+                name=write.name,
+                source_run_id=run,
+                tags={**tags, "mlflow.note.content": note},
+                params={**write.params, "parent_model": ",".join(parents) or "none"},
+            )
         self.client.finalize_logged_model(model.model_id, "READY")
         return model.model_id
 

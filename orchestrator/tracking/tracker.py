@@ -126,6 +126,8 @@ class Tracker:
             to_stderr(f"{ledger.path} was written for another journal; all is written again")
             ledger.rewind()  # identical rows are stored once
         if self._unwritten is None and not self._fold(path):
+            if self._projection.history.status != "running":
+                self.store.settle()
             self._draw(False, go_on)
             return False
         self.store.perform(self._unwritten or ())

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.table FILE...``: what campaigns came to, as a table for docs/reliability.md.
+"""``python -m tests.chaos.table FILE...``: what campaigns came to, as docs/reliability.md has it.
 
 Each FILE holds what ``python -m tests.chaos`` printed; one that was cut short counts as far as it
 came.

@@ -192,6 +192,7 @@ def _bring_up_to_date(seen: Seen, world: World) -> None:
     """What a resume of a run that is done does, until the server shows all."""
     seen.chance.left = 0
     world.passed += 1000
+    seen.server.catch_up()
     with redirect_stderr(io.StringIO()):
         offset = _tracker(seen, world).project()
     size = (seen.folder / JOURNAL_FILE).stat().st_size

@@ -27,11 +27,14 @@ class Server:
         """``world``: None = one in which nothing fails."""
         self.world = world
         self.away_until = 0.0
+        self.later: list[Any] = []
+        """What was asked for, and is done only once it was given up."""
         self.empty()
 
     def empty(self) -> None:
         """Forget everything."""
         self.made = 0
+        self.later.clear()
         self.experiments: dict[str, Any] = {}
         self.runs: dict[str, Any] = {}
         self.models: dict[str, Any] = {}
@@ -49,21 +52,33 @@ class Server:
         self.made += 1
         return f"{kind}{self.made}"
 
-    def request(self, work: Any) -> Any:
-        """Do the work, unless the server is away; or do it and lose the answer."""
+    def request(self, work: Any, makes: bool = False) -> Any:
+        """Do the work, unless the server is away; or do it and lose the answer. What ``makes``
+        something may then be done at any time after."""
         world = self.world
         if world is None:
             return work()
         world.step()
+        if self.later and world.chance.often(0.3):
+            self.catch_up()
         if world.chance.fault("store_away"):
             self.away_until = world.passed + world.chance.between(0.1, 60)
         if world.passed < self.away_until:
             raise OSError("connection refused")
         lost = world.chance.fault("store_times_out")
+        if lost and makes and world.chance.often(0.5):
+            self.later.append(work)
+            raise OSError("timed out")
         answer = work()
         if lost:
             raise OSError("timed out")
         return answer
+
+    def catch_up(self) -> None:
+        """Do what is still to be done."""
+        later, self.later = self.later, []
+        for work in later:
+            work()
 
     def shown(self) -> dict[str, Any]:
         """All that it holds, with keys in place of ids."""
@@ -168,7 +183,10 @@ class Client:
             self.server.runs[run].data = self.server.runs[run]  # where MLflow keeps the tags
             return self.server.runs[run]
 
-        return self.server.request(make)
+        return self.server.request(make, makes=True)
+
+    def delete_run(self, run: str) -> None:
+        self.server.request(lambda: self.server.runs.pop(run, None))
 
     def get_run(self, run: str) -> Any:
         held = self._run(run)
@@ -242,7 +260,10 @@ class Client:
             )
             return self.server.models[model]
 
-        return self.server.request(make)
+        return self.server.request(make, makes=True)
+
+    def delete_logged_model(self, model: str) -> None:
+        self.server.request(lambda: self.server.models.pop(model, None))
 
     def finalize_logged_model(self, model: str, status: str) -> None:
         self.server.request(lambda: None)
