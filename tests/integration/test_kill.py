@@ -120,6 +120,7 @@ def test_driver_killed_at_random_moments(
     assert set(mlflow_names(run_dir).values()) == {1}
 
 
+@pytest.mark.slow
 def test_worker_killed_in_mid_stage(
     undisturbed: tuple[Path, Path], cluster: str, runs: Path
 ) -> None:

@@ -51,6 +51,7 @@ def run(folder: Path, *listeners: Any) -> list[Any]:
     return [record.event for record, _ in read(folder / "journal.jsonl")]
 
 
+@pytest.mark.slow
 def test_one_of_two_killed_before_it_acknowledges_a_mask(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     killer = Killer(rank=1)

@@ -16,7 +16,7 @@ from tests.simulation.laws import check
 from tests.simulation.runs import RUNS
 from tests.simulation.trainer import in_place
 
-BATCH, BATCHES = 40, 4
+BATCH, BATCHES = 40, 25
 
 BROKE: dict[int, str] = {
     5: "the name of a journal whose maker was killed was never made durable",
