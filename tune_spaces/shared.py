@@ -35,6 +35,7 @@ from orchestrator.core.events import (
     SaveCheckpoint,
     StageStarted,
     StartStage,
+    WorkFailed,
     line,
 )
 from orchestrator.driver import Executor
@@ -55,6 +56,7 @@ class Store(Protocol):
     def tell(self, key: str, run: str, event: Json) -> None: ...
     def renew(self, run: str) -> None: ...
     def drop(self, run: str) -> None: ...
+    def forget(self, uri: str) -> None: ...
 
 
 class SharingExecutor:
@@ -68,6 +70,8 @@ class SharingExecutor:
         """Seq of a command (or ("open",), ("row", index)) under way -> key of its answer."""
         self._silent: set[Any] = set()
         """Commands executed only to catch up: their answers are known."""
+        self._scored: dict[int, CheckpointRef] = {}
+        """Models that are being scored, by stage."""
         self._lane: OpenLane | None = None
         self._base: CheckpointRef | None = None
         """Last checkpoint, and below it what was done since."""
@@ -163,6 +167,7 @@ class SharingExecutor:
         reply = self._store.peek(key)
         if reply is None:
             self._keys[("row", action.index)] = key
+            self._scored[action.index] = action.checkpoint
             self._inner.perform(action)
         else:
             self._ready.append(self._restamped(reply, action))
@@ -205,7 +210,13 @@ class SharingExecutor:
         return True
 
     def _told(self, event: Event) -> Event:
-        """Give a real answer to the store."""
+        """Give a real answer to the store, which forgets where a checkpoint was that is lost: the
+        stage is trained again then, and not answered from there for ever."""
+        if isinstance(event, WorkFailed):
+            lost = self._scored[event.index] if event.kind == "model_lost" else self._base
+            if event.kind in ("model_lost", "checkpoint_lost") and lost is not None:
+                self._store.forget(lost.uri)
+            return event
         key = self._keys.pop(_name(event), None)
         if key is not None:
             told = json.loads(line(Record(event=event)))["event"]

@@ -77,6 +77,14 @@ class StageStore:
         """``run`` ended: its claims are void."""
         self._claims = {key: claim for key, claim in self._claims.items() if claim[0] != run}
 
+    def forget(self, uri: str) -> None:
+        """The checkpoint there is lost: answers that name it are no answers any more."""
+        for file in self._folder.glob("*.json"):
+            known = self._load(file.stem)
+            if known is not None and known["event"].get("checkpoint", {}).get("uri") == uri:
+                file.unlink()
+                del self._known[file.stem]
+
     def _load(self, key: str) -> Json:
         file = self._folder / f"{key}.json"
         if key not in self._known and file.is_file():

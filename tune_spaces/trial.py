@@ -252,6 +252,9 @@ class StoreClient:
     def tell(self, key: str, run: str, event: Json) -> None:
         self._call(self._actor.tell, key, run, event)
 
+    def forget(self, uri: str) -> None:
+        self._call(self._actor.forget, uri)
+
     def renew(self, run: str) -> None:
         self._actor.renew.remote(run)
 

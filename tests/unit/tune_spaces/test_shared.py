@@ -12,6 +12,7 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.core.events import (
     Action,
+    ApplyEdit,
     CheckpointSaved,
     CloseLane,
     Evaluate,
@@ -36,6 +37,15 @@ def config(**growth: Any) -> Any:
     return tiny(policies={"growth": settings}, model=model)
 
 
+class Cluster(FakeExecutor):
+    """One on which what is asked of a worker that could not open its lane comes to nothing."""
+
+    def perform(self, action: Action) -> None:
+        commanded = isinstance(action, StartStage | RunInterval | ApplyEdit | SaveCheckpoint)
+        if not commanded or action.lane in self.held:
+            super().perform(action)
+
+
 def run(
     folder: Path,
     store: StageStore,
@@ -45,7 +55,7 @@ def run(
 ) -> tuple[FakeExecutor, Any]:
     """One trial to its end; returns its fake cluster and its report."""
     journal = Journal(folder / name / "journal.jsonl")
-    inner = FakeExecutor(fail)
+    inner = Cluster(fail)
     driver = Driver(config(**growth), journal, SharingExecutor(inner, store, name))
     assert driver.run(begin(config(**growth), name), joined(1, 0)) == "done"
     journal.close()
@@ -133,6 +143,44 @@ def test_a_row_under_way_when_the_worker_is_lost_is_kept(tmp_path: Path, store: 
     run(tmp_path, store, "a", fail=fail)
     second, _ = run(tmp_path, store, "b")
     assert second.performed == []
+
+
+def test_a_lost_checkpoint_of_another_trial_is_made_again(
+    tmp_path: Path, store: StageStore
+) -> None:
+    """The store would answer with it for ever."""
+    _, one = run(tmp_path, store, "a", every=2)
+    lost = one["lanes"][0]["stages"][1]["checkpoint"]["uri"]
+    made: list[Action] = []
+
+    def fail(action: Action, seen: int) -> Any:
+        if isinstance(action, SaveCheckpoint) and action.index == 1:
+            made.append(action)
+        opens = isinstance(action, OpenLane) and action.checkpoint is not None
+        return "checkpoint_lost" if opens and action.checkpoint.uri == lost and not made else None
+
+    _, whole = run(tmp_path, StageStore(str(tmp_path / "other")), "whole", every=3)
+    _, told = run(tmp_path, store, "b", fail=fail, every=3)
+    assert len(made) == 1
+    assert adopted(told) == ["a", "a", None, None, None]
+    assert told["lanes"][0]["failures"] == 1
+    assert told["lanes"][0]["matrix"] == whole["lanes"][0]["matrix"]
+
+
+def test_a_model_that_is_lost_before_it_was_scored_is_made_again(
+    tmp_path: Path, store: StageStore
+) -> None:
+    made: list[Action] = []
+
+    def fail(action: Action, seen: int) -> Any:
+        if isinstance(action, SaveCheckpoint) and action.index == 1:
+            made.append(action)
+        scored = isinstance(action, Evaluate) and action.index == 1
+        return "model_lost" if scored and len(made) == 1 else None
+
+    _, told = run(tmp_path, store, "a", fail=fail)
+    assert len(made) == 2
+    assert told["lanes"][0]["failures"] == 1
 
 
 def test_a_resumed_trial_goes_on_at_its_journal(tmp_path: Path, store: StageStore) -> None:
