@@ -101,11 +101,15 @@ class Disturbed:
         """Whether everything is trained and told."""
         return self.lines() == self.lab.whole[self.stream].records
 
-    def opened(self) -> Any:
-        """What the lane's worker told when it stood ready; of several that are there, the last."""
-        events = [record.event for record in self.records()]
-        told = [event.report for event in events if isinstance(event, LaneOpened)]
-        return [report for report in told if _alive(report.pid)][-1]
+    def opened(self, command: Command) -> Any:
+        """What a lane's worker that is there told when it stood ready."""
+
+        def there() -> list[Any]:
+            events = [record.event for record in self.records()]
+            told = [event.report for event in events if isinstance(event, LaneOpened)]
+            return [report for report in told if report.pid and _alive(report.pid)]
+
+        return command.until(there)[-1]
 
     def now(self) -> None:
         """The fault comes now."""

@@ -76,7 +76,7 @@ def _worker(run: Disturbed) -> None:
     command = run.start()
     run.somewhere(command, first=4)
     run.now()
-    _kill(run.opened().pid)
+    _kill(run.opened(command).pid)
     command.succeed(ENDS_S)
 
 
@@ -93,7 +93,7 @@ def _trial_killed(run: Disturbed) -> None:
 def _replica(run: Disturbed) -> None:
     command = run.start()
     run.somewhere(command, first=4)
-    replicas = run.opened().replicas
+    replicas = run.opened(command).replicas
     run.now()
     _kill(run.random.choice(replicas).pid)
     command.succeed(ENDS_S)
@@ -174,7 +174,7 @@ def _driver_stopped(run: Disturbed) -> None:
 def _worker_stopped(run: Disturbed) -> None:
     command = run.start()
     run.somewhere(command, first=4)
-    pid = run.opened().pid
+    pid = run.opened(command).pid
     run.now()
     os.kill(pid, signal.SIGSTOP)
     time.sleep(run.random.uniform(1.0, 5.0))
