@@ -74,7 +74,7 @@ def _during_resume(run: Disturbed) -> None:
 def _worker(run: Disturbed) -> None:
     """The run goes on by itself."""
     command = run.start()
-    run.somewhere(command, first=4)
+    run.somewhere(command, first=4, last=10)
     run.now()
     _kill(run.opened(command).pid)
     command.succeed(ENDS_S)
