@@ -61,6 +61,7 @@ class SimulatedCluster:
         return "here"
 
     def size(self) -> tuple[float, float]:
+        self._nodes_come_back()  # also while nothing is asked of anyone
         return float(self.nodes), 0.0
 
     def place(self, shell: type, arguments: Sequence[Any], options: Mapping[str, Any]) -> Worker:
