@@ -262,7 +262,8 @@ def test_stopped_at_any_write_it_goes_on_without_a_duplicate(
             break
         except TrackingAway:
             stops += 1
-            assert tracked_offset(run_dir) == 0
+            # all is written before it is looked whether what was asked for twice is there twice
+            assert tracked_offset(run_dir) in (0, (run_dir / JOURNAL_FILE).stat().st_size)
     assert stops > 5
     assert snapshot(client_of(run_dir)) == one_lane
 
