@@ -19,7 +19,7 @@ from orchestrator.commands.options import (
     WaitForNodes,
     print_json,
 )
-from orchestrator.entry import EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, enter
+from orchestrator.entry import EXIT_FAILED, EXIT_INTERRUPTED, InterruptTold, enter
 
 app = typer.Typer(
     name="growstage",
@@ -157,7 +157,7 @@ def _finish(status: str, run_dir: str, as_json: bool) -> None:
             f"interrupted; the state is saved. Go on with:\n  {resume_command(run_dir)}",
             file=sys.stderr,
         )
-        raise Interrupted
+        raise InterruptTold
     if status != "done":
         raise typer.Exit(EXIT_FAILED)
 

@@ -18,7 +18,7 @@ AGAIN_S = 0.1
 """Until a wish to stop that the interpreter dropped is raised once more."""
 
 
-class Interrupted(SystemExit):
+class InterruptTold(SystemExit):
     """The command was interrupted, and has said itself how to go on."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def enter(app: typer.Typer, interrupted: str) -> None:
     try:
         app()
     except SystemExit as end:
-        if isinstance(end, Interrupted) or not stop.asked:
+        if isinstance(end, InterruptTold) or not stop.asked:
             raise
         print(interrupted, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from orchestrator.entry import EXIT_FAILED, Interrupted, enter
+from orchestrator.entry import EXIT_FAILED, InterruptTold, enter
 from tune_spaces import SPACES
 from workers.contract import InputError
 from workers.tables import first_line
@@ -98,7 +98,7 @@ def main_(
     if as_json:
         print(json.dumps(summary), flush=True)
     if status == "interrupted":
-        raise Interrupted
+        raise InterruptTold
     if status != "done":
         raise typer.Exit(EXIT_FAILED)
 

@@ -289,12 +289,11 @@ class WorkerExecutor:
         if isinstance(action, Evaluate):
             if kind == "worker_lost" and self.evaluators.get(action.spec.trainer) is call.actors[0]:
                 del self.evaluators[action.spec.trainer]
-            lost = kind == "checkpoint_lost"
             return WorkFailed(
                 at=self.clock.now(),
                 lane=action.spec.lane,
                 attempt=0,
-                kind="model_lost" if lost else "evaluation",
+                kind="model_lost" if kind == "checkpoint_lost" else "evaluation",
                 index=action.index,
                 message=error.message,
             )

@@ -45,7 +45,8 @@ PARAMS = 100
 """Params MLflow takes in one request."""
 TIMEOUT_S = 10
 RETRIES = 0
-"""By MLflow's client, which does not ask first whether what it asked for was done."""
+"""By MLflow's client, which does not ask first whether what it asked for was done: who sets more by
+MLFLOW_HTTP_REQUEST_MAX_RETRIES may have a run twice, and nobody knows."""
 
 
 def default_uri(run_dir: Path) -> str:
@@ -147,7 +148,7 @@ class Store:
     def settle(self) -> None:
         """Of runs and models that were asked for again, as no answer came, keep those that are
         known: a server that stood still may have made the others as well, later."""
-        for name in self.ledger.doubtful & self.ledger.ids.keys():
+        for name in sorted(self.ledger.doubtful & self.ledger.ids.keys()):
             kind, _, key = name.partition(":")
             there, delete = (
                 (self._runs(self.ledger.ids["experiment"], key), self.client.delete_run)

@@ -51,14 +51,13 @@ def cluster() -> Iterator[str]:
         ray.shutdown()
 
 
-def kinds(
-    count: int, random: Random, named: Sequence[str], streams: Sequence[str] = ALL
-) -> list[str]:
+def kinds(count: int, random: Random, named: Sequence[str], streams: Sequence[str]) -> list[str]:
     """So many kinds, each as often as the others, in a drawn order."""
-    suited = [name for name in named or FAULTS if FAULTS[name].within(streams)]
-    able = [name for name in suited if possible(FAULTS[name])]
-    if out := [name for name in suited if name not in able]:
-        print(f"not possible here (root, libfaketime), left out: {', '.join(out)}", flush=True)
+    asked = list(named or FAULTS)
+    able = [name for name in asked if FAULTS[name].within(streams) and possible(FAULTS[name])]
+    if out := [name for name in asked if name not in able]:
+        told = "not on these streams, or not possible here (root, libfaketime), left out"
+        print(f"{told}: {', '.join(out)}", flush=True)
     if not able:
         raise SystemExit("no kind of fault is possible here")
     found: list[str] = []
@@ -95,7 +94,7 @@ def main(
             )
             entry["count"] += 1
             try:
-                seconds = strike(lab, kind, Random(f"{number}/{place}"), streams)
+                took = strike(lab, kind, Random(f"{number}/{place}"), streams)
             except Lost as error:
                 outcome = f"LOST: {error}"
                 entry["lost"] += 1
@@ -106,8 +105,8 @@ def main(
                 outcome = f"FAILED: {type(error).__name__}: {error}"
                 entry["failed"] += 1
             else:
-                outcome = f"whole again after {seconds:.1f} s"
-                entry["seconds"].append(round(seconds, 1))
+                outcome = f"whole again after {took:.1f} s"
+                entry["seconds"].append(round(took, 1))
             print(f"{place} {kind}, {lab.last}: {outcome[:3000]}", flush=True)
     sums = {
         name: sum(one[name] for one in told.values()) for name in ("lost", "repeated", "failed")

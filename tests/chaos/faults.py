@@ -498,7 +498,7 @@ FAULTS: Mapping[str, Fault] = {
 """Kinds by name."""
 
 
-def strike(lab: Lab, kind: str, random: Random, streams: Collection[str] = ALL) -> float:
+def strike(lab: Lab, kind: str, random: Random, streams: Collection[str]) -> float:
     """One fault of a kind on one of ``streams``, and all that must hold after it; seconds from the
     fault to the end.
 

@@ -21,7 +21,7 @@ from orchestrator.cluster.signals import stoppable
 from orchestrator.core.events import Event
 from orchestrator.core.journal import Journal
 from orchestrator.driver import Driver
-from orchestrator.entry import Interrupted
+from orchestrator.entry import InterruptTold
 from tests.fakes import FakeExecutor, tiny
 
 
@@ -110,7 +110,7 @@ def test_a_command_that_says_how_to_go_on_is_not_followed_by_another_word(
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # once more, in the midst of ending in order
-        raise Interrupted
+        raise InterruptTold
 
     monkeypatch.setattr(tune_spaces.__main__, "app", app)
     monkeypatch.setattr(sys, "argv", ["tune_spaces"])
