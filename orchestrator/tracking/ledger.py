@@ -32,7 +32,8 @@ class Ledger:
         self.ids: dict[str, str] = {}
         """``run:KEY``, ``model:KEY`` or ``experiment`` -> id in the store."""
         self.doubtful: set[str] = set()
-        """Runs and models that were asked for with no answer: they may come to be, at any time."""
+        """What was asked for with no answer, and may be done at any time: ``run:KEY``,
+        ``model:KEY``, ``page:KEY`` and what ``writes.place`` names."""
         self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
         for line in _lines(path):
             if line["store"] != self._store:
@@ -51,7 +52,7 @@ class Ledger:
         self._append({"ids": {name: identifier}})
 
     def doubt(self, name: str) -> None:
-        """Remember, durably, that it may come to be without our knowing."""
+        """Remember, durably, that it may be done without our knowing."""
         if name not in self.doubtful:
             self.doubtful.add(name)
             self._append({"doubtful": [name]})

@@ -7,6 +7,7 @@ name runs and models by keys that are the same on every replay.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from orchestrator.core.events import (
@@ -96,6 +97,19 @@ class Projection:
         begun, self._begun = self._begun, None
         first = [] if begun is None else self._run_started(begun)
         return [*first, *(self._told(record.event) if told else ())]
+
+    def show_again(self, doubtful: Container[str]) -> None:
+        """The run has ended: mark as out of date the pages (``page:KEY``) that may be older."""
+        self.dirty.ended = True
+        self.dirty.run |= f"page:{self.key()}" in doubtful
+        for lane in self.history.lanes.values():
+            if f"page:{self.key(lane)}" in doubtful:
+                self.dirty.lanes.add(lane.name)
+            self.dirty.stages |= {
+                (lane.name, index)
+                for index in lane.stages
+                if f"page:{self.key(lane, index)}" in doubtful
+            }
 
     def _told(self, event: Event) -> list[Write]:
         """The writes of what follows the run's beginning."""

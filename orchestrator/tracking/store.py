@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,9 @@ from orchestrator.tracking.writes import (
     OpenRun,
     Point,
     ReopenRun,
+    Setting,
     Write,
+    place,
 )
 from workers.contract import InputError
 
@@ -145,9 +147,11 @@ class Store:
         for (key, model), found in points.items():
             self._log_points(key, model, found)
 
-    def settle(self) -> None:
-        """Of runs and models that were asked for again, as no answer came, keep those that are
-        known: a server that stood still may have made the others as well, later."""
+    def settle(self, settings: Mapping[str, Setting]) -> None:
+        """Mend what a server that stood still did only once it had been given up: of runs and
+        models that were asked for again keep those that are known, and set again, as it was set
+        last (``place`` -> what), what it may have set back."""
+        self.perform(settings[name] for name in sorted(self.ledger.doubtful & settings.keys()))
         for name in sorted(self.ledger.doubtful & self.ledger.ids.keys()):
             kind, _, key = name.partition(":")
             there, delete = (
@@ -171,9 +175,13 @@ class Store:
 
     def show(self, key: str, page: pages.Page) -> None:
         """Write a page's texts, images and tags to a run; the same page gives the same files."""
+        run = self.run(key)
+        with self._asking(f"page:{key}"):
+            self._show(run, page)
+
+    def _show(self, run: str, page: pages.Page) -> None:
         from mlflow.entities import RunTag
 
-        run = self.run(key)
         for path, text in page.texts.items():
             self.client.log_text(run, text, path)
         for path, image in page.images.items():
@@ -191,16 +199,9 @@ class Store:
         match write:
             case OpenRun():
                 self._open_run(write)
-            case CloseRun():
-                run = self.run(write.key)
-                self.client.set_terminated(run, status=write.status, end_time=write.at)
-            case CountOnce():
-                self._count_once(write)
-            case ReopenRun():
-                run = self.run(write.key)
-                self.client.update_run(run, status="RUNNING")
-                for name, value in write.tags.items():
-                    self.client.set_tag(run, name, value)
+            case CloseRun() | ReopenRun() | CountOnce():
+                with self._asking(place(write)):
+                    self._set(write)
             case LogPoints():
                 if write.points:
                     points.setdefault((write.key, write.model), []).extend(write.points)
@@ -208,6 +209,19 @@ class Store:
                 self._log_dataset(write)
             case LogModel():
                 self._log_model(write)
+
+    def _set(self, write: Setting) -> None:
+        match write:
+            case CloseRun():
+                run = self.run(write.key)
+                self.client.set_terminated(run, status=write.status, end_time=write.at)
+            case ReopenRun():
+                run = self.run(write.key)
+                self.client.update_run(run, status="RUNNING")
+                for name, value in write.tags.items():
+                    self.client.set_tag(run, name, value)
+            case CountOnce():
+                self._count_once(write)
 
     def _runs(self, experiment: str, key: str) -> list[str]:
         found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{_key(key)}'")
@@ -217,8 +231,8 @@ class Store:
         return next(iter(self._runs(experiment, key)), None)
 
     @contextmanager
-    def _making(self, name: str) -> Iterator[None]:
-        """Where no answer comes it may be there all the same, now or later."""
+    def _asking(self, name: str) -> Iterator[None]:
+        """Where no answer comes it may be done all the same, now or later."""
         try:
             yield
         except Exception:
@@ -238,7 +252,7 @@ class Store:
             tags = {**write.tags, KEY: _key(write.key)}
             if write.parent is not None:
                 tags["mlflow.parentRunId"] = self.run(write.parent)
-            with self._making(name):
+            with self._asking(name):
                 run = self.client.create_run(
                     experiment, start_time=write.at, tags=tags, run_name=write.name
                 ).info.run_id
@@ -366,7 +380,7 @@ class Store:
         note = views.model_note(parents, experiment)
         tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
         run = self.run(write.run)
-        with self._making(f"model:{write.key}"):
+        with self._asking(f"model:{write.key}"):
             model: LoggedModel = self.client.create_logged_model(
                 experiment,
                 name=write.name,

@@ -22,7 +22,7 @@ from orchestrator.tracking.background import TrackingAway as TrackingAway
 from orchestrator.tracking.ledger import tracked_offset as tracked_offset
 from orchestrator.tracking.projection import Dirty, Projection
 from orchestrator.tracking.store import Store, answering, default_uri, open_client
-from orchestrator.tracking.writes import Write
+from orchestrator.tracking.writes import Setting, Write, place
 from workers.contract import InputError
 
 RECORDS = 400
@@ -110,6 +110,8 @@ class Tracker:
         """The ledger's, as it was left."""
         self._unwritten: list[Write] | None = None
         """What follows from records that were folded and that the store does not surely hold."""
+        self._set: dict[str, Setting] = {}
+        """What was set last, by its place."""
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
 
@@ -127,8 +129,9 @@ class Tracker:
             ledger.rewind()  # identical rows are stored once
         if self._unwritten is None and not self._fold(path):
             if self._projection.history.status != "running":
-                self.store.settle()
-            self._draw(False, go_on)
+                self.store.settle(self._set)
+                self._projection.show_again(self.store.ledger.doubtful)
+            self._refresh(go_on)
             return False
         self.store.perform(self._unwritten or ())
         self._refresh(go_on)
@@ -145,6 +148,7 @@ class Tracker:
         writes: list[Write] = []
         for record, end in chunk:
             told = self._projection.add(record)
+            self._set |= {place(write): write for write in told if isinstance(write, Setting)}
             if end > offset:
                 writes += told
             else:

@@ -96,3 +96,11 @@ class CountOnce:
 
 
 Write = OpenRun | CloseRun | ReopenRun | CountOnce | LogPoints | LogDataset | LogModel
+
+Setting = CloseRun | ReopenRun | CountOnce
+"""What sets something that later ones set anew: the last one counts."""
+
+
+def place(write: Setting) -> str:
+    """What it sets, equal for those that set the same."""
+    return f"{'counted' if isinstance(write, CountOnce) else 'status'}:{write.key}"

@@ -29,6 +29,7 @@ FAULTS: dict[str, str] = {
     "clock_jumps": "the wall clock is set, either way",
     "store_away": "the tracking server refuses for a while",
     "store_times_out": "the tracking server does what was asked, and its answer is lost",
+    "store_late": "the tracking server does what was asked long after it was given up",
     "store_emptied": "the tracking server loses all it held",
     "tracker_stopped": "a projection is stopped between two writes",
 }

@@ -47,6 +47,8 @@ class Seen:
     chance: Chance
     performed: list[Any] = field(default_factory=list)
     """Actions in order, of all drivers."""
+    lost: set[str] = field(default_factory=set)
+    """Where checkpoints lay that were taken away."""
     status: str = ""
 
 
@@ -75,14 +77,12 @@ def tell(random: Random, run: str, folder: Path, without: tuple[str, ...] = ()) 
     for _ in range(SESSIONS):
         seen.status = _session(seen, world)
         world.passed += chance.between(1, 30)
-        _lose_checkpoints(seen)
-        if seen.status == "done":
+        given_up = seen.status == "failed" and not chance.left and chance.often(0.5)
+        if seen.status == "done" or given_up:
             break
-        if seen.status in ("failed", "killed", "interrupted", "refused"):
-            if seen.status == "failed" and not chance.left and chance.often(0.5):
-                break
-            continue
-        raise Violation(f"a driver ended with {seen.status}")
+        if seen.status not in ("failed", "killed", "interrupted", "refused"):
+            raise Violation(f"a driver ended with {seen.status}")
+        _lose_checkpoints(seen)
     else:
         raise Violation(f"no end after {SESSIONS} drivers")
     _bring_up_to_date(seen, world)
@@ -103,6 +103,7 @@ def _lose_checkpoints(seen: Seen) -> None:
     for uri in dict.fromkeys(ref.uri for ref in [*opened, *state.evaluations.values()]):
         if seen.chance.seldom_asked("checkpoint_lost"):
             CHECKPOINTS.pop(uri, None)
+            seen.lost.add(uri)
 
 
 def _session(seen: Seen, world: World) -> str:
@@ -192,7 +193,7 @@ def _bring_up_to_date(seen: Seen, world: World) -> None:
     """What a resume of a run that is done does, until the server shows all."""
     seen.chance.left = 0
     world.passed += 1000
-    seen.server.catch_up()
+    seen.server.catch_up([*seen.server.later])
     with redirect_stderr(io.StringIO()):
         offset = _tracker(seen, world).project()
     size = (seen.folder / JOURNAL_FILE).stat().st_size

@@ -44,7 +44,7 @@ def check(seen: Seen) -> int:
     must(state.status == seen.status, "the journal ends otherwise than its driver")
     _nothing_twice(records)
     for lane in state.lanes.values():
-        _models(lane, records)
+        _models(lane, records, seen.lost if state.status == "failed" else set())
         _complete(lane, state)
     _as_undisturbed(seen, state)
     _told(history, records)
@@ -123,12 +123,16 @@ class Budgets:
             self.failures.pop(lane)
 
 
-def _models(lane: LaneState, records: list[Record]) -> None:
-    """Every model was made by what the journal says, each once and in order."""
+def _models(lane: LaneState, records: list[Record], lost: set[str]) -> None:
+    """Every model was made by what the journal says, each once and in order; a run that failed may
+    not have come to make ``lost`` ones again."""
     kept = {end.checkpoint.stage for end in lane.ends.values()}
     decided = [edit for record in records for edit in record.edits if edit.stage in kept]
     for index, end in lane.ends.items():
-        ref, model = CHECKPOINTS[end.checkpoint.uri]
+        uri = end.checkpoint.uri
+        if uri not in CHECKPOINTS and uri in lost:
+            continue
+        ref, model = CHECKPOINTS[uri]
         must(ref == end.checkpoint, "a checkpoint is not what the journal says:", ref)
         _in_order(model, lane.plan.intervals)
         stages = [deed[1] for deed in model.deeds if deed[0] == "stage"]

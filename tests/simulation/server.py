@@ -6,7 +6,8 @@ Its rules are MLflow's: equal points are stored once, a param never changes, a n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,33 +53,32 @@ class Server:
         self.made += 1
         return f"{kind}{self.made}"
 
-    def request(self, work: Any, makes: bool = False) -> Any:
-        """Do the work, unless the server is away; or do it and lose the answer. What ``makes``
-        something may then be done at any time after."""
+    def request(self, work: Any, late: bool = False) -> Any:
+        """Do the work, unless the server is away; or do it and lose the answer; or, what may be
+        ``late``, at any time after."""
         world = self.world
         if world is None:
             return work()
         world.step()
-        if self.later and world.chance.often(0.3):
-            self.catch_up()
+        self.catch_up([work for work in self.later if world.chance.often(0.1)])
         if world.chance.fault("store_away"):
             self.away_until = world.passed + world.chance.between(0.1, 60)
         if world.passed < self.away_until:
             raise OSError("connection refused")
-        lost = world.chance.fault("store_times_out")
-        if lost and makes and world.chance.often(0.5):
+        if late and world.chance.fault("store_late"):
             self.later.append(work)
             raise OSError("timed out")
         answer = work()
-        if lost:
+        if world.chance.fault("store_times_out"):
             raise OSError("timed out")
         return answer
 
-    def catch_up(self) -> None:
-        """Do what is still to be done."""
-        later, self.later = self.later, []
-        for work in later:
-            work()
+    def catch_up(self, late: Sequence[Any]) -> None:
+        """Do some of what is still to be done."""
+        for work in late:
+            self.later.remove(work)
+            with suppress(TrackingAway):  # of a run that is no longer there
+                work()
 
     def shown(self) -> dict[str, Any]:
         """All that it holds, with keys in place of ids."""
@@ -163,7 +163,7 @@ class Client:
         return list(self.server.request(find))
 
     def set_tag(self, run: str, tag: str, value: str) -> None:
-        self.server.request(lambda: self._run(run).tags.update({tag: value}))
+        self.server.request(lambda: self._run(run).tags.update({tag: value}), late=True)
 
     def create_run(self, experiment: str, start_time: int, tags: Any, run_name: str) -> Any:
         def make() -> Any:
@@ -183,7 +183,7 @@ class Client:
             self.server.runs[run].data = self.server.runs[run]  # where MLflow keeps the tags
             return self.server.runs[run]
 
-        return self.server.request(make, makes=True)
+        return self.server.request(make, late=True)
 
     def delete_run(self, run: str) -> None:
         self.server.request(lambda: self.server.runs.pop(run, None))
@@ -209,16 +209,16 @@ class Client:
                 for one in metrics
             }
 
-        self.server.request(log)
+        self.server.request(log, late=True)
 
     def log_text(self, run: str, text: str, path: str) -> None:
-        self.server.request(lambda: self._run(run).texts.update({path: text}))
+        self.server.request(lambda: self._run(run).texts.update({path: text}), late=True)
 
     def set_terminated(self, run: str, status: str, end_time: int) -> None:
-        self.server.request(lambda: setattr(self._run(run), "status", status))
+        self.server.request(lambda: setattr(self._run(run), "status", status), late=True)
 
     def update_run(self, run: str, status: str) -> None:
-        self.server.request(lambda: setattr(self._run(run), "status", status))
+        self.server.request(lambda: setattr(self._run(run), "status", status), late=True)
 
     def log_inputs(self, run: str, datasets: Any = (), models: Any = ()) -> None:
         def log() -> None:
@@ -260,7 +260,7 @@ class Client:
             )
             return self.server.models[model]
 
-        return self.server.request(make, makes=True)
+        return self.server.request(make, late=True)
 
     def delete_logged_model(self, model: str) -> None:
         self.server.request(lambda: self.server.models.pop(model, None))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from workers.contract.identity import Json, digest
 from workers.contract.reports import CheckpointRef
+
+
+def _plain(value: Any) -> dict[str, Json]:
+    """A dataclass's fields by name, none of them copied."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,7 @@ class StageSpec:
     @property
     def id(self) -> str:
         """Digest of all of it (16 hex digits)."""
-        return digest(asdict(self))
+        return digest(_plain(self) | {"task": _plain(self.task)})  # asdict would copy the settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

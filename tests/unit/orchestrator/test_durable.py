@@ -108,11 +108,11 @@ class Refusing(Server):
 
     asked = 0
 
-    def request(self, work: Any, makes: bool = False) -> Any:
+    def request(self, work: Any, late: bool = False) -> Any:
         self.asked += 1
         if self.asked % 41 == 0:
             raise OSError("refused")
-        return super().request(work, makes)
+        return super().request(work, late)
 
 
 class Counted(Projection):
