@@ -28,12 +28,7 @@ from torch import nn  # noqa: E402
 from orchestrator.beginning import begin, joined  # noqa: E402
 from orchestrator.config.file import check, load  # noqa: E402
 from orchestrator.config.run import RunConfig  # noqa: E402
-from orchestrator.core.events import (  # noqa: E402
-    CheckpointSaved,
-    EditApplied,
-    IntervalDone,
-    StageStarted,
-)
+from orchestrator.core.events import CheckpointSaved, EditApplied, IntervalDone, StageStarted  # noqa: E402
 from orchestrator.core.journal import Journal, read  # noqa: E402
 from orchestrator.core.transitions import stage_spec  # noqa: E402
 from orchestrator.driver import Driver  # noqa: E402

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 
 from orchestrator.config.file import load  # noqa: E402
-from orchestrator.core.events import ApplyEdit, RunInterval, StartStage  # noqa: E402
+from orchestrator.core.actions import ApplyEdit, RunInterval, StartStage  # noqa: E402
 from orchestrator.core.transitions import stage_spec  # noqa: E402
 from tests.pairs import Pair  # noqa: E402
 from workers.edits import Cause, Grow  # noqa: E402

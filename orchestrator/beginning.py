@@ -13,8 +13,9 @@ from pathlib import Path
 from orchestrator.config.modules import module_digests
 from orchestrator.config.run import RunConfig
 from orchestrator.core.addresses import HIDDEN, without_password
-from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted, TrialRef
+from orchestrator.core.events import ClusterChanged, RunResumed, RunStarted
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
+from orchestrator.core.plans import TrialRef
 from workers.contract import InputError, Json
 
 CODE_VERSION = "GROWSTAGE_CODE_VERSION"

@@ -11,19 +11,13 @@ from types import FrameType
 from typing import Protocol
 
 from orchestrator.config.run import RunConfig
+from orchestrator.core.actions import Action, FinishRun, RecordFailure
 from orchestrator.core.clock import CLOCK, Clock
 from orchestrator.core.controller import Decision, decide, fold
-from orchestrator.core.events import (
-    Action,
-    Event,
-    FinishRun,
-    Record,
-    RecordFailure,
-    RunFinished,
-    RunInterrupted,
-    as_journalled,
-)
+from orchestrator.core.edits import as_journalled
+from orchestrator.core.events import Event, RunFinished, RunInterrupted
 from orchestrator.core.journal import Journal, consistent, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import RunState
 from orchestrator.policies import View
 from workers.contract import InputError, Json

@@ -30,10 +30,10 @@ from orchestrator.config.run import RunConfig
 from orchestrator.config.toml import to_toml
 from orchestrator.core.addresses import without_password
 from orchestrator.core.clock import CLOCK, Clock
-from orchestrator.core.events import Record
 from orchestrator.core.folder import STREAM_FILE, RunFolder, open_folder
 from orchestrator.core.hints import command
 from orchestrator.core.journal import JOURNAL_FILE, Journal, acted, consistent, first_record, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from workers.contract import InputError, Json
 

@@ -8,27 +8,29 @@ from typing import Any
 
 from orchestrator.config.file import check
 from orchestrator.config.run import RunConfig
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
-    CheckpointSaved,
     CloseLane,
     DropLane,
-    EditApplied,
     Evaluate,
-    EvaluationDone,
-    Event,
-    FailureKind,
-    IntervalDone,
-    LaneClosed,
-    LaneOpened,
     OpenLane,
     RunInterval,
     SaveCheckpoint,
-    StageStarted,
     StartStage,
+)
+from orchestrator.core.events import (
+    CheckpointSaved,
+    EditApplied,
+    EvaluationDone,
+    Event,
+    IntervalDone,
+    LaneClosed,
+    LaneOpened,
+    StageStarted,
     WorkFailed,
 )
+from orchestrator.core.plans import FailureKind
 from workers.contract import (
     CheckpointRef,
     EditReport,

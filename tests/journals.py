@@ -11,26 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core.events import (
-    Budget,
     CheckpointSaved,
     ClusterChanged,
     EditApplied,
     EvaluationDone,
     Event,
-    FailureKind,
     IntervalDone,
     LaneClosed,
     LaneOpened,
-    LanePlan,
-    Record,
     RunFinished,
-    RunPlan,
     RunStarted,
     StageStarted,
     WorkFailed,
-    mark,
 )
 from orchestrator.core.journal import JOURNAL_FILE, Journal
+from orchestrator.core.plans import Budget, FailureKind, LanePlan, RunPlan
+from orchestrator.core.records import Record, mark
 from workers.contract import (
     CheckpointRef,
     EditReport,

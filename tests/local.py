@@ -12,20 +12,19 @@ import torch
 
 from orchestrator.cluster.actors import EvaluationWorker, LaneWorker
 from orchestrator.cluster.answers import ANSWER
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
     CloseLane,
     DropLane,
     Evaluate,
-    Event,
-    FailureKind,
     OpenLane,
     RunInterval,
     SaveCheckpoint,
     StartStage,
-    WorkFailed,
 )
+from orchestrator.core.events import Event, WorkFailed
+from orchestrator.core.plans import FailureKind
 from workers.contract import CheckpointError
 
 SCORING: dict[FailureKind, FailureKind] = {

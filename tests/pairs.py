@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.cluster.actors import LaneWorker
 from orchestrator.cluster.agreement import agreed
-from orchestrator.core.events import Action, CloseLane, Evaluate, OpenLane
+from orchestrator.core.actions import Action, CloseLane, Evaluate, OpenLane
 from tests.commands import FORKS
 from tests.local import LocalExecutor
 from workers.contract import RunError

@@ -14,10 +14,10 @@ from orchestrator.core.events import (
     EvaluationDone,
     IntervalDone,
     LaneOpened,
-    Record,
     RunStarted,
     StageStarted,
 )
+from orchestrator.core.records import Record
 from workers.contract import CheckpointRef
 
 

@@ -14,30 +14,30 @@ from collections import deque
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from orchestrator.core.events import (
-    RECORD,
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
-    CheckpointSaved,
     CloseLane,
     Command,
     DropLane,
-    EditApplied,
     Evaluate,
+    OpenLane,
+    RunInterval,
+    SaveCheckpoint,
+    StartStage,
+)
+from orchestrator.core.events import (
+    CheckpointSaved,
+    EditApplied,
     EvaluationDone,
     Event,
     IntervalDone,
     LaneClosed,
     LaneOpened,
-    OpenLane,
-    Record,
-    RunInterval,
-    SaveCheckpoint,
     StageStarted,
-    StartStage,
     WorkFailed,
-    line,
 )
+from orchestrator.core.records import RECORD, Record, line
 from orchestrator.driver import Executor
 from tune_spaces.store import Reply
 from workers.contract import CheckpointRef, Json, LaneSpec, digest

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.core.events import Record, RunInterrupted
+from orchestrator.core.events import RunInterrupted
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.records import Record
 from orchestrator.report.history import RunHistory
 from orchestrator.report.text import Links
 from orchestrator.tracking.background import GoOn, always

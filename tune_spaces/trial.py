@@ -19,9 +19,11 @@ from typing import Any
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.cluster.placement import needs
 from orchestrator.config.run import RunConfig
-from orchestrator.core.events import Record, RunStarted, TrialRef
+from orchestrator.core.events import RunStarted
 from orchestrator.core.folder import RunFolder, open_folder
 from orchestrator.core.journal import JOURNAL_FILE, first_record, read
+from orchestrator.core.plans import TrialRef
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver, Executor, Interrupted
 from orchestrator.report.history import RunHistory
 from orchestrator.report.lane_history import LaneHistory

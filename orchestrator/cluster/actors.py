@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.core.events import ApplyEdit, Command, RunInterval, SaveCheckpoint, StartStage
+from orchestrator.core.actions import ApplyEdit, Command, RunInterval, SaveCheckpoint, StartStage
 from workers.contract import (
     CheckpointRef,
     EvaluationReport,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator.core.events import Action
+from orchestrator.core.actions import Action
 from workers.contract import (
     CheckpointRef,
     DivergedError,

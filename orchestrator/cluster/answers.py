@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     ApplyEdit,
-    CheckpointSaved,
     CloseLane,
-    EditApplied,
     Evaluate,
+    OpenLane,
+    RunInterval,
+    SaveCheckpoint,
+    StartStage,
+)
+from orchestrator.core.events import (
+    CheckpointSaved,
+    EditApplied,
     EvaluationDone,
     Event,
     IntervalDone,
     LaneClosed,
     LaneOpened,
-    OpenLane,
-    RunInterval,
-    SaveCheckpoint,
     StageStarted,
-    StartStage,
 )
 
 ANSWER: Mapping[type, Callable[[Any, Any, float], Event]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from orchestrator.core.events import FailureKind
+from orchestrator.core.plans import FailureKind
 
 
 class CallFailed(Exception):  # noqa: N818  (an answer, of a kind that the controller knows)

@@ -18,21 +18,19 @@ from orchestrator.cluster.answers import ANSWER
 from orchestrator.cluster.calls import CallFailed, Cluster
 from orchestrator.cluster.placement import needs
 from orchestrator.config.run import Resources
-from orchestrator.core.clock import CLOCK, Clock
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
     CloseLane,
-    ClusterChanged,
     DropLane,
     Evaluate,
-    Event,
     OpenLane,
     RunInterval,
     SaveCheckpoint,
     StartStage,
-    WorkFailed,
 )
+from orchestrator.core.clock import CLOCK, Clock
+from orchestrator.core.events import ClusterChanged, Event, WorkFailed
 from orchestrator.core.folder import here
 from workers.contract import DivergedError, LaneSpec, RunError
 

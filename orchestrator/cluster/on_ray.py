@@ -16,7 +16,7 @@ from orchestrator.cluster.calls import CallFailed
 from orchestrator.cluster.connection import cluster_size, own_address
 from orchestrator.cluster.executor import WorkerExecutor
 from orchestrator.config.run import Resources
-from orchestrator.core.events import FailureKind
+from orchestrator.core.plans import FailureKind
 from workers.contract import CheckpointError, DivergedError, InputError, LostError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config.run import LaneConfig, RunConfig
 from orchestrator.config.sharing import rows_of, trained_by
-from orchestrator.core.events import Course, LanePlan
+from orchestrator.core.plans import Course, LanePlan
 from orchestrator.core.transitions import planned_stages
 from orchestrator.policies import View
 from workers import trainers

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import sharing
 from orchestrator.config.sections import changeable
-from orchestrator.core.events import Budget, Course, LanePlan, RunPlan
+from orchestrator.core.plans import Budget, Course, LanePlan, RunPlan
 from orchestrator.evaluations import All
 from orchestrator.policies import POLICIES, LaneFacts, Policy
 from workers import trainers

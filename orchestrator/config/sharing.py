@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.core.events import LanePlan, Stem
+from orchestrator.core.plans import LanePlan, Stem
 from orchestrator.core.transitions import planned_stages
 from orchestrator.evaluations import All
 from workers import trainers

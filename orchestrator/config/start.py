@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.controller import fold
-from orchestrator.core.events import LanePlan
 from orchestrator.core.folder import open_folder
 from orchestrator.core.journal import JOURNAL_FILE, consistent, read
+from orchestrator.core.plans import LanePlan
 from orchestrator.core.state import RunState, StageEnd
 from workers import trainers
 from workers.contract import CheckpointRef, InputError, Start, WithExperts

@@ -9,22 +9,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
-    CheckpointSaved,
     CloseLane,
-    ClusterChanged,
     DropLane,
+    FinishRun,
+    OpenLane,
+    RecordFailure,
+)
+from orchestrator.core.events import (
+    CheckpointSaved,
+    ClusterChanged,
     EditApplied,
     EvaluationDone,
     Event,
-    FinishRun,
     IntervalDone,
     LaneClosed,
     LaneOpened,
-    OpenLane,
-    Record,
-    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -33,6 +34,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.merging import lost, opened, unfinished
+from orchestrator.core.records import Record
 from orchestrator.core.sharing import held_back, scored_alike, source_of, taken, taken_over
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.core.transitions import (

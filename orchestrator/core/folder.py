@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.core.events import Record, chained
 from orchestrator.core.journal import JOURNAL_FILE, Journal, refresh
+from orchestrator.core.records import Record, chained
 from workers.contract import CheckpointRef, InputError, digest
 from workers.storage import RemoteFolder, is_remote, join, local_path
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from orchestrator.core.append_only import DISK, AppendOnly, Disk
-from orchestrator.core.events import FORMAT, RECORD, Record, RunStarted, chained, follows, mark
+from orchestrator.core.events import FORMAT, RunStarted
+from orchestrator.core.records import RECORD, Record, chained, follows, mark
 from workers.contract import InputError, RunError
 
 JOURNAL_FILE = "journal.jsonl"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator.core.events import Stem
+from orchestrator.core.plans import Stem
 from orchestrator.core.state import LaneState
 from orchestrator.core.transitions import fallen_back
 from workers.contract import Taken

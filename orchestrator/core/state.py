@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.core.events import Command, FailureKind, LanePlan, RunPlan
+from orchestrator.core.actions import Command
+from orchestrator.core.plans import FailureKind, LanePlan, RunPlan
 from workers.contract import (
     CheckpointRef,
     IntervalReport,

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     ApplyEdit,
-    CheckpointSaved,
     Command,
-    EditApplied,
     Evaluate,
-    IntervalDone,
-    LanePlan,
     RunInterval,
     SaveCheckpoint,
     StartStage,
-    WorkFailed,
 )
+from orchestrator.core.events import CheckpointSaved, EditApplied, IntervalDone, WorkFailed
 from orchestrator.core.merging import scored
+from orchestrator.core.plans import LanePlan
 from orchestrator.core.state import Earlier, LaneState, StageEnd
 from orchestrator.policies.base import View
 from workers.contract import (

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
+from orchestrator.core.actions import OpenLane, RecordFailure
 from orchestrator.core.controller import Actions, Recorded, decide
 from orchestrator.core.events import (
     CheckpointSaved,
@@ -20,9 +21,6 @@ from orchestrator.core.events import (
     Event,
     IntervalDone,
     LaneOpened,
-    OpenLane,
-    Record,
-    RecordFailure,
     RunFinished,
     RunInterrupted,
     RunResumed,
@@ -30,6 +28,7 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.records import Record
 from orchestrator.core.sharing import scored_alike
 from orchestrator.core.state import RunState
 from orchestrator.report import scores

@@ -13,10 +13,10 @@ from orchestrator.core.events import (
     EvaluationDone,
     IntervalDone,
     LaneOpened,
-    LanePlan,
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.plans import LanePlan
 from orchestrator.report import specialisation, trainability
 from workers.contract import (
     CheckpointRef,

@@ -24,13 +24,13 @@ from orchestrator.core.events import (
     LaneClosed,
     LaneEvent,
     LaneOpened,
-    Record,
     RunFinished,
     RunInterrupted,
     RunResumed,
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.records import Record
 from orchestrator.report.pace import Pace, span
 
 

@@ -19,15 +19,15 @@ from orchestrator.core.events import (
     IntervalDone,
     LaneClosed,
     LaneOpened,
-    Record,
     RunFinished,
     RunInterrupted,
     RunResumed,
     RunStarted,
     StageStarted,
-    TrialRef,
     WorkFailed,
 )
+from orchestrator.core.plans import TrialRef
+from orchestrator.core.records import Record
 from orchestrator.core.sharing import scored_alike
 from orchestrator.report.colours import lane_colours, trial_colour
 from orchestrator.report.history import RunHistory

@@ -14,16 +14,10 @@ from typing import Any
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import check
-from orchestrator.core.events import (
-    Action,
-    ApplyEdit,
-    IntervalDone,
-    Record,
-    RunInterval,
-    RunResumed,
-    WorkFailed,
-)
+from orchestrator.core.actions import Action, ApplyEdit, RunInterval
+from orchestrator.core.events import IntervalDone, RunResumed, WorkFailed
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from tests.local import LocalExecutor

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from orchestrator.config.file import check
-from orchestrator.core.events import CheckpointSaved, Record
+from orchestrator.core.events import CheckpointSaved
+from orchestrator.core.records import Record
 from orchestrator.core.transitions import planned_stages
 from tests.doors.lane import Outcome, default_losses, run_lanes
 from workers import checkpoint

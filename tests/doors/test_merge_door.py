@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.core.events import Action, OpenLane
+from orchestrator.core.actions import Action, OpenLane
 from tests.doors.lane import run_lanes
 from workers.contract import InputError
 from workers.merges import Merge

@@ -11,17 +11,9 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.cluster.placement import check_resources
 from orchestrator.config.file import ConfigError
+from orchestrator.core.actions import ApplyEdit, Evaluate, RunInterval, SaveCheckpoint, StartStage
 from orchestrator.core.controller import fold
-from orchestrator.core.events import (
-    ApplyEdit,
-    Evaluate,
-    EvaluationDone,
-    RunInterval,
-    SaveCheckpoint,
-    StageStarted,
-    StartStage,
-    WorkFailed,
-)
+from orchestrator.core.events import EvaluationDone, StageStarted, WorkFailed
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
 from orchestrator.driver import Driver
 from orchestrator.policies import Policy, Proposal, View

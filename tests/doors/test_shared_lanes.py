@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
+    OpenLane,
+    RunInterval,
+    SaveCheckpoint,
+    StartStage,
+)
+from orchestrator.core.events import (
     CheckpointSaved,
     EvaluationDone,
     LaneOpened,
-    OpenLane,
-    Record,
-    RunInterval,
-    SaveCheckpoint,
     StageStarted,
-    StartStage,
     WorkFailed,
 )
+from orchestrator.core.records import Record
 from tests.doors.lane import Outcome, run_lanes
 from workers import checkpoint
 from workers.contract import CheckpointRef, Json

@@ -127,7 +127,7 @@ def _journal(folder: Path, data: bytes) -> None:
 
 def _chained(folder: Path, events: Sequence[Any]) -> None:
     """Records that each follow the one before, so that their contents are what is read."""
-    from orchestrator.core.events import mark
+    from orchestrator.core.records import mark
 
     lines: list[bytes] = []
     after = ""

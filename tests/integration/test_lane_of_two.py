@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined
-from orchestrator.core.events import LaneOpened, Record, WorkFailed
+from orchestrator.core.events import LaneOpened, WorkFailed
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from tests.fakes import tiny
 from tests.two_workers import MASKED, essence, of

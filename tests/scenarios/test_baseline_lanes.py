@@ -10,9 +10,10 @@ import pytest
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
+from orchestrator.core.actions import Evaluate, OpenLane, RunInterval, StartStage
 from orchestrator.core.controller import fold
-from orchestrator.core.events import Evaluate, OpenLane, Record, RunInterval, StartStage
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
 from orchestrator.report.results import print_report

@@ -9,18 +9,18 @@ import pytest
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
-from orchestrator.core.controller import fold
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     CloseLane,
     Evaluate,
     OpenLane,
-    Record,
     RunInterval,
     SaveCheckpoint,
     StartStage,
 )
+from orchestrator.core.controller import fold
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import LaneState
 from orchestrator.driver import Driver
 from orchestrator.report.history import RunHistory, report

@@ -12,16 +12,11 @@ import pytest
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
+from orchestrator.core.actions import ApplyEdit, Evaluate, OpenLane
 from orchestrator.core.controller import fold
-from orchestrator.core.events import (
-    ApplyEdit,
-    Evaluate,
-    EvaluationDone,
-    OpenLane,
-    Record,
-    WorkFailed,
-)
+from orchestrator.core.events import EvaluationDone, WorkFailed
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import RunState
 from orchestrator.driver import Driver, Interrupted
 from orchestrator.report.history import report

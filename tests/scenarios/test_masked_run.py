@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.actions import ApplyEdit, RunInterval
 from orchestrator.core.controller import fold
-from orchestrator.core.events import ApplyEdit, EditApplied, IntervalDone, RunInterval
+from orchestrator.core.events import EditApplied, IntervalDone
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report

@@ -13,20 +13,17 @@ import torch
 from orchestrator.beginning import begin, joined
 from orchestrator.config.file import ConfigError, check, restore
 from orchestrator.config.plan import as_json, plan
+from orchestrator.core.actions import Action, OpenLane, RunInterval, SaveCheckpoint
 from orchestrator.core.controller import fold
 from orchestrator.core.events import (
-    Action,
     CheckpointSaved,
     LaneOpened,
-    OpenLane,
-    Record,
-    RunInterval,
     RunStarted,
-    SaveCheckpoint,
     StageStarted,
     WorkFailed,
 )
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import RunState
 from orchestrator.driver import Driver
 from tests.doors.lane import Outcome, run_lanes

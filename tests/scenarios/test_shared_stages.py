@@ -11,17 +11,11 @@ import pytest
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.run import RunConfig
+from orchestrator.core.actions import Evaluate, OpenLane, RunInterval, StartStage
 from orchestrator.core.controller import fold
-from orchestrator.core.events import (
-    CheckpointSaved,
-    Evaluate,
-    OpenLane,
-    Record,
-    RunInterval,
-    StageStarted,
-    StartStage,
-)
+from orchestrator.core.events import CheckpointSaved, StageStarted
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from orchestrator.policies import Policy, View
 from orchestrator.policies.base import Proposal

@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
-from orchestrator.core.controller import Recorded, decide, fold
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     ApplyEdit,
-    EditApplied,
     Evaluate,
     OpenLane,
-    Record,
-    RunFinished,
     RunInterval,
-    RunStarted,
     SaveCheckpoint,
     StartStage,
-    WorkFailed,
 )
+from orchestrator.core.controller import Recorded, decide, fold
+from orchestrator.core.events import EditApplied, RunFinished, RunStarted, WorkFailed
 from orchestrator.core.journal import Journal, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import RunState
 from orchestrator.driver import Driver
 from orchestrator.report.history import report

@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined
+from orchestrator.core.actions import Action, ApplyEdit, RunInterval
 from orchestrator.core.events import (
-    Action,
-    ApplyEdit,
     CheckpointSaved,
     EditApplied,
     EvaluationDone,
     IntervalDone,
     LaneOpened,
-    RunInterval,
     StageStarted,
 )
 from orchestrator.core.journal import Journal, read

@@ -15,12 +15,12 @@ from orchestrator.core.events import (
     CheckpointSaved,
     EditApplied,
     Event,
-    Record,
     RunResumed,
     StageStarted,
     WorkFailed,
 )
 from orchestrator.core.journal import JOURNAL_FILE, read
+from orchestrator.core.records import Record
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.report.history import RunHistory
 from orchestrator.tracking.store import Store

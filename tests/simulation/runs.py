@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from orchestrator.config.run import RunConfig
-from orchestrator.core.events import RunPlan
+from orchestrator.core.plans import RunPlan
 from orchestrator.policies import Policy, View
 from orchestrator.policies.base import Proposal
 from tests.fakes import tiny

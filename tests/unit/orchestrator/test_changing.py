@@ -14,8 +14,8 @@ from orchestrator.config import changing
 from orchestrator.config.file import ConfigError, check
 from orchestrator.config.run import RunConfig
 from orchestrator.core.controller import fold
-from orchestrator.core.events import Record
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.records import Record
 from orchestrator.report.progress import line
 from orchestrator.tracking.projection import Projection
 from orchestrator.tracking.writes import ReopenRun

@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.actions import OpenLane, RunInterval
 from orchestrator.core.controller import Decision, decide, fold, schedule
 from orchestrator.core.events import (
     CheckpointSaved,
     EvaluationDone,
     Event,
     LaneOpened,
-    OpenLane,
-    Record,
-    RunInterval,
     StageStarted,
     WorkFailed,
 )
+from orchestrator.core.records import Record
 from orchestrator.core.state import RunState
 from orchestrator.core.transitions import planned_stages, view
 from orchestrator.policies.base import View

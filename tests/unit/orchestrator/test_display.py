@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.beginning import begin, joined
-from orchestrator.core.events import IntervalDone, Record
+from orchestrator.core.events import IntervalDone
 from orchestrator.core.journal import Journal
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from orchestrator.report import results
 from orchestrator.report.history import report

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from orchestrator.core.append_only import AppendOnly, Disk
-from orchestrator.core.events import Record, RunInterrupted
+from orchestrator.core.events import RunInterrupted
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.records import Record
 from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.ledger import LEDGER_FILE
 from orchestrator.tracking.projection import Projection

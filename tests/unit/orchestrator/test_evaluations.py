@@ -11,7 +11,7 @@ import pytest
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.config.file import ConfigError, restore
 from orchestrator.config.plan import as_json, plan
-from orchestrator.core.events import Evaluate
+from orchestrator.core.actions import Evaluate
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.evaluations import EVALUATIONS

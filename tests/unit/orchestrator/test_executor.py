@@ -11,15 +11,8 @@ from orchestrator.cluster.actors import LaneWorker
 from orchestrator.cluster.calls import CallFailed
 from orchestrator.cluster.executor import WorkerExecutor
 from orchestrator.config.run import Resources
-from orchestrator.core.events import (
-    CloseLane,
-    DropLane,
-    Evaluate,
-    LaneClosed,
-    OpenLane,
-    RunInterval,
-    WorkFailed,
-)
+from orchestrator.core.actions import CloseLane, DropLane, Evaluate, OpenLane, RunInterval
+from orchestrator.core.events import LaneClosed, WorkFailed
 from workers.contract import CheckpointRef, LaneSpec
 
 LANES = ("a", "b", "c")

@@ -18,15 +18,9 @@ from hypothesis import strategies as st
 from orchestrator import session
 from orchestrator.beginning import joined, tracking_store
 from orchestrator.core.addresses import without_password
-from orchestrator.core.events import (
-    FORMAT,
-    IntervalDone,
-    Record,
-    RunFinished,
-    RunInterrupted,
-    chained,
-)
+from orchestrator.core.events import FORMAT, IntervalDone, RunFinished, RunInterrupted
 from orchestrator.core.journal import Journal, first_record, mark_at, read
+from orchestrator.core.records import Record, chained
 from orchestrator.session import report_of
 from orchestrator.tracking.tracker import Tracker
 from tests.commands import ROOT

@@ -13,9 +13,9 @@ from orchestrator.beginning import begin, own_code, takeover
 from orchestrator.cluster.jobs import Submission, token_mode, travelling
 from orchestrator.config.file import check
 from orchestrator.config.modules import module_digests, own_modules
-from orchestrator.core.events import Record
 from orchestrator.core.hints import resume_command
 from orchestrator.core.journal import Journal
+from orchestrator.core.records import Record
 from workers.contract import InputError
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.core.events import Record, RunInterrupted, RunResumed, RunStarted
+from orchestrator.core.events import RunInterrupted, RunResumed, RunStarted
+from orchestrator.core.records import Record
 from orchestrator.report.colours import lane_colours
 from orchestrator.tracking.naming import flatten, metric_name, task_keys
 from orchestrator.tracking.projection import Projection

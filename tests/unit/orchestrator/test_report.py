@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined
+from orchestrator.core.actions import Action, RunInterval
 from orchestrator.core.events import (
-    Action,
     EvaluationDone,
-    Record,
     RunFinished,
     RunInterrupted,
-    RunInterval,
     RunResumed,
     WorkFailed,
 )
 from orchestrator.core.journal import JOURNAL_FILE, Journal, read
+from orchestrator.core.records import Record
 from orchestrator.driver import Driver
 from orchestrator.report.history import RunHistory, report
 from orchestrator.report.metrics import summarise

@@ -9,7 +9,8 @@ import pytest
 from orchestrator.beginning import begin
 from orchestrator.config.file import check, restore
 from orchestrator.config.plan import as_json, plan, to_train
-from orchestrator.core.events import RECORD, Record, Stem, line
+from orchestrator.core.plans import Stem
+from orchestrator.core.records import RECORD, Record, line
 from orchestrator.driver import LanePolicies
 from orchestrator.policies import View
 from orchestrator.report.terminal import print_plan

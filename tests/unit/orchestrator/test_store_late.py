@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.core.events import Record, RunInterrupted, RunResumed
+from orchestrator.core.events import RunInterrupted, RunResumed
+from orchestrator.core.records import Record
 from orchestrator.tracking.background import TrackingAway
 from orchestrator.tracking.ledger import LEDGER_FILE, Ledger
 from orchestrator.tracking.store import Store

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.core.events import Record, RunStarted
+from orchestrator.core.events import RunStarted
+from orchestrator.core.records import Record
 from orchestrator.report.history import RunHistory
 from orchestrator.report.summary import as_json, standings, variants
 from orchestrator.report.tables import Value, as_csv, as_parquet, values

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
+from orchestrator.core.actions import OpenLane, RunInterval
 from orchestrator.core.controller import fold
-from orchestrator.core.events import CheckpointSaved, OpenLane, RunInterval
+from orchestrator.core.events import CheckpointSaved
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report

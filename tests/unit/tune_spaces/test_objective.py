@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config.toml import to_toml
-from orchestrator.core.events import LanePlan
+from orchestrator.core.plans import LanePlan
 from orchestrator.report.lane_history import LaneHistory, Row
 from orchestrator.report.metrics import METRICS
 from tests.streams import OPTIONS

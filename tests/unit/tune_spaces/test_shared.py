@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from orchestrator.beginning import begin, joined, takeover
-from orchestrator.core.events import (
+from orchestrator.core.actions import (
     Action,
     ApplyEdit,
-    CheckpointSaved,
     CloseLane,
     Evaluate,
     OpenLane,
@@ -21,6 +20,7 @@ from orchestrator.core.events import (
     SaveCheckpoint,
     StartStage,
 )
+from orchestrator.core.events import CheckpointSaved
 from orchestrator.core.journal import Journal, read
 from orchestrator.driver import Driver
 from orchestrator.report.history import report
