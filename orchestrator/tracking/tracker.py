@@ -98,7 +98,7 @@ class Tracker:
             projection.add(record)
         history = projection.history
         assert history.started is not None
-        return projection.key(history.lanes[lane], index), history.started.name
+        return projection.labels.key(history.lanes[lane], index), history.started.name
 
     # ------------------------------------------------------------ one chunk of the journal
 
@@ -168,22 +168,22 @@ class Tracker:
         for name, index in sorted(dirty.stages):
             lane = history.lanes[name]
             self.store.show(
-                projection.key(lane, index), self._drawn.stage_page(history, lane, index)
+                projection.labels.key(lane, index), self._drawn.stage_page(history, lane, index)
             )
         for name in sorted(dirty.lanes):
-            key = projection.key(history.lanes[name])
+            key = projection.labels.key(history.lanes[name])
             self.store.show(
                 key, self._drawn.lane_page(history, name, self.store.run(key), self.run_dir)
             )
         self._stale |= dirty.lanes
         self._draw(dirty.ended, go_on)
-        if dirty.run and projection.trial is None:
+        if dirty.run and projection.labels.trial is None:
             runs = {
-                name: self.store.run(projection.key(lane))
+                name: self.store.run(projection.labels.key(lane))
                 for name, lane in history.lanes.items()
                 if lane.opened
             }
-            key, experiment = projection.key(), self.store.ledger.ids["experiment"]
+            key, experiment = projection.labels.key(), self.store.ledger.ids["experiment"]
             page = self._drawn.run_page(history, self.store.run(key), experiment, runs)
             self._keep(page, "")
             self.store.show(key, page)
@@ -198,7 +198,7 @@ class Tracker:
                 return
             page = self._drawn.lane_figures(history, name)
             self._keep(page, f"{views.file_name(name)}.")
-            self.store.show(self._projection.key(history.lanes[name]), page)
+            self.store.show(self._projection.labels.key(history.lanes[name]), page)
             self._stale.remove(name)
             ended = self._clock.moment()
             self._rested = ended + (ended - started) / DRAWING
