@@ -112,3 +112,4 @@ Command = StartStage | RunInterval | ApplyEdit | SaveCheckpoint
 """What a lane's worker executes, one at a time, numbered by ``seq``."""
 
 Action = OpenLane | Command | CloseLane | DropLane | Evaluate | RecordFailure | FinishRun
+Actions = tuple[Action, ...]

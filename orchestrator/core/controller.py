@@ -9,14 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orchestrator.core.actions import (
-    Action,
-    CloseLane,
-    DropLane,
-    FinishRun,
-    OpenLane,
-    RecordFailure,
-)
+from orchestrator.core.actions import Actions, CloseLane, DropLane, RecordFailure
 from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,
@@ -33,9 +26,9 @@ from orchestrator.core.events import (
     StageStarted,
     WorkFailed,
 )
-from orchestrator.core.merging import lost, opened, unfinished
 from orchestrator.core.records import Record
-from orchestrator.core.sharing import held_back, scored_alike, source_of, taken, taken_over
+from orchestrator.core.settling import settle, with_lane
+from orchestrator.core.sharing import scored_alike
 from orchestrator.core.state import LaneState, RunState
 from orchestrator.core.transitions import (
     checkpointed,
@@ -57,8 +50,6 @@ from orchestrator.core.transitions import (
 from orchestrator.policies.base import View
 from workers.contract import Json
 from workers.edits import Edit
-
-Actions = tuple[Action, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +97,7 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
         case RunResumed():
             return _restart(state, event)
         case ClusterChanged():
-            return _settle(replace(state, cpus=event.cpus, gpus=event.gpus), (), event.at)
+            return settle(replace(state, cpus=event.cpus, gpus=event.gpus), (), event.at)
         case RunInterrupted():
             return replace(state, status="interrupted"), ()
         case RunFinished():
@@ -123,9 +114,9 @@ def decide(state: RunState, event: Event, policies: Policies) -> tuple[RunState,
             lane = replace(lane, status="running", executed=event.report.seq)
             if not lane.model.layers:
                 lane = shaped(lane, event.report.shape)
-            return _settle(*_continue(state, lane, ()), event.at)
+            return settle(*_continue(state, lane, ()), event.at)
         case LaneClosed():
-            return _settle(_with(state, closed(lane)), (), event.at)
+            return settle(with_lane(state, closed(lane)), (), event.at)
         case EditApplied() if contradicts(lane, event):
             return _refused(state, diverged(event, lane))
         case IntervalDone() if event.report.revision != commanded(lane, event):
@@ -168,7 +159,7 @@ def _answered(
                 pending = {**state.evaluations, (lane.name, event.index): event.checkpoint}
                 state = replace(state, evaluations=pending)
                 actions = (evaluation(lane, event.index, event.checkpoint),)
-            return _settle(
+            return settle(
                 *_continue(state, lane, actions), event.at
             )  # others may wait for the stage
     return _continue(state, lane, actions)
@@ -189,12 +180,12 @@ def _continue(state: RunState, lane: LaneState, actions: Actions) -> tuple[RunSt
         waiting = [command for command in lane.queue if command.seq > lane.executed]
     if waiting:
         command = replace(waiting[0], attempt=lane.attempt)
-        return _with(state, lane), (*actions, command)
+        return with_lane(state, lane), (*actions, command)
     if lane.held:
-        return _with(state, lane), actions
+        return with_lane(state, lane), actions
     lane = replace(lane, status="closing")
     close = CloseLane(lane=lane.name, attempt=lane.attempt)
-    return _with(state, lane), (*actions, close)
+    return with_lane(state, lane), (*actions, close)
 
 
 def _measured(state: RunState, event: EvaluationDone) -> tuple[RunState, Actions]:
@@ -214,10 +205,10 @@ def _told(
     actions: Actions = ()
     for lane in scored_alike(name, index, state.lanes):
         lane = replace(lane, rows={**lane.rows, index: row})
-        state = _with(state, lane)
+        state = with_lane(state, lane)
         if lane.held and lane.status == "running":
             state, actions = _continue(state, lane, actions)
-    return _settle(state, actions, at)
+    return settle(state, actions, at)
 
 
 # ---------------------------------------------------------------- starts and failures
@@ -238,7 +229,7 @@ def _restart(state: RunState, event: RunResumed) -> tuple[RunState, Actions]:
         evaluation(state.lanes[name], index, checkpoint)
         for (name, index), checkpoint in state.evaluations.items()
     )
-    return _settle(state, pending, event.at)
+    return settle(state, pending, event.at)
 
 
 def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
@@ -251,7 +242,7 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     if event.kind == "checkpoint_lost":
         assert lane.base is not None
         lane = replace(without(lane, lane.base.seq), status="waiting")
-        return _settle(_with(state, lane), (), event.at)
+        return settle(with_lane(state, lane), (), event.at)
     budget = state.plan.failures[event.kind]
     skips = budget.then == "skip_stage" and lane.parent is not None
     skips = skips and lane.status != "opening"  # it would not open for the next stage either
@@ -259,13 +250,13 @@ def _failed(state: RunState, event: WorkFailed) -> tuple[RunState, Actions]:
     count = lane.retries.get(event.kind, 0) + 1
     lane = replace(lane, retries={**lane.retries, event.kind: count}, status="waiting")
     if count <= budget.retries:
-        return _settle(_with(state, lane), (), event.at)
+        return settle(with_lane(state, lane), (), event.at)
     if skips and closing:
-        return _settle(_with(state, closed(lane)), (), event.at)
+        return settle(with_lane(state, closed(lane)), (), event.at)
     if skips:
-        return _settle(_with(state, skipped(lane)), (), event.at)
-    state = _with(state, replace(lane, status="failed"))
-    return _settle(state, (), event.at, abort=budget.then == "abort_run")
+        return settle(with_lane(state, skipped(lane)), (), event.at)
+    state = with_lane(state, replace(lane, status="failed"))
+    return settle(state, (), event.at, abort=budget.then == "abort_run")
 
 
 def _refused(state: RunState, failure: WorkFailed) -> tuple[RunState, Actions]:
@@ -294,9 +285,9 @@ def _evaluation_failed(state: RunState, event: WorkFailed) -> tuple[RunState, Ac
     drops: Actions = ()
     for lane in scored_alike(*key, state.lanes):
         # The row stays asked for, so that a resume measures it.
-        state = _with(state, replace(lane, status="failed"))
+        state = with_lane(state, replace(lane, status="failed"))
         drops = (*drops, DropLane(lane=lane.name)) if lane.active else drops
-    return _settle(state, drops, event.at, abort=budget.then == "abort_run")
+    return settle(state, drops, event.at, abort=budget.then == "abort_run")
 
 
 def _made_again(state: RunState, lane: LaneState, event: WorkFailed) -> tuple[RunState, Actions]:
@@ -307,112 +298,4 @@ def _made_again(state: RunState, lane: LaneState, event: WorkFailed) -> tuple[Ru
         return state, ()
     drops: Actions = (DropLane(lane=lane.name),) if lane.active else ()
     lane = replace(without(lane, seq), status="waiting")
-    return _settle(_with(state, lane), drops, event.at)
-
-
-def _without_parents(state: RunState, at: float) -> tuple[RunState, Actions]:
-    """Lanes fail whose first model is to be made of one that will not come; each says so."""
-    told: Actions = ()
-    while True:
-        orphans = {
-            name: parent
-            for name, lane in state.lanes.items()
-            if lane.status == "waiting" and (parent := lost(lane, state.lanes)) is not None
-        }
-        if not orphans:
-            return state, told
-        for name, parent in orphans.items():
-            lane = replace(state.lanes[name], status="failed")
-            state = _with(state, lane)
-            failure = WorkFailed(
-                at=at,
-                lane=name,
-                attempt=lane.attempt,
-                kind="stage_error",
-                index=-1,
-                message=f"its model is made of {parent.name}, which lane {parent.lane} did not "
-                "come to: it failed or gave a stage up",
-            )
-            told = (*told, RecordFailure(failure=failure))
-
-
-def _settle(
-    state: RunState, actions: Actions, at: float, abort: bool = False
-) -> tuple[RunState, Actions]:
-    """Open what the cluster has room for; finish the run when nothing is left."""
-    state, orphans = _without_parents(state, at)
-    actions = (*actions, *orphans)
-    if abort or _settled(state):
-        failed = any(lane.status == "failed" for lane in state.lanes.values())
-        return state, (*actions, FinishRun(status="failed" if failed else "done"))
-    for name in schedule(state):
-        lane = state.lanes[name]
-        source = source_of(lane, state.lanes)
-        if source is not None:
-            state, actions = _take_over(state, taken_over(lane, source), actions)
-            lane = state.lanes[name]
-        lane = replace(lane, status="opening", attempt=lane.attempt + 1)
-        state = _with(state, lane)
-        start = OpenLane(
-            spec=opened(lane, state.lanes),
-            attempt=lane.attempt,
-            checkpoint=lane.base,
-            taken=taken(lane, state.lanes),
-        )
-        actions = (*actions, start)
-    return state, actions
-
-
-def _settled(state: RunState) -> bool:
-    """Whether no lane has work left, and no evaluation is waited for."""
-    ended = all(lane.status in ("done", "failed") for lane in state.lanes.values())
-    return ended and all(_spent(state, key) for key in state.evaluations)
-
-
-def _take_over(state: RunState, lane: LaneState, actions: Actions) -> tuple[RunState, Actions]:
-    """The lane has stages that another one trained: their rows of R are known, or under way, where
-    a lane that scores them alike has them; others are asked for."""
-    state = _with(state, lane)
-    for index, end in lane.ends.items():
-        if not lane.plan.scored_after(index):
-            continue
-        alike = scored_alike(lane.name, index, state.lanes)
-        rows = [other.rows[index] for other in alike if index in other.rows]
-        keys = [(other.name, index) for other in alike]
-        if rows:
-            lane = replace(lane, rows={**lane.rows, index: rows[0]})
-        elif not any(key in state.evaluations and not _spent(state, key) for key in keys):
-            asked = {**state.evaluations, (lane.name, index): end.checkpoint}
-            state = replace(state, evaluations=asked)
-            actions = (*actions, evaluation(lane, index, end.checkpoint))
-    return _with(state, lane), actions
-
-
-def _spent(state: RunState, key: tuple[str, int]) -> bool:
-    """Whether an evaluation failed as often as it may: it comes with a resume, if at all."""
-    retries = state.plan.failures["evaluation"].retries
-    return state.evaluation_retries.get(key, 0) > retries
-
-
-def schedule(state: RunState) -> tuple[str, ...]:
-    """Waiting lanes that fit beside the active ones, in the config's order; those whose first
-    stages another lane is to train, or whose model is made of other lanes' models, wait for them
-    without holding anything."""
-    waiting = [lane for lane in state.lanes.values() if lane.status == "waiting"]
-    if not waiting:
-        return ()
-    cpus = state.cpus - sum(lane.plan.cpus for lane in state.lanes.values() if lane.active)
-    gpus = state.gpus - sum(lane.plan.gpus for lane in state.lanes.values() if lane.active)
-    ready = []
-    for lane in waiting:
-        if held_back(lane, state.lanes) or unfinished(lane, state.lanes):
-            continue
-        if lane.plan.cpus <= cpus + 1e-9 and lane.plan.gpus <= gpus + 1e-9:
-            ready.append(lane.name)
-            cpus -= lane.plan.cpus
-            gpus -= lane.plan.gpus
-    return tuple(ready)
-
-
-def _with(state: RunState, lane: LaneState) -> RunState:
-    return replace(state, lanes={**state.lanes, lane.name: lane})
+    return settle(with_lane(state, lane), drops, event.at)

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
-from orchestrator.core.actions import OpenLane, RecordFailure
-from orchestrator.core.controller import Actions, Recorded, decide
+from orchestrator.core.actions import Actions, OpenLane, RecordFailure
+from orchestrator.core.controller import Recorded, decide
 from orchestrator.core.events import (
     CheckpointSaved,
     ClusterChanged,

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.beginning import begin, joined, takeover
 from orchestrator.core.actions import OpenLane, RunInterval
-from orchestrator.core.controller import Decision, decide, fold, schedule
+from orchestrator.core.controller import Decision, decide, fold
 from orchestrator.core.events import (
     CheckpointSaved,
     EvaluationDone,
@@ -19,6 +19,7 @@ from orchestrator.core.events import (
     WorkFailed,
 )
 from orchestrator.core.records import Record
+from orchestrator.core.settling import schedule
 from orchestrator.core.state import RunState
 from orchestrator.core.transitions import planned_stages, view
 from orchestrator.policies.base import View

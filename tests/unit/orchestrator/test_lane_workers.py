@@ -13,8 +13,9 @@ from orchestrator.cluster.placement import check_resources, unplaceable
 from orchestrator.config.file import ConfigError, restore
 from orchestrator.config.plan import as_json, plan
 from orchestrator.core.actions import ApplyEdit, OpenLane, RunInterval, SaveCheckpoint
-from orchestrator.core.controller import fold, schedule
+from orchestrator.core.controller import fold
 from orchestrator.core.records import Record
+from orchestrator.core.settling import schedule
 from tests.fakes import shape, tiny
 from tune_spaces.trial import bundles
 from workers.contract import (
