@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,11 +26,12 @@ HEAD_GONE = (
 )
 LEAVE_S = 30.0
 """In which a local Ray is left; then its raylet is killed, which ends it at once."""
-LOCAL_RAY = "GROWSTAGE_LOCAL_RAY"
-"""Environment variable that all processes of a local Ray inherit: the mark of who started it."""
 STARTS = 2
 """How often a local Ray is started before the run gives up."""
 UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
+PACKAGE = str(Path(ray.__file__).parent).encode()
+_left = threading.Event()
+"""Of the local Ray of this process: set where its head is watched no more."""
 
 
 def start(options: Mapping[str, Any]) -> None:
@@ -40,12 +39,13 @@ def start(options: Mapping[str, Any]) -> None:
 
     Raises RunError where they do not come up a second time either.
     """
-    mark = os.environ[LOCAL_RAY] = f"{os.getpid()}-{uuid.uuid4().hex}"
+    global _left
     for attempt in range(STARTS):
         try:
             with stoppable():
                 ray.init(**options)
-            threading.Thread(target=_watch_head, args=(mark,), daemon=True).start()
+            _left = threading.Event()
+            threading.Thread(target=_watch_head, args=(_session(), _left), daemon=True).start()
             return
         except Exception as error:
             # Ray raises a bare Exception where its processes are not up within 30 seconds.
@@ -62,11 +62,12 @@ def start(options: Mapping[str, Any]) -> None:
 
 def leave() -> None:
     """End the local Ray of this process, or leave the one that was joined."""
-    mark = os.environ.pop(LOCAL_RAY, "")  # the head is watched no more
+    _left.set()
+    folder = _session()
     if head_is_gone():
         # Ray may end the process in the midst of leaving: first what would stay behind.
         _end_raylet()
-        _end_agents(mark)
+        _end_rest(folder)
     # Ray says goodbye to the raylet and waits for its answer, for ever where that stands still.
     late = threading.Timer(LEAVE_S, _end_raylet)
     late.daemon = True
@@ -78,19 +79,35 @@ def leave() -> None:
             ray.shutdown()
     finally:
         late.cancel()
-        _end_agents(mark)
+        _end_rest(folder)
 
 
-def _end_agents(mark: str) -> None:
-    """End what is left of the local Ray of this process that has this mark: agents stay for good
-    where the head that their raylet belonged to was killed."""
-    if not mark.startswith(f"{os.getpid()}-"):  # joined, or inherited from who started this process
-        return
-    for place in Path("/proc").glob("[0-9]*"):
+def _session() -> str:
+    """Folder that all processes of the local Ray of this process log to; empty where it has none,
+    or joined one."""
+    node = ray._private.worker._global_node
+    return node.get_session_dir_path() if node is not None and _own("gcs_server") else ""
+
+
+def _end_rest(folder: str) -> None:
+    """End what is left of the local Ray that logs to this folder: its agents stay for good where
+    the head that their raylet belonged to was killed. By nothing else they can be told for certain:
+    they write their titles over their environment, and have lost their parent."""
+    for place in Path("/proc").glob("[0-9]*") if folder else ():
         with suppress(OSError):  # another's, or gone
-            ours = f"{LOCAL_RAY}={mark}".encode() in (place / "environ").read_bytes()
-            if ours and (place / "cmdline").read_bytes().startswith(b"ray::"):
-                os.kill(int(place.name), signal.SIGKILL)  # they take no other
+            pid, line = int(place.name), (place / "cmdline").read_bytes()
+            rays = pid != os.getpid() and (line.startswith(b"ray::") or PACKAGE in line)
+            if rays and _holds(place / "fd", folder):
+                os.kill(pid, signal.SIGKILL)  # they take no other
+
+
+def _holds(files: Path, folder: str) -> bool:
+    """Whether one of a process's open files lies in the folder."""
+    for file in files.iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if os.readlink(file).startswith(f"{folder}/"):
+                return True
+    return False
 
 
 def _end_raylet() -> None:
@@ -104,17 +121,16 @@ def head_is_gone() -> bool:
     return any(process.poll() is not None for process in _own("gcs_server"))
 
 
-def _watch_head(mark: str) -> None:
+def _watch_head(folder: str, left: threading.Event) -> None:
     """End the process where the head has ended and its calls wait for it: Ray does so after a
     minute, without a word of what to do, and leaves agents behind."""
     gone = 0.0
-    while os.environ.get(LOCAL_RAY) == mark:  # until this Ray is left
-        time.sleep(1.0)
+    while not left.wait(1.0):
         gone = gone + 1.0 if head_is_gone() else 0.0
         if gone >= HEAD_GONE_S:
             print(f"failed: {HEAD_GONE}", file=sys.stderr, flush=True)
             _end_raylet()
-            _end_agents(mark)
+            _end_rest(folder)
             os._exit(1)  # the journal is durable record by record
 
 

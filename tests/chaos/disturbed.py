@@ -43,6 +43,7 @@ class Disturbed:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     injected: float = 0.0
     """Moment at which the fault came."""
+    lost_before: set[int] = field(default_factory=lambda: _lost())
 
     @property
     def run_dir(self) -> Path:
@@ -119,10 +120,12 @@ class Disturbed:
 
     def processes(self, name: str = "") -> list[int]:
         """Processes of this run whose command line holds ``name``: those that its commands
-        started, and its workers on the lab's cluster, which serves one at a time."""
+        started, its workers on the lab's cluster, which serves one at a time, and what Ray started
+        and lost: it writes titles over the environment that would tell."""
         actors = [pid for pid in _descendants(os.getpid()) if _command_line(pid).startswith(WORKER)]
         own = [pid for pid in _pids() if self._mine(pid)]
-        return [pid for pid in {*actors, *own} if name in _command_line(pid) and _alive(pid)]
+        lost = _lost() - self.lost_before
+        return [pid for pid in {*actors, *own, *lost} if name in _command_line(pid) and _alive(pid)]
 
     def _mine(self, pid: int) -> bool:
         with suppress(OSError):
@@ -180,17 +183,28 @@ def _pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
-def _descendants(root: int) -> list[int]:
-    """Processes that this one started, and those that they started."""
+def _children() -> dict[int, list[int]]:
+    """Process -> those that it started."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         with suppress(OSError, IndexError, ValueError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             children.setdefault(int(stat[1]), []).append(pid)
+    return children
+
+
+def _descendants(root: int) -> list[int]:
+    """Processes that this one started, and those that they started."""
+    children = _children()
     found = list(children.get(root, []))
     for pid in found:
         found += children.get(pid, [])
     return found
+
+
+def _lost() -> set[int]:
+    """Processes with a title by Ray whose parent has ended."""
+    return {pid for pid in _children().get(1, ()) if _command_line(pid).startswith("ray::")}
 
 
 def _command_line(pid: int) -> str:
