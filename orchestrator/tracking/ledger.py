@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -31,16 +32,18 @@ class Ledger:
         """Of the journal's line that ends at ``offset``."""
         self.ids: dict[str, str] = {}
         """``run:KEY``, ``model:KEY`` or ``experiment`` -> id in the store."""
-        self.doubtful: set[str] = set()
-        """What was asked for with no answer, and may be done at any time: ``run:KEY``,
-        ``model:KEY``, ``page:KEY`` and what ``writes.place`` names."""
+        self.asked: Counter[str] = Counter()
+        """``run:KEY`` or ``model:KEY`` -> how often it was asked for, answered or not."""
+        self.unanswered: set[str] = set()
+        """``page:KEY`` and what ``writes.place`` names, where it was asked for with no answer."""
         self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
         for line in _lines(path):
             if line["store"] != self._store:
                 continue
             if line.get("forget"):
-                self.ids, self.doubtful, self.offset = {}, set(), 0
-            self.doubtful.update(line.get("doubtful", ()))
+                self._empty()
+            self.asked.update(line.get("asked", ()))
+            self.unanswered.update(line.get("unanswered", ()))
             if "offset" in line:
                 self.offset, self.mark = line["offset"], line.get("mark", "")
             self.ids.update(line.get("ids", {}))
@@ -51,16 +54,30 @@ class Ledger:
         self.ids[name] = identifier
         self._append({"ids": {name: identifier}})
 
+    @property
+    def doubtful(self) -> set[str]:
+        """What may have been done, or be done at any time, without our knowing: made twice, or
+        set back."""
+        return {name for name, times in self.asked.items() if times > 1} | self.unanswered
+
+    def ask(self, name: str) -> None:
+        """Remember, durably, that a run or model is asked for: before it is."""
+        self.asked[name] += 1
+        self._append({"asked": [name]})
+
     def doubt(self, name: str) -> None:
-        """Remember, durably, that it may be done without our knowing."""
-        if name not in self.doubtful:
-            self.doubtful.add(name)
-            self._append({"doubtful": [name]})
+        """Remember, durably, that something was asked for with no answer."""
+        if name not in self.unanswered:
+            self.unanswered.add(name)
+            self._append({"unanswered": [name]})
 
     def forget(self) -> None:
-        """Drop the ids and the offset: the store does not hold them (any more)."""
-        self.ids, self.doubtful, self.offset = {}, set(), 0
+        """Drop all that is known: the store does not hold it (any more)."""
+        self._empty()
         self._append({"forget": True})
+
+    def _empty(self) -> None:
+        self.ids, self.asked, self.unanswered, self.offset = {}, Counter(), set(), 0
 
     def advance(self, offset: int, mark: str) -> None:
         """Everything before ``offset`` of the journal, whose line there has this mark, is in the

@@ -104,11 +104,14 @@ class Store:
         self.run_dir, self.uri = run_dir, uri
         self._connect, self._disk = connect, disk
         self._client: Any = None
-        self.recall()
+        self.ledger = Ledger(run_dir / LEDGER_FILE, uri, disk)
+        self._checked = False
 
     def recall(self) -> None:
-        """Go back to what is durable."""
+        """Go back to what is durable, but for doubts: they may be what could not be written."""
+        unanswered = self.ledger.unanswered
         self.ledger = Ledger(self.run_dir / LEDGER_FILE, self.uri, self._disk)
+        self.ledger.unanswered |= unanswered
         self._checked = False
 
     def connect(self) -> None:
@@ -176,7 +179,7 @@ class Store:
     def show(self, key: str, page: pages.Page) -> None:
         """Write a page's texts, images and tags to a run; the same page gives the same files."""
         run = self.run(key)
-        with self._asking(f"page:{key}"):
+        with self._setting(f"page:{key}"):
             self._show(run, page)
 
     def _show(self, run: str, page: pages.Page) -> None:
@@ -200,7 +203,7 @@ class Store:
             case OpenRun():
                 self._open_run(write)
             case CloseRun() | ReopenRun() | CountOnce():
-                with self._asking(place(write)):
+                with self._setting(place(write)):
                     self._set(write)
             case LogPoints():
                 if write.points:
@@ -231,8 +234,8 @@ class Store:
         return next(iter(self._runs(experiment, key)), None)
 
     @contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
-        """Where no answer comes it may be done all the same, now or later."""
+    def _setting(self, name: str) -> Iterator[None]:
+        """Where no answer comes it may be set all the same, now or later."""
         try:
             yield
         except Exception:
@@ -252,10 +255,10 @@ class Store:
             tags = {**write.tags, KEY: _key(write.key)}
             if write.parent is not None:
                 tags["mlflow.parentRunId"] = self.run(write.parent)
-            with self._asking(name):
-                run = self.client.create_run(
-                    experiment, start_time=write.at, tags=tags, run_name=write.name
-                ).info.run_id
+            self.ledger.ask(name)
+            run = self.client.create_run(
+                experiment, start_time=write.at, tags=tags, run_name=write.name
+            ).info.run_id
         params = [Param(key, value[:6000]) for key, value in write.params.items()]
         for start in range(0, len(params), PARAMS):
             self.client.log_batch(run, params=params[start : start + PARAMS])
@@ -380,14 +383,14 @@ class Store:
         note = views.model_note(parents, experiment)
         tags = {**write.tags, KEY: _key(write.key), "mlflow.model.isExternal": "true"}
         run = self.run(write.run)
-        with self._asking(f"model:{write.key}"):
-            model: LoggedModel = self.client.create_logged_model(
-                experiment,
-                name=write.name,
-                source_run_id=run,
-                tags={**tags, "mlflow.note.content": note},
-                params={**write.params, "parent_model": ",".join(parents) or "none"},
-            )
+        self.ledger.ask(f"model:{write.key}")
+        model: LoggedModel = self.client.create_logged_model(
+            experiment,
+            name=write.name,
+            source_run_id=run,
+            tags={**tags, "mlflow.note.content": note},
+            params={**write.params, "parent_model": ",".join(parents) or "none"},
+        )
         self.client.finalize_logged_model(model.model_id, "READY")
         return model.model_id
 

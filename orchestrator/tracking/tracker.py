@@ -127,18 +127,16 @@ class Tracker:
         if not self._folded and ledger.offset and mark_at(path, ledger.offset) != ledger.mark:
             to_stderr(f"{ledger.path} was written for another journal; all is written again")
             ledger.rewind()  # identical rows are stored once
-        if self._unwritten is None and not self._fold(path):
-            if self._projection.history.status != "running":
-                self.store.settle(self._set)
-                self._projection.show_again(self.store.ledger.doubtful)
-            self._refresh(go_on)
-            return False
-        self.store.perform(self._unwritten or ())
-        self._refresh(go_on)
-        if self._folded > ledger.offset:
+        more = self._unwritten is not None or self._fold(path)
+        if more:
+            self.store.perform(self._unwritten or ())
+        elif self._projection.history.status != "running":
+            self.store.settle(self._set)
+            self._projection.show_again(self.store.ledger.doubtful)
+        if self._refresh(go_on) and self._folded > ledger.offset:
             ledger.advance(self._folded, self._mark)
         self._offset, self._unwritten = ledger.offset, None
-        return True
+        return more
 
     def _fold(self, path: Path) -> bool:
         """Take in one chunk, and note what is to be written; False where there is none."""
@@ -161,8 +159,9 @@ class Tracker:
 
     # ------------------------------------------------------------ notes, tables, figures
 
-    def _refresh(self, go_on: GoOn) -> None:
-        """Write anew what the chunk made out of date; the same state gives the same files."""
+    def _refresh(self, go_on: GoOn) -> bool:
+        """Write anew what the chunk made out of date; the same state gives the same files. False
+        where figures are left that nothing later would draw."""
         projection, dirty = self._projection, self._projection.dirty
         history = projection.history
         for name, index in sorted(dirty.stages):
@@ -188,6 +187,7 @@ class Tracker:
             self._keep(page, "")
             self.store.show(key, page)
         projection.dirty = Dirty()
+        return not (dirty.ended and self._stale)
 
     def _draw(self, now: bool, go_on: GoOn) -> None:
         """Draw stale lanes anew, but spend no more than DRAWING of the time on it."""

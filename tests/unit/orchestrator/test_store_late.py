@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.core.events import RunInterrupted, RunResumed
 from orchestrator.core.records import Record
 from orchestrator.tracking.background import TrackingAway
@@ -111,12 +113,90 @@ def test_what_was_overtaken_is_set_again(tmp_path: Path) -> None:
     assert overtaken.shown() == calm.shown()
 
 
+class Killed(BaseException):
+    """Of the process, while it waits for an answer."""
+
+
+class Outlives(Server):
+    """The process is killed while it asks for one of the runs and models, which is made later."""
+
+    def __init__(self, ask: int) -> None:
+        super().__init__()
+        self.left = ask
+
+    def request(self, work: Any, late: bool = False) -> Any:
+        self.left -= work.__name__ == "make"
+        if self.left == 0:
+            self.left = -1
+            self.later.append(work)
+            raise Killed
+        return super().request(work, late)
+
+
+@pytest.mark.parametrize("ask", [2, 5, 9])
+def test_what_was_asked_for_by_a_process_that_was_killed_is_there_once(
+    tmp_path: Path, ask: int
+) -> None:
+    write(tmp_path / "calm", story())
+    write(tmp_path / "killed", story())
+    calm, outlives = Server(), Outlives(ask)
+    tracker(tmp_path / "calm", calm).project()
+    with pytest.raises(Killed):
+        tracker(tmp_path / "killed", outlives).project()
+    tracker(tmp_path / "killed", outlives).project()
+    (late,) = outlives.later
+    outlives.catch_up([late])
+    there = len(outlives.runs) + len(outlives.models)
+    assert there == len(calm.runs) + len(calm.models) + 1
+    tracker(tmp_path / "killed", outlives).project()
+    assert outlives.shown() == calm.shown()
+
+
+class Silent(Server):
+    """Every third run or model is made, and its answer lost."""
+
+    asked = 0
+
+    def request(self, work: Any, late: bool = False) -> Any:
+        answer = super().request(work, late)
+        self.asked += work.__name__ == "make"
+        if work.__name__ == "make" and self.asked % EACH == 0:
+            raise OSError("timed out")
+        return answer
+
+
+def test_what_was_made_unheard_is_found_and_not_made_again(tmp_path: Path) -> None:
+    write(tmp_path / "calm", story())
+    write(tmp_path / "silent", story())
+    calm, silent = Server(), Silent()
+    tracker(tmp_path / "calm", calm).project()
+    assert until_done(tracker(tmp_path / "silent", silent)) > 1
+    assert silent.made == calm.made
+    assert silent.shown() == calm.shown()
+
+
+def test_figures_that_a_stop_left_undrawn_are_drawn_by_the_next_process(tmp_path: Path) -> None:
+    write(tmp_path / "calm", story())
+    calm = Server()
+    tracker(tmp_path / "calm", calm).project()
+    behind = 0
+    for asked in range(1, 9):
+        folder, server = tmp_path / str(asked), Server()
+        write(folder, story())
+        answers = iter([True] * asked)
+        tracker(folder, server).project(lambda answers=answers: next(answers, False))
+        behind += server.shown() != calm.shown()
+        tracker(folder, server).project()
+        assert server.shown() == calm.shown(), asked
+    assert behind > 1
+
+
 def test_a_doubt_outlives_the_process_and_ends_with_the_store(tmp_path: Path) -> None:
     path = tmp_path / LEDGER_FILE
     ledger = Ledger(path, URI)
     for _ in range(2):
-        ledger.doubt("run:a")
-    assert Ledger(path, URI).doubtful == {"run:a"}
+        ledger.doubt("page:a")
+    assert Ledger(path, URI).doubtful == {"page:a"}
     assert len(path.read_bytes().splitlines()) == 1
     assert Ledger(path, "sqlite:///another.db").doubtful == set()
     ledger.forget()
