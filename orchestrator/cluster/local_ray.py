@@ -30,6 +30,7 @@ STARTS = 2
 """How often a local Ray is started before the run gives up."""
 UNANSWERED = (ConnectionError, TimeoutError, RuntimeError, RayError)
 PACKAGE = str(Path(ray.__file__).parent).encode()
+"""Part of the command line of what Ray starts, until it has a title."""
 _left = threading.Event()
 """Of the local Ray of this process: set where its head is watched no more."""
 
