@@ -81,6 +81,7 @@ def test_two_workers_that_start_at_once_build_one_library(cache: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_reference_and_both_matrix_products_give_the_same_numbers(cache: Path) -> None:
     own, blas = (_finish(_start(cache, GROWSTAGE_OPS_GEMM=name)) for name in ("own", "blas"))
     off = _finish(_start(cache, GROWSTAGE_OPS="off"))
