@@ -36,6 +36,7 @@ class Labels:
         return self.history.started.trial if self.history.started else None
 
     def run_tags(self, level: str) -> dict[str, str]:
+        """Tags that all have in common: ``level`` is run, trial, lane, stage or model."""
         started = self.history.started
         assert started is not None
         trial: dict[str, str] = {}
@@ -60,6 +61,7 @@ class Labels:
         }
 
     def lane_tags(self, lane: LaneHistory, level: str) -> dict[str, str]:
+        """Tags of what belongs to a lane."""
         trial = self.trial
         colour = self._colour(lane) if trial is None else trial_colour(trial.trial, trial.attempt)
         settings = self.settings(lane)
