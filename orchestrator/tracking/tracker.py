@@ -110,7 +110,7 @@ class Tracker:
         """The ledger's, as it was left."""
         self._unwritten: list[Write] | None = None
         """What follows from records that were folded and that the store does not surely hold."""
-        self._set: dict[str, Setting] = {}
+        self._settings: dict[str, Setting] = {}
         """What was set last, by its place."""
         self._stale: set[str] = set()
         """Lanes whose figures are behind."""
@@ -131,7 +131,7 @@ class Tracker:
         if more:
             self.store.perform(self._unwritten or ())
         elif self._projection.history.status != "running":
-            self.store.settle(self._set)
+            self.store.settle(self._settings)
             self._projection.show_again(self.store.ledger.doubtful)
         if self._refresh(go_on) and self._folded > ledger.offset:
             ledger.advance(self._folded, self._mark)
@@ -146,7 +146,7 @@ class Tracker:
         writes: list[Write] = []
         for record, end in chunk:
             told = self._projection.add(record)
-            self._set |= {place(write): write for write in told if isinstance(write, Setting)}
+            self._settings |= {place(write): write for write in told if isinstance(write, Setting)}
             if end > offset:
                 writes += told
             else:

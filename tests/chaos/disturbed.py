@@ -13,6 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from orchestrator.core.events import LaneOpened, RunFinished
 from orchestrator.core.journal import JOURNAL_FILE
 from tests.chaos.streams import STREAMS
@@ -44,6 +46,7 @@ class Disturbed:
     injected: float = 0.0
     """Moment at which the fault came."""
     lost_before: set[int] = field(default_factory=lambda: _lost())
+    """Processes that Ray had lost before."""
 
     @property
     def run_dir(self) -> Path:
@@ -122,12 +125,14 @@ class Disturbed:
         """Processes of this run whose command line holds ``name``: those that its commands
         started, its workers on the lab's cluster, which serves one at a time, and what Ray started
         and lost: it writes titles over the environment that would tell."""
-        actors = [pid for pid in _descendants(os.getpid()) if _command_line(pid).startswith(WORKER)]
-        own = [pid for pid in _pids() if self._mine(pid)]
+        here = psutil.Process().children(recursive=True)
+        actors = [one.pid for one in here if _command_line(one.pid).startswith(WORKER)]
+        own = [pid for pid in psutil.pids() if self._mine(pid)]
         lost = _lost() - self.lost_before
         return [pid for pid in {*actors, *own, *lost} if name in _command_line(pid) and _alive(pid)]
 
     def _mine(self, pid: int) -> bool:
+        # Looked for in all of it, as part may be overwritten: psutil stops there.
         with suppress(OSError):
             return f"{MARK}={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
         return False
@@ -179,43 +184,19 @@ def until(happened: Callable[[], Any], seconds: float = ENDS_S) -> Any:
     return found
 
 
-def _pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _children() -> dict[int, list[int]]:
-    """Process -> those that it started."""
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        with suppress(OSError, IndexError, ValueError):
-            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            children.setdefault(int(stat[1]), []).append(pid)
-    return children
-
-
-def _descendants(root: int) -> list[int]:
-    """Processes that this one started, and those that they started."""
-    children = _children()
-    found = list(children.get(root, []))
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
 def _lost() -> set[int]:
     """Processes with a title by Ray whose parent has ended."""
-    return {pid for pid in _children().get(1, ()) if _command_line(pid).startswith("ray::")}
+    orphans = psutil.Process(1).children()
+    return {one.pid for one in orphans if _command_line(one.pid).startswith("ray::")}
 
 
 def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        )
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline()).strip()
     return ""
 
 
 def _alive(pid: int) -> bool:
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False

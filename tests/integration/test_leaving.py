@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES = """
 import os, signal, sys
@@ -83,7 +85,8 @@ def headless(program: str) -> tuple[int, str, list[str]]:
     ) as command:
         assert command.stdout is not None
         raylet = int(command.stdout.readline())
-        agents = [pid for pid in children(raylet) if title(pid).endswith("Agent")]
+        started = [one.pid for one in psutil.Process(raylet).children()]
+        agents = [pid for pid in started if title(pid).endswith("Agent")]
         assert len(agents) == 2, "Ray's agents"
         told = command.communicate("\n", timeout=60)[1]
     until = time.monotonic() + 20.0
@@ -92,16 +95,10 @@ def headless(program: str) -> tuple[int, str, list[str]]:
     return command.returncode, told.strip(), left
 
 
-def children(parent: int) -> list[int]:
-    """Processes that this one started."""
-    threads = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(pid) for thread in threads for pid in thread.read_text().split()]
-
-
 def title(pid: int) -> str:
     """Title of a process that Ray named, empty where it is gone."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").decode()
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline()).strip()
     return ""
 
 
